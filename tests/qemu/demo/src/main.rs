@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The main job, shown: one page of a BAR in another process, taken back at will.
+//!
+//! Three processes. This one loads the driver, binds the device, starts the other two and cleans
+//! up. The *owner* ([`owner`]) has the VFIO device open. The *client* ([`client`]) has no VFIO fd;
+//! all it gets is a dma-buf fd over a UNIX socket. The owner says whose turn it is, so the lines
+//! come in the order in which things happen.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod owner;
+mod say;
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use guest::module::Module;
+use guest::pci::{self, Pci};
+
+use say::say;
+
+/// Where owner and client meet.
+const SOCKET: &str = "/tmp/dmabuf-demo.sock";
+
+/// How long any of it may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What owner and client tell each other.
+mod turn {
+    /// Owner: here is an fd; use it.
+    pub const USE: u64 = 1;
+    /// Owner: it is revoked; try again.
+    pub const REVOKED: u64 = 2;
+    /// Client: done, your turn.
+    pub const DONE: u64 = 3;
+}
+
+fn main() -> ExitCode {
+    let role = env::args().nth(1);
+    let result = match role.as_deref() {
+        None => direct(),
+        Some("owner") => owner::run(),
+        Some("client") => client::run(),
+        Some(other) => Err(anyhow::anyhow!("no role {other:?}; call it without arguments")),
+    };
+    match (result, role) {
+        (Ok(()), None) => println!("demo: OK"),
+        (Ok(()), Some(_)) => {}
+        (Err(why), None) => {
+            println!("demo: FAILED: {why:#}");
+            return ExitCode::FAILURE;
+        }
+        (Err(why), Some(role)) => {
+            say(&role, &format!("failed: {why:#}"));
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Everything around the two processes.
+fn direct() -> Result<()> {
+    println!("A slice of a PCI device's BAR in another process, taken back at will.\n");
+    fs::create_dir_all("/tmp")?;
+    let _ = fs::remove_file(SOCKET);
+    let module = Module::driver();
+    let driver = module.name().replace('_', "-");
+    let pci = device()?;
+
+    say("setup", &format!("insmod {}", module.path().display()));
+    module.load()?;
+    say("setup", &format!("bind {pci} (edu) to {driver}, by driver_override"));
+    pci.bind(&driver)?;
+
+    let shown = show(&pci);
+
+    // Also after a failure: whoever runs the demo at home wants the machine back.
+    say("setup", &format!("unbind {pci}, rmmod {}", module.name()));
+    let unbound = pci.release();
+    let unloaded = unbound.and_then(|()| module.unload_soon());
+    shown.and(unloaded)
+}
+
+/// The edu device: the one in `BDF0`, or the first that there is.
+fn device() -> Result<Pci> {
+    let edus = Pci::find(pci::EDU)?;
+    let wanted = env::var("BDF0").ok();
+    edus.iter()
+        .find(|edu| wanted.as_deref() == Some(edu.address()))
+        .or(edus.first())
+        .cloned()
+        .context("there is no edu device: start QEMU with -device edu")
+}
+
+/// Runs owner and client to their ends, or to the end of [`LIMIT`].
+fn show(pci: &Pci) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    let mut owner = start("owner", pci)?;
+    let client = start("client", pci);
+    let result = client.and_then(|mut client| {
+        let result = wait("client", &mut client, deadline);
+        let _ = client.kill();
+        let _ = client.wait();
+        result
+    });
+    // A client that failed leaves the owner waiting: do not.
+    let deadline = if result.is_ok() { deadline } else { Instant::now() };
+    let result = result.and(wait("owner", &mut owner, deadline));
+    let _ = owner.kill();
+    let _ = owner.wait();
+    let _ = fs::remove_file(SOCKET);
+    result
+}
+
+fn start(role: &str, pci: &Pci) -> Result<Child> {
+    Command::new(env::current_exe()?)
+        .arg(role)
+        .env("BDF0", pci.address())
+        .spawn()
+        .with_context(|| format!("start the {role}"))
+}
+
+fn wait(role: &str, child: &mut Child, deadline: Instant) -> Result<()> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            ensure!(status.success(), "the {role} ended with {status}");
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            bail!("the {role} did not come to an end");
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// Path of the socket.
+fn socket() -> &'static Path {
+    Path::new(SOCKET)
+}

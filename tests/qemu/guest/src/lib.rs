@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the guest programs share.
+//!
+//! * [`uapi`]: the kernel's interface, from the header itself
+//! * [`pci`], [`module`]: devices in sysfs, binding; loading and unloading of drivers
+//! * [`device`]: a VFIO device, opened through its group or its character device
+//! * [`feature`]: `VFIO_DEVICE_FEATURE` calls, well-formed and hostile
+//! * [`buffer`]: dma-bufs: export, revoke, name
+//! * [`mm`]: mappings, as addresses; [`fault`]: loads and stores that survive a SIGBUS
+//! * [`link`], [`peer`]: messages with fds over a UNIX socket; a second process on a string
+//! * [`maps`], [`kmsg`]: what the kernel says about a process; marks in the kernel log
+//!
+//! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
+//! and touched through [`fault`] only, never by a Rust reference: device memory may change or
+//! vanish at any time.
+
+pub mod buffer;
+pub mod device;
+pub mod fault;
+pub mod feature;
+pub mod kmsg;
+pub mod link;
+pub mod maps;
+pub mod mm;
+pub mod module;
+pub mod pci;
+pub mod peer;
+pub mod uapi;
+
+mod sys;
+
+pub use nix::errno::Errno;
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;

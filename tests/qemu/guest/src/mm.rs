@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Mappings, as addresses that are touched through [`crate::fault`] only.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::ptr;
+
+use nix::errno::Errno;
+
+use crate::fault::{self, Fault};
+
+/// PROT_READ.
+pub const RO: i32 = libc::PROT_READ;
+/// PROT_READ | PROT_WRITE.
+pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+/// MAP_SHARED.
+pub const SHARED: i32 = libc::MAP_SHARED;
+/// MAP_PRIVATE.
+pub const PRIVATE: i32 = libc::MAP_PRIVATE;
+
+/// mmap() at an address of the kernel's choice, which is returned.
+pub fn map(fd: RawFd, len: u64, prot: i32, flags: i32, offset: u64) -> Result<usize, Errno> {
+    assert_eq!(flags & libc::MAP_FIXED, 0, "a fixed mapping could hit Rust's own memory");
+    // SAFETY: without MAP_FIXED the kernel picks unused addresses.
+    let address =
+        unsafe { libc::mmap(ptr::null_mut(), len as usize, prot, flags, fd, offset as i64) };
+    if address == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    Ok(address as usize)
+}
+
+/// mmap() at the start of a 2 MiB boundary, so that the kernel may use huge pages.
+pub fn map_aligned(fd: RawFd, len: u64, prot: i32, offset: u64) -> Result<usize, Errno> {
+    const ALIGN: usize = 2 << 20;
+    let len = len as usize;
+    let reserved = map(
+        -1,
+        (len + ALIGN) as u64,
+        libc::PROT_NONE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        0,
+    )?;
+    let address = reserved.next_multiple_of(ALIGN);
+    unmap(reserved, (address - reserved) as u64)?;
+    unmap(address + len, (reserved + ALIGN - address) as u64)?;
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    // SAFETY: [address, address + len) is the rest of the reservation made above.
+    let got = unsafe { libc::mmap(address as *mut _, len, prot, flags, fd, offset as i64) };
+    if got == libc::MAP_FAILED {
+        let errno = Errno::last();
+        unmap(address, len as u64)?;
+        return Err(errno);
+    }
+    Ok(address)
+}
+
+/// munmap(). Only for addresses that came from this module.
+pub fn unmap(address: usize, len: u64) -> Result<(), Errno> {
+    if len == 0 {
+        return Ok(());
+    }
+    // SAFETY: no Rust object lives in memory that this module mapped.
+    Errno::result(unsafe { libc::munmap(address as *mut _, len as usize) }).map(drop)
+}
+
+/// mprotect(). Only for addresses that came from this module.
+pub fn protect(address: usize, len: u64, prot: i32) -> Result<(), Errno> {
+    // SAFETY: as for unmap().
+    Errno::result(unsafe { libc::mprotect(address as *mut _, len as usize, prot) }).map(drop)
+}
+
+/// mremap(), which may move the mapping (`MREMAP_MAYMOVE`). Only for addresses of this module.
+pub fn remap(address: usize, len: u64, new_len: u64) -> Result<usize, Errno> {
+    let (address, len, new_len) = (address as *mut _, len as usize, new_len as usize);
+    // SAFETY: as for unmap(); the new place is of the kernel's choice.
+    let address = unsafe { libc::mremap(address, len, new_len, libc::MREMAP_MAYMOVE) };
+    if address == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    Ok(address as usize)
+}
+
+/// mremap() that certainly moves the mapping, to a place that was unused.
+pub fn move_away(address: usize, len: u64) -> Result<usize, Errno> {
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let target = map(-1, len, libc::PROT_NONE, anonymous, 0)?;
+    let (old, len) = (address as *mut _, len as usize);
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: both places are mappings of this module; the one at `target` was made for this.
+    let got = unsafe { libc::mremap(old, len, len, flags, target as *mut libc::c_void) };
+    if got == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    Ok(got as usize)
+}
+
+/// A mapping that ends with its owner.
+#[derive(Debug)]
+pub struct Mapping {
+    address: usize,
+    len: u64,
+}
+
+impl Mapping {
+    /// Maps `len` bytes from `offset` of `fd`, shared.
+    pub fn new(fd: impl AsFd, len: u64, prot: i32, offset: u64) -> Result<Mapping, Errno> {
+        let address = map(fd.as_fd().as_raw_fd(), len, prot, SHARED, offset)?;
+        Ok(Mapping { address, len })
+    }
+
+    /// Takes over a mapping that was made by [`map`] or its kin.
+    pub fn from_raw(address: usize, len: u64) -> Mapping {
+        Mapping { address, len }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> usize {
+        self.address
+    }
+
+    /// Its length, bytes.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
+    /// Reads four bytes at `offset` of the mapping.
+    pub fn load(&self, offset: u64) -> Result<u32, Fault> {
+        fault::load32(self.address + offset as usize)
+    }
+
+    /// Writes four bytes at `offset` of the mapping.
+    pub fn store(&self, offset: u64, value: u32) -> Result<(), Fault> {
+        assert!(offset + 4 <= self.len, "a store outside of the mapping could hit Rust's memory");
+        fault::store32(self.address + offset as usize, value)
+    }
+
+    /// munmap() of a part, which leaves a hole.
+    pub fn unmap_part(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        unmap(self.address + offset as usize, len)
+    }
+
+    /// mprotect() of a part.
+    pub fn protect_part(&self, offset: u64, len: u64, prot: i32) -> Result<(), Errno> {
+        protect(self.address + offset as usize, len, prot)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let _ = unmap(self.address, self.len);
+    }
+}

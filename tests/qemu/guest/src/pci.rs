@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+//! PCI devices in sysfs: finding, binding, resetting.
+
+use std::fmt;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{ensure, Context, Result};
+use nix::errno::Errno;
+
+/// Vendor and device id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id(pub u16, pub u16);
+
+/// QEMU's `edu`: BAR0 1 MiB; 0x00 is an id register, 0x04 reads as the inverse of what was written.
+pub const EDU: Id = Id(0x1234, 0x11e8);
+/// QEMU's `bochs-display`: BAR0 video memory, BAR2 one page of registers.
+pub const BOCHS: Id = Id(0x1234, 0x1111);
+/// QEMU's `ivshmem-plain`: BAR2 is memory of the host.
+pub const IVSHMEM: Id = Id(0x1af4, 0x1110);
+/// QEMU's `igb`: a PCI Express function with FLR.
+pub const IGB: Id = Id(0x8086, 0x10c9);
+
+/// A PCI function, by its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pci(String);
+
+impl Pci {
+    /// The function at `address`, as in `0000:01:00.0`.
+    pub fn at(address: &str) -> Result<Pci> {
+        let pci = Pci(address.to_string());
+        ensure!(pci.dir().exists(), "there is no PCI device {address}");
+        Ok(pci)
+    }
+
+    /// All functions with this id, in the order of their addresses.
+    pub fn find(id: Id) -> Result<Vec<Pci>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/sys/bus/pci/devices")? {
+            let pci = Pci(entry?.file_name().to_string_lossy().into_owned());
+            if pci.id()? == id {
+                found.push(pci);
+            }
+        }
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(found)
+    }
+
+    /// Its address.
+    pub fn address(&self) -> &str {
+        &self.0
+    }
+
+    /// Its directory in sysfs.
+    pub fn dir(&self) -> PathBuf {
+        Path::new("/sys/bus/pci/devices").join(&self.0)
+    }
+
+    /// Its vendor and device id.
+    pub fn id(&self) -> Result<Id> {
+        let number = |file| -> Result<u16> {
+            let text = self.read(file)?;
+            Ok(u16::from_str_radix(text.trim().trim_start_matches("0x"), 16)?)
+        };
+        Ok(Id(number("vendor")?, number("device")?))
+    }
+
+    /// The name of its driver, if it has one.
+    pub fn driver(&self) -> Option<String> {
+        let link = fs::read_link(self.dir().join("driver")).ok()?;
+        Some(link.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// The number of its IOMMU group.
+    pub fn group(&self) -> Result<String> {
+        let link = fs::read_link(self.dir().join("iommu_group"))
+            .with_context(|| format!("{self} has no IOMMU group"))?;
+        Ok(link.file_name().context("iommu_group")?.to_string_lossy().into_owned())
+    }
+
+    /// The name of its VFIO device (`vfio0`), while a VFIO driver has it.
+    pub fn vfio_name(&self) -> Result<String> {
+        let mut entries = fs::read_dir(self.dir().join("vfio-dev"))
+            .with_context(|| format!("{self} has no VFIO driver"))?;
+        let entry = entries.next().with_context(|| format!("{self}: vfio-dev is empty"))??;
+        Ok(entry.file_name().to_string_lossy().into_owned())
+    }
+
+    /// The size of BAR `index`, bytes; 0 if there is none.
+    pub fn bar_size(&self, index: u32) -> Result<u64> {
+        let text = self.read("resource")?;
+        let line = text.lines().nth(index as usize).context("resource")?;
+        let number = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16);
+        let words = line.split_whitespace().map(number).collect::<Result<Vec<_>, _>>()?;
+        Ok(if words[1] == 0 { 0 } else { words[1] - words[0] + 1 })
+    }
+
+    /// Gives it to the driver `name`, through driver_override.
+    pub fn bind(&self, name: &str) -> Result<()> {
+        if self.driver().as_deref() == Some(name) {
+            return Ok(());
+        }
+        if self.driver().is_some() {
+            self.unbind()?;
+        }
+        self.write("driver_override", name).context("driver_override")?;
+        let path = Path::new("/sys/bus/pci/drivers").join(name).join("bind");
+        write(&path, &self.0).with_context(|| format!("{self} > {}", path.display()))
+    }
+
+    /// Takes it from its driver. Waits until no VFIO user has it open.
+    pub fn unbind(&self) -> Result<()> {
+        if self.driver().is_some() {
+            self.write("driver/unbind", &self.0).with_context(|| format!("unbind {self}"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes it from its driver and forgets the override.
+    pub fn release(&self) -> Result<()> {
+        self.unbind()?;
+        Ok(self.write("driver_override", "\n")?)
+    }
+
+    /// Resets it through sysfs, behind the driver's back.
+    pub fn reset(&self) -> Result<(), Errno> {
+        self.write("reset", "1")
+    }
+
+    /// Reads two bytes of configuration space, past VFIO.
+    pub fn config16(&self, offset: u64) -> Result<u16> {
+        let mut bytes = [0; 2];
+        fs::File::open(self.dir().join("config"))?.read_exact_at(&mut bytes, offset)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
+        let path = self.dir().join(file);
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<(), Errno> {
+        write(&self.dir().join(file), text)
+    }
+}
+
+impl fmt::Display for Pci {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Writes `text` with one write(), as sysfs wants it.
+fn write(path: &Path, text: &str) -> Result<(), Errno> {
+    let result = fs::OpenOptions::new().write(true).open(path).and_then(|mut file| {
+        let done = file.write(text.as_bytes())?;
+        debug_assert_eq!(done, text.len());
+        Ok(())
+    });
+    result.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
