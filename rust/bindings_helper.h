@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The C headers for which kernel_ext makes its own bindings: what the kernel crate's bindings lack.
+ * Sorted alphabetically.
+ */
+
+#include <linux/dma-buf-mapping.h>
+#include <linux/vfio_pci_core.h>
+
+#include "../include/uapi/linux/vfio_dmabuf.h"
+#include "helpers.h"

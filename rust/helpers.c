@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Inline functions and macros of the kernel, made callable from Rust. Nothing but the call: what
+ * decides anything is in Rust. Sorted by name; declared in helpers.h.
+ */
+
+#include <linux/mm.h>
+#include <linux/vfio_pci_core.h>
+
+#include "helpers.h"
+
+bool kernel_ext_has_write_combining(void)
+{
+	return pgprot_val(pgprot_writecombine(PAGE_SHARED)) !=
+	       pgprot_val(pgprot_noncached(PAGE_SHARED));
+}
+
+bool kernel_ext_is_write_combining(const struct vm_area_struct *vma)
+{
+	return pgprot_val(vma->vm_page_prot) == pgprot_val(pgprot_writecombine(vma->vm_page_prot));
+}
+
+bool kernel_ext_pte_none(pte_t *pte)
+{
+	return pte_none(ptep_get(pte));
+}
+
+void kernel_ext_set_noncached(struct vm_area_struct *vma)
+{
+	vma->vm_page_prot = pgprot_decrypted(pgprot_noncached(vma->vm_page_prot));
+}
+
+void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma)
+{
+	vm_flags_set(vma, VM_ALLOW_ANY_UNCACHED | VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
+}
+
+void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pte,
+				unsigned long pfn)
+{
+	set_pte_at(vma->vm_mm, addr, pte, pte_mkspecial(pfn_pte(pfn, vma->vm_page_prot)));
+}
+
+void kernel_ext_set_write_combining(struct vm_area_struct *vma)
+{
+	vma->vm_page_prot = pgprot_decrypted(pgprot_writecombine(vma->vm_page_prot));
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Prototypes of helpers.c, for the C compiler and for bindgen. Sorted by name. */
+
+#ifndef KERNEL_EXT_HELPERS_H
+#define KERNEL_EXT_HELPERS_H
+
+#include <linux/mm_types.h>
+
+bool kernel_ext_has_write_combining(void);
+bool kernel_ext_is_write_combining(const struct vm_area_struct *vma);
+bool kernel_ext_pte_none(pte_t *pte);
+void kernel_ext_set_noncached(struct vm_area_struct *vma);
+void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma);
+void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pte,
+				unsigned long pfn);
+void kernel_ext_set_write_combining(struct vm_area_struct *vma);
+
+#endif

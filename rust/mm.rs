@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mappings of an exporter's device memory into processes, and the faults on them.
+//!
+//! Every mapping made here has a dma-buf file of exporter `T` as its `vm_file`; that is how a fault
+//! finds the exporter. A mapping that was made through a device fd also keeps that fd's file open,
+//! as `vm_private_data`. All of them are `VM_PFNMAP`.
+//!
+//! The state of a `struct vm_area_struct` is a type, and each type tells what is locked:
+//!
+//! - [`BarMapping`]: being set up by `mmap()` of a device fd; `mmap_lock` is held for writing.
+//! - [`NewMapping`]: the same, with a dma-buf of `T` as its file.
+//! - [`Fault`]: part of the address space is stable while one address is resolved, by the
+//!   `mmap_lock` or by the lock of the VMA.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
+
+use crate::{
+    bindings,
+    dma_buf::{
+        DmaBuf,
+        Exported,
+        Exporter, //
+    },
+    vfio_pci_core::MemoryEnabled, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    error::to_result,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*, //
+};
+
+/// How the CPU accesses mapped device memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheMode {
+    /// `pgprot_noncached()`
+    Noncached,
+    /// `pgprot_writecombine()`
+    WriteCombining,
+}
+
+/// Whether [`CacheMode::WriteCombining`] is something else than [`CacheMode::Noncached`] here: an x86
+/// CPU needs a page attribute table for it.
+pub fn has_write_combining() -> bool {
+    // SAFETY: Has no preconditions.
+    unsafe { bindings::kernel_ext_has_write_combining() }
+}
+
+/// What became of a fault. `vm_fault_t`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The page table entry is there (`VM_FAULT_NOPAGE`).
+    Mapped,
+    /// A smaller order may work (`VM_FAULT_FALLBACK`).
+    Fallback,
+    /// The access fails (`VM_FAULT_SIGBUS`).
+    SigBus,
+    /// No memory for page tables (`VM_FAULT_OOM`).
+    OutOfMemory,
+}
+
+impl Outcome {
+    fn as_raw(self) -> bindings::vm_fault_t {
+        match self {
+            Outcome::Mapped => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            Outcome::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+            Outcome::SigBus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            Outcome::OutOfMemory => bindings::vm_fault_reason_VM_FAULT_OOM,
+        }
+    }
+}
+
+/// The `vm_operations_struct` of the mappings of exporter `T`.
+pub struct VmOps<T>(bindings::vm_operations_struct, PhantomData<T>);
+
+// SAFETY: Never written.
+unsafe impl<T> Sync for VmOps<T> {}
+
+impl<T: Exporter> VmOps<T> {
+    /// Makes the table; for a `static`.
+    pub const fn new() -> Self {
+        let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
+        ops.open = Some(open);
+        ops.close = Some(close);
+        ops.fault = Some(fault::<T>);
+        if cfg!(CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP) {
+            ops.huge_fault = Some(huge_fault::<T>);
+        }
+        Self(ops, PhantomData)
+    }
+}
+
+/// `vm_operations_struct.open`: the mapping was copied, by fork or by a split.
+unsafe extern "C" fn open(vma: *mut bindings::vm_area_struct) {
+    // SAFETY: `NewMapping::install` set it to a file of which the original holds a reference, or
+    // to null.
+    let device_file = unsafe { (*vma).vm_private_data }.cast::<bindings::file>();
+    if !device_file.is_null() {
+        // SAFETY: As above.
+        unsafe { bindings::get_file(device_file) };
+    }
+}
+
+/// `vm_operations_struct.close`: the mapping goes away.
+unsafe extern "C" fn close(vma: *mut bindings::vm_area_struct) {
+    // SAFETY: See `open`.
+    let device_file = unsafe { (*vma).vm_private_data }.cast::<bindings::file>();
+    if !device_file.is_null() {
+        // SAFETY: The mapping owns one reference. What the last one sets off is deferred by
+        // `fput()` until no lock is held.
+        unsafe { bindings::fput(device_file) };
+    }
+}
+
+unsafe extern "C" fn fault<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: As for `huge_fault`.
+    unsafe { huge_fault::<T>(vmf, 0) }
+}
+
+unsafe extern "C" fn huge_fault<T: Exporter>(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+) -> bindings::vm_fault_t {
+    // SAFETY: The C side passes a valid fault of a mapping with a `VmOps<T>`.
+    let fault = unsafe { Fault::from_raw(vmf, order) };
+    // SAFETY: The file of such a mapping is one of a dma-buf of `T`, and the mapping holds a
+    // reference to it.
+    let exported = unsafe { Exported::<T>::from_file((*fault.vma()).vm_file) };
+    T::fault(exported, &fault).as_raw()
+}
+
+/// A mapping of a BAR that `mmap()` of a device fd is setting up.
+///
+/// # Invariants
+///
+/// The VMA has the file of a VFIO PCI device fd, was accepted by `vfio_pci_core_mmap()`, and is not
+/// yet visible to anybody; `mmap_lock` is held for writing.
+pub struct BarMapping<'a>(NonNull<bindings::vm_area_struct>, PhantomData<&'a ()>);
+
+impl<'a> BarMapping<'a> {
+    /// # Safety
+    ///
+    /// The type invariants hold for `vma` during `'a`.
+    pub(crate) unsafe fn from_raw(vma: *mut bindings::vm_area_struct) -> Self {
+        // INVARIANT: By the requirements of this function.
+        // SAFETY: A valid VMA is not null.
+        Self(unsafe { NonNull::new_unchecked(vma) }, PhantomData)
+    }
+
+    /// Makes the mapping one of `dma_buf`, which has the same address space as the device fd.
+    ///
+    /// The mapping goes on keeping the device open.
+    pub fn adopt<T: Exporter>(self, dma_buf: &DmaBuf<T>) -> NewMapping<'a, T> {
+        let vma = self.0.as_ptr();
+        let file = dma_buf.file();
+        // SAFETY: `dma_buf` holds a reference.
+        unsafe { bindings::get_file(file) };
+        // SAFETY: The VMA is ours. The reference to the old file moves to `vm_private_data`, and
+        // the new one to `vm_file`.
+        unsafe { (*vma).vm_private_data = (*vma).vm_file.cast() };
+        // SAFETY: As above.
+        unsafe { (*vma).vm_file = file };
+        // INVARIANT: The file is one of a dma-buf of `T`.
+        NewMapping {
+            vma: self.0,
+            _exporter: PhantomData,
+        }
+    }
+}
+
+/// A mapping that is being set up, with a dma-buf of exporter `T` as its file.
+///
+/// # Invariants
+///
+/// `vma` has the file of a dma-buf of `T`; it is not yet visible to anybody; `mmap_lock` is held for
+/// writing. `vm_private_data` is null, or a file to which the VMA owns a reference.
+pub struct NewMapping<'a, T> {
+    vma: NonNull<bindings::vm_area_struct>,
+    _exporter: PhantomData<&'a T>,
+}
+
+impl<T: Exporter> NewMapping<'_, T> {
+    /// # Safety
+    ///
+    /// The type invariants hold for `vma`, but for `vm_private_data`.
+    pub(crate) unsafe fn from_raw(vma: *mut bindings::vm_area_struct) -> Self {
+        // SAFETY: The VMA is ours.
+        unsafe { (*vma).vm_private_data = core::ptr::null_mut() };
+        // INVARIANT: By the requirements of this function.
+        Self {
+            // SAFETY: A valid VMA is not null.
+            vma: unsafe { NonNull::new_unchecked(vma) },
+            _exporter: PhantomData,
+        }
+    }
+
+    fn vma(&self) -> *mut bindings::vm_area_struct {
+        self.vma.as_ptr()
+    }
+
+    /// Whether it is `MAP_SHARED`. (`VM_SHARED` is not set for a read-only file.)
+    pub fn is_shared(&self) -> bool {
+        // SAFETY: The VMA is ours.
+        let flags = unsafe { (*self.vma()).__bindgen_anon_2.vm_flags };
+        flags & bindings::VM_MAYSHARE as bindings::vm_flags_t != 0
+    }
+
+    /// Offset in the address space, pages.
+    pub fn page_offset(&self) -> usize {
+        // SAFETY: The VMA is ours.
+        unsafe { (*self.vma()).vm_pgoff }
+    }
+
+    /// Makes it a mapping of device memory at `page_offset` of its address space.
+    pub fn install(self, ops: &'static VmOps<T>, page_offset: usize, mode: CacheMode) {
+        let vma = self.vma();
+        // SAFETY: The VMA is ours; it is a mapping of `T`, as `ops` expects.
+        unsafe { (*vma).vm_ops = &ops.0 };
+        // SAFETY: The VMA is ours.
+        unsafe { (*vma).vm_pgoff = page_offset };
+        match mode {
+            // SAFETY: The VMA is ours.
+            CacheMode::Noncached => unsafe { bindings::kernel_ext_set_noncached(vma) },
+            // SAFETY: The VMA is ours.
+            CacheMode::WriteCombining => unsafe { bindings::kernel_ext_set_write_combining(vma) },
+        }
+        // SAFETY: The VMA is ours, and `mmap_lock` is held for writing.
+        unsafe { bindings::kernel_ext_set_pfnmap_flags(vma) };
+    }
+}
+
+/// An access to an address that has no page table entry.
+///
+/// # Invariants
+///
+/// `vmf` is valid, its VMA was set up by [`NewMapping::install`].
+pub struct Fault<'a> {
+    vmf: NonNull<bindings::vm_fault>,
+    order: u32,
+    _life: PhantomData<&'a ()>,
+}
+
+impl Fault<'_> {
+    /// # Safety
+    ///
+    /// The type invariants hold.
+    unsafe fn from_raw(vmf: *mut bindings::vm_fault, order: u32) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self {
+            // SAFETY: A valid fault is not null.
+            vmf: unsafe { NonNull::new_unchecked(vmf) },
+            order,
+            _life: PhantomData,
+        }
+    }
+
+    fn vma(&self) -> *mut bindings::vm_area_struct {
+        // SAFETY: By the type invariant.
+        unsafe { self.vmf.as_ref().__bindgen_anon_1.vma }
+    }
+
+    /// The order to resolve the fault with: 2^order pages, naturally aligned.
+    pub fn order(&self) -> u32 {
+        self.order
+    }
+
+    /// The start of the block of [`Fault::order`] around the address that was accessed, bytes.
+    fn start(&self) -> usize {
+        // SAFETY: By the type invariant.
+        let address = unsafe { self.vmf.as_ref().__bindgen_anon_1.address };
+        address & !((PAGE_SIZE << self.order) - 1)
+    }
+
+    /// Where the block starts in the address space of the device, pages.
+    ///
+    /// `None` when the mapping does not have all of the block.
+    pub fn page_offset(&self) -> Option<usize> {
+        let start = self.start();
+        // SAFETY: By the type invariant; the bounds are stable during a fault.
+        let (vm_start, vm_end) = unsafe {
+            let bounds = &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
+            (bounds.vm_start, bounds.vm_end)
+        };
+        // SAFETY: As above.
+        let vm_pgoff = unsafe { (*self.vma()).vm_pgoff };
+        let end = start.checked_add(PAGE_SIZE << self.order)?;
+        if start < vm_start || end > vm_end {
+            return None;
+        }
+        Some(vm_pgoff + ((start - vm_start) >> PAGE_SHIFT))
+    }
+
+    /// The mode that the mapping has, whatever the exporter says now.
+    pub fn cache_mode(&self) -> CacheMode {
+        // SAFETY: By the type invariant.
+        if unsafe { bindings::kernel_ext_is_write_combining(self.vma()) } {
+            CacheMode::WriteCombining
+        } else {
+            CacheMode::Noncached
+        }
+    }
+
+    /// Maps the whole block, which starts at `pfn`, with one entry.
+    ///
+    /// The kernel picks the cache mode that the page attribute table has for the PFN: on x86 that
+    /// is uncached. So this is for [`CacheMode::Noncached`] only.
+    pub fn insert_block(&self, _proof: &MemoryEnabled<'_>, pfn: usize) -> Outcome {
+        let vmf = self.vmf.as_ptr();
+        // SAFETY: By the type invariant.
+        let write = unsafe { (*vmf).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
+        let raw = if self.order == 0 {
+            // SAFETY: By the type invariant the VMA is VM_PFNMAP.
+            unsafe { bindings::vmf_insert_pfn(self.vma(), self.start(), pfn) }
+        } else if self.order == PMD_ORDER {
+            // SAFETY: As above.
+            unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write) }
+        } else if self.order == PUD_ORDER {
+            // SAFETY: As above.
+            unsafe { bindings::vmf_insert_pfn_pud(vmf, pfn, write) }
+        } else {
+            return Outcome::Fallback;
+        };
+        match raw {
+            bindings::vm_fault_reason_VM_FAULT_NOPAGE => Outcome::Mapped,
+            bindings::vm_fault_reason_VM_FAULT_OOM => Outcome::OutOfMemory,
+            bindings::vm_fault_reason_VM_FAULT_FALLBACK => Outcome::Fallback,
+            _ => Outcome::SigBus,
+        }
+    }
+
+    /// Maps `count` pages from the faulting one on, which is at `pfn`, with an entry each.
+    ///
+    /// The entries have the mapping's own cache mode. Those that exist are left alone. `count` must
+    /// not reach past the mapping or its page table.
+    pub fn insert_pages(&self, _proof: &MemoryEnabled<'_>, pfn: usize, count: usize) -> Outcome {
+        let mut cursor = PteCursor {
+            vma: self.vma(),
+            start: self.start(),
+            pfn,
+        };
+        // SAFETY: `mm` is that of the VMA, which is stable; the callback gets its cursor.
+        let ret = to_result(unsafe {
+            bindings::apply_to_page_range(
+                (*cursor.vma).vm_mm,
+                cursor.start,
+                count << PAGE_SHIFT,
+                Some(set_pte),
+                (&raw mut cursor).cast(),
+            )
+        });
+        match ret {
+            Ok(()) => Outcome::Mapped,
+            Err(_) => Outcome::OutOfMemory,
+        }
+    }
+}
+
+/// Order of the block that a PMD entry maps.
+pub const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
+/// Order of the block that a PUD entry maps.
+pub const PUD_ORDER: u32 = bindings::PUD_SHIFT - PAGE_SHIFT as u32;
+
+struct PteCursor {
+    vma: *mut bindings::vm_area_struct,
+    start: usize,
+    pfn: usize,
+}
+
+/// `pte_fn_t` of [`Fault::insert_pages`]; runs with the page table locked.
+unsafe extern "C" fn set_pte(pte: *mut bindings::pte_t, addr: usize, data: *mut c_void) -> c_int {
+    // SAFETY: `insert_pages` passes a cursor.
+    let cursor = unsafe { &*data.cast::<PteCursor>() };
+    // SAFETY: The page table is locked.
+    if unsafe { bindings::kernel_ext_pte_none(pte) } {
+        let pfn = cursor.pfn + ((addr - cursor.start) >> PAGE_SHIFT);
+        // SAFETY: The page table is locked, and the entry is one of the VMA.
+        unsafe { bindings::kernel_ext_set_special_pte(cursor.vma, addr, pte, pfn) };
+    }
+    0
+}

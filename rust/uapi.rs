@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The interface with user space: [`include/uapi/linux/vfio_dmabuf.h`] and what it builds on.
+//!
+//! [`include/uapi/linux/vfio_dmabuf.h`]: ../include/uapi/linux/vfio_dmabuf.h
+
+use crate::bindings;
+use kernel::transmute::{
+    AsBytes,
+    FromBytes, //
+};
+
+pub use bindings::{
+    vfio_device_feature_dma_buf as FeatureDmaBuf,
+    vfio_device_feature_dma_buf_info as FeatureInfo,
+    vfio_device_feature_dma_buf_memattr as FeatureMemattr,
+    vfio_device_feature_dma_buf_revoke as FeatureRevoke,
+    vfio_dma_buf_memattr_VFIO_DMA_BUF_MEMATTR_NC as MEMATTR_NC,
+    vfio_dma_buf_memattr_VFIO_DMA_BUF_MEMATTR_WC as MEMATTR_WC,
+    vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_CLOSED as STATUS_CLOSED,
+    vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_LIVE as STATUS_LIVE,
+    vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_REVOKED as STATUS_REVOKED,
+    vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_REVOKED_TEMP as STATUS_REVOKED_TEMP,
+    vfio_pci_dmabuf_revoke as IoctlRevoke,
+    vfio_region_dma_range as DmaRange,
+    VFIO_DEVICE_FEATURE_DMA_BUF as FEATURE_DMA_BUF,
+    VFIO_DEVICE_FEATURE_DMA_BUF_INFO as FEATURE_INFO,
+    VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES as MAX_RANGES,
+    VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR as FEATURE_MEMATTR,
+    VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE as FEATURE_REVOKE,
+    VFIO_DEVICE_FEATURE_GET as FEATURE_GET,
+    VFIO_DEVICE_FEATURE_MASK as FEATURE_MASK,
+    VFIO_DEVICE_FEATURE_PROBE as FEATURE_PROBE,
+    VFIO_DEVICE_FEATURE_SET as FEATURE_SET, //
+};
+
+/// `VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_MASK`; bindgen does not evaluate casts and shifts of `U`.
+pub const ATTR_MASK: u32 = bindings::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_MASK;
+/// `VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC`
+pub const ATTR_UC: u32 = bindings::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC;
+/// `VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC`
+pub const ATTR_WC: u32 = bindings::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+/// `VFIO_DEVICE_PCI_DMABUF_REVOKE`, an `_IO()`.
+pub const IOCTL_REVOKE: u32 =
+    kernel::ioctl::_IO(bindings::VFIO_TYPE as u32, bindings::VFIO_BASE + 22);
+
+macro_rules! plain {
+    ($($ty:ty),* $(,)?) => {$(
+        // SAFETY: A C struct of integers without padding: every bit pattern is a value.
+        unsafe impl FromBytes for $ty {}
+        // SAFETY: A C struct of integers without padding: every byte is initialised.
+        unsafe impl AsBytes for $ty {}
+    )*};
+}
+plain!(FeatureDmaBuf, FeatureInfo, FeatureMemattr, FeatureRevoke, IoctlRevoke, DmaRange);

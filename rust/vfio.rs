@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device operations of a VFIO PCI variant driver.
+//!
+//! [`Driver`] has the operations in which this kind of driver takes part. All others, and the
+//! core's part of these, are the core's own functions.
+//!
+//! C header: [`include/linux/vfio.h`](srctree/include/linux/vfio.h)
+
+use crate::{
+    bindings,
+    mm::BarMapping,
+    vfio_pci_core::{
+        Core,
+        Device,
+        NUM_BARS,
+        REGION_PAGES, //
+    }, //
+};
+use kernel::{
+    error::{
+        from_result,
+        to_result, //
+    },
+    prelude::*,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+
+/// A call of `VFIO_DEVICE_FEATURE`, checked by the VFIO core so far as it goes without knowing the
+/// feature.
+#[derive(Clone, Copy)]
+pub struct FeatureCall {
+    /// Feature number and `VFIO_DEVICE_FEATURE_*` operation bits.
+    pub flags: u32,
+    arg: UserPtr,
+    /// Size of the payload, bytes.
+    pub argsz: usize,
+}
+
+impl FeatureCall {
+    /// The payload in user memory.
+    pub fn payload(&self) -> UserSlice {
+        UserSlice::new(self.arg, self.argsz)
+    }
+}
+
+/// A VFIO PCI variant driver; the implementing type is the driver's data of one device.
+pub trait Driver: Sized + Send + Sync + 'static {
+    /// Name of the driver, as in `driver_override`.
+    const NAME: &'static CStr;
+
+    #[doc(hidden)]
+    const VFIO_OPS: &'static bindings::vfio_device_ops = &vfio_ops::<Self>();
+
+    /// Makes the data of a new device.
+    fn new(core: &Core) -> impl PinInit<Self, Error>;
+
+    /// The last device fd and the last mapping through one are gone; the core closes next.
+    fn close_device(device: &Device<Self>);
+
+    /// A BAR is being mapped through a device fd; the core has checked and accepted it.
+    ///
+    /// The `mmap_lock` is held for writing.
+    fn mmap_bar(device: &Device<Self>, index: usize, mapping: BarMapping<'_>) -> Result;
+
+    /// `VFIO_DEVICE_FEATURE`; `None` hands the call to the core.
+    fn feature(device: &Device<Self>, call: FeatureCall) -> Option<Result<c_int>>;
+
+    /// Another ioctl on a device fd; `None` hands it to the core.
+    fn ioctl(device: &Device<Self>, cmd: u32, arg: UserPtr) -> Option<Result<isize>>;
+}
+
+const fn vfio_ops<T: Driver>() -> bindings::vfio_device_ops {
+    bindings::vfio_device_ops {
+        name: kernel::str::as_char_ptr_in_const_context(T::NAME).cast_mut(),
+        init: Some(Device::<T>::init),
+        release: Some(Device::<T>::release),
+        open_device: Some(open_device),
+        close_device: Some(close_device::<T>),
+        ioctl: Some(ioctl::<T>),
+        device_feature: Some(device_feature::<T>),
+        mmap: Some(mmap::<T>),
+        read: Some(bindings::vfio_pci_core_read),
+        write: Some(bindings::vfio_pci_core_write),
+        get_region_info_caps: Some(bindings::vfio_pci_ioctl_get_region_info),
+        request: Some(bindings::vfio_pci_core_request),
+        match_: Some(bindings::vfio_pci_core_match),
+        match_token_uuid: Some(bindings::vfio_pci_core_match_token_uuid),
+        bind_iommufd: Some(bindings::vfio_iommufd_physical_bind),
+        unbind_iommufd: Some(bindings::vfio_iommufd_physical_unbind),
+        attach_ioas: Some(bindings::vfio_iommufd_physical_attach_ioas),
+        detach_ioas: Some(bindings::vfio_iommufd_physical_detach_ioas),
+        pasid_attach_ioas: Some(bindings::vfio_iommufd_physical_pasid_attach_ioas),
+        pasid_detach_ioas: Some(bindings::vfio_iommufd_physical_pasid_detach_ioas),
+        dma_unmap: None,
+    }
+}
+
+unsafe extern "C" fn open_device(vdev: *mut bindings::vfio_device) -> c_int {
+    from_result(|| {
+        let core = vdev.cast::<bindings::vfio_pci_core_device>();
+        // SAFETY: The VFIO core opens a registered device.
+        to_result(unsafe { bindings::vfio_pci_core_enable(core) })?;
+        // SAFETY: As above; enabled just now.
+        unsafe { bindings::vfio_pci_core_finish_enable(core) };
+        Ok(0)
+    })
+}
+
+unsafe extern "C" fn close_device<T: Driver>(vdev: *mut bindings::vfio_device) {
+    // SAFETY: The VFIO core closes a device that it has opened.
+    T::close_device(unsafe { Device::from_raw(vdev) });
+    // SAFETY: As above.
+    unsafe { bindings::vfio_pci_core_close_device(vdev) };
+}
+
+unsafe extern "C" fn ioctl<T: Driver>(
+    vdev: *mut bindings::vfio_device,
+    cmd: c_uint,
+    arg: c_ulong,
+) -> c_long {
+    // SAFETY: The device is open.
+    let device = unsafe { Device::<T>::from_raw(vdev) };
+    match T::ioctl(device, cmd, UserPtr::from_addr(arg as usize)) {
+        Some(result) => from_result(|| result) as c_long,
+        // SAFETY: The arguments are those that we got.
+        None => unsafe { bindings::vfio_pci_core_ioctl(vdev, cmd, arg) },
+    }
+}
+
+unsafe extern "C" fn device_feature<T: Driver>(
+    vdev: *mut bindings::vfio_device,
+    flags: u32,
+    arg: *mut c_void,
+    argsz: usize,
+) -> c_int {
+    // SAFETY: The device is open.
+    let device = unsafe { Device::<T>::from_raw(vdev) };
+    let call = FeatureCall {
+        flags,
+        arg: UserPtr::from_ptr(arg),
+        argsz,
+    };
+    match T::feature(device, call) {
+        Some(result) => from_result(|| result),
+        // SAFETY: The arguments are those that we got.
+        None => unsafe { bindings::vfio_pci_core_ioctl_feature(vdev, flags, arg, argsz) },
+    }
+}
+
+unsafe extern "C" fn mmap<T: Driver>(
+    vdev: *mut bindings::vfio_device,
+    vma: *mut bindings::vm_area_struct,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: The device is open, and the VMA is being set up.
+        to_result(unsafe { bindings::vfio_pci_core_mmap(vdev, vma) })?;
+        // SAFETY: The VMA is being set up.
+        let index = unsafe { (*vma).vm_pgoff } / REGION_PAGES;
+        if index < NUM_BARS {
+            // SAFETY: The device is open.
+            let device = unsafe { Device::<T>::from_raw(vdev) };
+            // SAFETY: The core has set it up as a mapping of this BAR.
+            T::mmap_bar(device, index, unsafe { BarMapping::from_raw(vma) })?;
+        }
+        Ok(0)
+    })
+}

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VFIO PCI device of the core, with the data of a variant driver behind it.
+//!
+//! [`Core`] is what the C core knows of the device. [`Device`] is one allocation that begins with
+//! it and goes on with the driver's own data; `struct vfio_device` counts the references to it.
+//!
+//! C header: [`include/linux/vfio_pci_core.h`](srctree/include/linux/vfio_pci_core.h)
+
+use crate::{
+    bindings,
+    pci,
+    rwsem::{
+        ReadGuard,
+        RwSemaphore,
+        WriteGuard, //
+    },
+    vfio, //
+};
+use core::{
+    marker::PhantomData,
+    ops::Deref,
+    ptr::NonNull, //
+};
+use kernel::{
+    error::{
+        from_err_ptr,
+        from_result,
+        to_result, //
+    },
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
+    types::Opaque, //
+};
+
+/// How many BARs a PCI function has.
+pub const NUM_BARS: usize = 6;
+
+/// Pages of the VFIO device fd's offset space that each region occupies
+/// (`VFIO_PCI_INDEX_TO_OFFSET(1) >> PAGE_SHIFT`).
+pub const REGION_PAGES: usize = 1 << (bindings::VFIO_PCI_OFFSET_SHIFT as usize - PAGE_SHIFT);
+
+/// A `struct vfio_pci_core_device` between its `init` and its `release`.
+#[repr(transparent)]
+pub struct Core(Opaque<bindings::vfio_pci_core_device>);
+
+// SAFETY: What the methods touch is constant while the device is bound or open, or is protected by
+// `memory_lock`.
+unsafe impl Send for Core {}
+// SAFETY: As above.
+unsafe impl Sync for Core {}
+
+/// A BAR of memory that the core has claimed.
+#[derive(Clone, Copy)]
+pub struct Bar {
+    /// Physical address of the first byte.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl Core {
+    pub(crate) fn as_ptr(&self) -> *mut bindings::vfio_pci_core_device {
+        self.0.get()
+    }
+
+    fn pdev(&self) -> *mut bindings::pci_dev {
+        // SAFETY: Set once, by `vfio_pci_core_init_dev()`.
+        unsafe { (*self.as_ptr()).pdev }
+    }
+
+    /// The BAR with that index.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` when there is none, when it is no memory or smaller than a page with neighbours, or
+    /// when the core could not claim it. To be called while the device is open.
+    pub fn bar(&self, index: usize) -> Result<Bar> {
+        if index >= NUM_BARS {
+            return Err(ENODEV);
+        }
+        // SAFETY: Constant while the device is open; the index is in bounds.
+        let mappable = unsafe { (*self.as_ptr()).bar_mmap_supported[index] };
+        // SAFETY: As above.
+        let map = unsafe { (*self.as_ptr()).barmap[index] };
+        if !mappable || map.is_null() || from_err_ptr(map).is_err() {
+            return Err(ENODEV);
+        }
+        Ok(self.resource(index))
+    }
+
+    /// How much of the device fd's offset space the BAR takes, pages; 0 when there is no such BAR.
+    pub fn bar_pages(&self, index: usize) -> usize {
+        let pages = self.resource(index).len.div_ceil(1 << PAGE_SHIFT);
+        // CAST: A BAR is far below 2^63 pages, and the target is 64 bit.
+        pages as usize
+    }
+
+    fn resource(&self, index: usize) -> Bar {
+        // SAFETY: The PCI device outlives `self`; indices past its resources read as empty.
+        let start = unsafe { bindings::pci_resource_start(self.pdev(), index as c_int) };
+        // SAFETY: As above.
+        let len = unsafe { bindings::pci_resource_len(self.pdev(), index as c_int) };
+        Bar { start, len }
+    }
+
+    /// The number in the name of the VFIO device: 3 for `/dev/vfio/devices/vfio3`.
+    pub fn vfio_index(&self) -> u32 {
+        // SAFETY: Constant since the device was allocated.
+        unsafe { (*self.as_ptr()).vdev.index }
+    }
+
+    /// The PCI address, `DDDD:BB:DD.F`.
+    pub fn pci_name(&self) -> &CStr {
+        // SAFETY: The PCI device outlives `self`, and its name does not change while it is bound.
+        let name = unsafe { bindings::dev_name(&(*self.pdev()).dev) };
+        // SAFETY: A NUL-terminated string that lives as long as the device.
+        unsafe { CStr::from_char_ptr(name) }
+    }
+
+    fn memory_lock(&self) -> &RwSemaphore {
+        // SAFETY: Initialised by `vfio_pci_core_init_dev()`, lives as long as `self`.
+        unsafe { RwSemaphore::from_raw(&raw mut (*self.as_ptr()).memory_lock) }
+    }
+
+    /// Keeps the state of the device's memory as it is: neither the core nor another user of
+    /// [`Core::lock_memory`] changes it meanwhile.
+    pub fn hold_memory(&self) -> MemoryHold<'_> {
+        MemoryHold {
+            core: self,
+            _guard: self.memory_lock().read(),
+        }
+    }
+
+    /// Excludes everybody in [`Core::hold_memory`].
+    pub fn lock_memory(&self) -> WriteGuard<'_> {
+        self.memory_lock().write()
+    }
+
+    /// Removes the page table entries of all mappings of a part of the device's offset space.
+    ///
+    /// `unmap_mapping_range()`. `first` and `count` are pages; `count` is not 0. New faults are
+    /// not kept out: that is the caller's business.
+    pub fn zap(&self, first: usize, count: usize) {
+        // CAST: Page offsets of this address space are below 2^63 >> PAGE_SHIFT.
+        let start = (first << PAGE_SHIFT) as bindings::loff_t;
+        let len = (count << PAGE_SHIFT) as bindings::loff_t;
+        // SAFETY: The inode lives as long as the `vfio_device`.
+        unsafe { bindings::unmap_mapping_range(self.address_space(), start, len, 1) };
+    }
+
+    /// The address space that all mappings of the device live in.
+    pub(crate) fn address_space(&self) -> *mut bindings::address_space {
+        // SAFETY: The inode lives as long as the `vfio_device`.
+        unsafe { (*(*self.as_ptr()).vdev.inode).i_mapping }
+    }
+}
+
+/// Holds the state of the device's memory; see [`Core::hold_memory`].
+pub struct MemoryHold<'a> {
+    core: &'a Core,
+    _guard: ReadGuard<'a>,
+}
+
+/// Proof that the device's memory answers, as long as the [`MemoryHold`] lasts.
+pub struct MemoryEnabled<'a>(PhantomData<&'a ()>);
+
+impl MemoryHold<'_> {
+    /// Whether the device answers on its BARs: memory enabled, in D0, not in low power.
+    pub fn enabled(&self) -> Option<MemoryEnabled<'_>> {
+        let core = self.core.as_ptr();
+        // SAFETY: Written with `memory_lock` held for writing only.
+        let asleep = unsafe { (*core).pm_runtime_engaged };
+        // SAFETY: `memory_lock` is held, as the function asks for.
+        let enabled = unsafe { bindings::__vfio_pci_memory_enabled(core) };
+        (enabled && !asleep).then_some(MemoryEnabled(PhantomData))
+    }
+}
+
+/// A VFIO PCI device with the data of its driver.
+///
+/// # Invariants
+///
+/// `core` is a `vfio_pci_core_device` between `init` and `release`, inside a `struct vfio_device`
+/// allocation of the size of `Self`; `data` is initialised and pinned.
+#[repr(C)]
+pub struct Device<T> {
+    core: Core,
+    data: T,
+}
+
+impl<T> Deref for Device<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.data
+    }
+}
+
+impl<T> Device<T> {
+    /// What the C core knows of the device.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// The device behind a pointer that the VFIO core passes to a device operation.
+    ///
+    /// # Safety
+    ///
+    /// `vdev` belongs to a `Device<T>` that stays valid for `'a`.
+    pub(crate) unsafe fn from_raw<'a>(vdev: *mut bindings::vfio_device) -> &'a Self {
+        // CAST: `vdev` is the first member of `core`, which is the first member of `Self`.
+        // SAFETY: By the requirements of this function.
+        unsafe { &*vdev.cast() }
+    }
+
+    fn vfio_device(&self) -> *mut bindings::vfio_device {
+        // SAFETY: In bounds of the allocation.
+        unsafe { &raw mut (*self.core.as_ptr()).vdev }
+    }
+}
+
+impl<T: vfio::Driver> Device<T> {
+    /// `vfio_device_ops.init`: the core's part, then the driver's data.
+    ///
+    /// # Safety
+    ///
+    /// Called by `_vfio_alloc_device()` for an allocation of the size of `Self`.
+    pub(crate) unsafe extern "C" fn init(vdev: *mut bindings::vfio_device) -> c_int {
+        from_result(|| {
+            // SAFETY: `vdev` begins a zeroed `vfio_pci_core_device`.
+            to_result(unsafe { bindings::vfio_pci_core_init_dev(vdev) })?;
+            // SAFETY: `core` is initialised just now, and nobody else knows of it.
+            let core = unsafe { &*vdev.cast::<Core>() };
+            // SAFETY: In bounds of the allocation.
+            let data = unsafe { &raw mut (*vdev.cast::<Self>()).data };
+            // SAFETY: `data` is uninitialised memory for a `T` that does not move.
+            unsafe { pin_init::raw_try_init(data, T::new(core)) }
+                // SAFETY: Undoes `vfio_pci_core_init_dev()`.
+                .inspect_err(|_| unsafe { bindings::vfio_pci_core_release_dev(vdev) })?;
+            Ok(0)
+        })
+    }
+
+    /// `vfio_device_ops.release`: the last reference is gone.
+    ///
+    /// # Safety
+    ///
+    /// Called once, after `init` succeeded.
+    pub(crate) unsafe extern "C" fn release(vdev: *mut bindings::vfio_device) {
+        // SAFETY: In bounds of the allocation.
+        let data = unsafe { &raw mut (*vdev.cast::<Self>()).data };
+        // SAFETY: Initialised by `init`; nobody uses it any more.
+        unsafe { core::ptr::drop_in_place(data) };
+        // SAFETY: As above.
+        unsafe { bindings::vfio_pci_core_release_dev(vdev) };
+    }
+}
+
+// SAFETY: `vfio_device.device` counts references to the whole allocation.
+unsafe impl<T> AlwaysRefCounted for Device<T> {
+    fn inc_ref(&self) {
+        // SAFETY: `self` is a reference, so the count is not 0.
+        unsafe { bindings::get_device(&raw mut (*self.vfio_device()).device) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // CAST: See `from_raw`.
+        let vdev = obj.as_ptr().cast::<bindings::vfio_device>();
+        // SAFETY: The caller gives up a reference.
+        unsafe { bindings::put_device(&raw mut (*vdev).device) };
+    }
+}
+
+/// The PCI side of a VFIO variant driver.
+pub struct PciGlue<T>(PhantomData<T>);
+
+// SAFETY: `probe` and `remove` do what the C variant drivers do; see there.
+unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
+    const NAME: &'static CStr = T::NAME;
+    const ERROR_HANDLERS: &'static bindings::pci_error_handlers = &bindings::pci_error_handlers {
+        error_detected: Some(bindings::vfio_pci_core_aer_err_detected),
+        mmio_enabled: None,
+        slot_reset: None,
+        reset_prepare: None,
+        reset_done: None,
+        resume: None,
+        cor_error_detected: None,
+    };
+
+    unsafe extern "C" fn probe(
+        pdev: *mut bindings::pci_dev,
+        _id: *const bindings::pci_device_id,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: `pdev` is being probed.
+            let dev = unsafe { &raw mut (*pdev).dev };
+            let size = core::mem::size_of::<Device<T>>();
+            // SAFETY: `init` fills an allocation of that size.
+            let vdev =
+                from_err_ptr(unsafe { bindings::_vfio_alloc_device(size, dev, T::VFIO_OPS) })?;
+            // CAST: The VFIO device is the first member of the core's.
+            let core = vdev.cast::<bindings::vfio_pci_core_device>();
+            // SAFETY: The core wants its device as the driver data.
+            unsafe { bindings::dev_set_drvdata(dev, core.cast()) };
+            // SAFETY: `core` was initialised by `Device::init`.
+            to_result(unsafe { bindings::vfio_pci_core_register_device(core) })
+                // SAFETY: Drops the reference of `_vfio_alloc_device()`; not registered.
+                .inspect_err(|_| unsafe { bindings::put_device(&raw mut (*vdev).device) })?;
+            Ok(0)
+        })
+    }
+
+    unsafe extern "C" fn remove(pdev: *mut bindings::pci_dev) {
+        // SAFETY: `probe` set it.
+        let core = unsafe { bindings::dev_get_drvdata(&raw mut (*pdev).dev) }
+            .cast::<bindings::vfio_pci_core_device>();
+        // SAFETY: Registered by `probe`; waits until the device is closed.
+        unsafe { bindings::vfio_pci_core_unregister_device(core) };
+        // SAFETY: Drops the reference of `_vfio_alloc_device()`.
+        unsafe { bindings::put_device(&raw mut (*core).vdev.device) };
+    }
+}
+
+/// A registered VFIO PCI driver.
+pub type Registration<T> = pci::Registration<PciGlue<T>>;
+
+/// Registers the driver `T` in the name of `module`.
+pub fn register<T: vfio::Driver>(
+    module: &'static ThisModule,
+) -> impl PinInit<Registration<T>, Error> {
+    Registration::<T>::new_in(module)
+}
+
+/// A reference to a device that keeps its memory, but not the device open or bound.
+pub type DeviceRef<T> = ARef<Device<T>>;

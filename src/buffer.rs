@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A buffer: ranges of a BAR behind a dma-buf.
+//!
+//! Faults and revocation meet at `memory_lock`: a fault looks at the buffer's life and maps with the
+//! lock held for reading; a revoke changes the life and zaps with the lock held for writing. So once
+//! the revoke has the lock no fault is half way, and none that comes later maps.
+
+use crate::{
+    device::{
+        Device,
+        DeviceData, //
+    },
+    memattr::Memattr,
+    range::Layout,
+    state::{
+        Event,
+        Life,
+        Status, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        ArcBorrow,
+        SetOnce, //
+    }, //
+};
+use kernel_ext::{
+    dma_buf::{
+        self,
+        DmaBuf,
+        Exported,
+        Exporter, //
+    },
+    mm::{
+        BarMapping,
+        CacheMode,
+        Fault,
+        NewMapping,
+        Outcome,
+        VmOps, //
+    },
+    vfio_pci_core::REGION_PAGES, //
+};
+
+static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::new();
+static VM_OPS: VmOps<Buffer> = VmOps::new();
+
+/// Ranges of one BAR, laid end to end.
+pub(crate) struct Buffer {
+    layout: Layout,
+    /// How many ranges user space gave; neighbours were merged since.
+    nr_ranges: u32,
+    /// Where the buffer starts in the device's offset space, pages. Set before anybody can map it.
+    window: SetOnce<usize>,
+    /// Whether the registry has given it the window. The hidden buffers are where their BAR is.
+    registered: Atomic<bool>,
+    /// A [`Life`].
+    life: Atomic<u32>,
+    /// A [`Memattr`]. An mmap uses the one it finds.
+    memattr: Atomic<u32>,
+}
+
+impl Buffer {
+    /// Makes the dma-buf of a new buffer, named for BAR `bar` of `device`.
+    fn new_dma_buf(
+        device: &Device,
+        bar: usize,
+        layout: Layout,
+        nr_ranges: u32,
+        memattr: Memattr,
+        open_flags: u32,
+    ) -> Result<DmaBuf<Self>> {
+        let size = usize::try_from(layout.size())?;
+        let buffer = Self {
+            layout,
+            nr_ranges,
+            window: SetOnce::new(),
+            registered: Atomic::new(false),
+            life: Atomic::new(Life::Live as u32),
+            memattr: Atomic::new(memattr.as_raw()),
+        };
+        let core = device.core();
+        DmaBuf::export(
+            &DMA_BUF_OPS,
+            kernel::module::this_module::<crate::LocalModule>(),
+            Exported::new(device, buffer)?,
+            size,
+            open_flags,
+            fmt!("vfio{}:{}/{:x}", core.vfio_index(), core.pci_name(), bar),
+        )
+    }
+
+    /// Exports ranges of BAR `bar`: a buffer of its own, in a window of its own.
+    pub(crate) fn export(
+        device: &Device,
+        bar: usize,
+        layout: Layout,
+        nr_ranges: u32,
+        memattr: Memattr,
+        open_flags: u32,
+    ) -> Result<DmaBuf<Self>> {
+        let dma_buf = Self::new_dma_buf(device, bar, layout, nr_ranges, memattr, open_flags)?;
+        let buffer: Arc<_> = dma_buf.exported().into();
+        let window = device.registry.add(device.core(), &buffer)?;
+        buffer.registered.store(true, Relaxed);
+        buffer.window.populate(window);
+        Ok(dma_buf)
+    }
+
+    /// Makes the hidden buffer of a BAR, which is under all mappings through the device fd.
+    pub(crate) fn hidden(device: &Device, bar: usize) -> Result<DmaBuf<Self>> {
+        let resource = device.core().bar(bar)?;
+        let layout = Layout::whole_bar(resource.start, resource.len)?;
+        let dma_buf =
+            Self::new_dma_buf(device, bar, layout, 1, Memattr::Noncached, dma_buf::O_RDWR)?;
+        dma_buf.exported().window.populate(bar * REGION_PAGES);
+        Ok(dma_buf)
+    }
+
+    /// The buffer behind an fd of the current process.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF`: the fd is not open. `EINVAL`: it is no dma-buf. `ENODEV`: it is not a buffer of
+    /// `device`.
+    pub(crate) fn from_fd(device: &Device, fd: i32) -> Result<DmaBuf<Self>> {
+        let dma_buf = DmaBuf::from_fd(&DMA_BUF_OPS, fd)?;
+        if !core::ptr::eq(dma_buf.exported().device(), device) {
+            return Err(ENODEV);
+        }
+        Ok(dma_buf)
+    }
+
+    /// Puts the hidden buffer of a BAR under a mapping of it through the device fd.
+    pub(crate) fn adopt(dma_buf: &DmaBuf<Self>, mapping: BarMapping<'_>) {
+        let mapping = mapping.adopt(dma_buf);
+        // The offsets of the device fd are those of the offset space: nothing to add.
+        let page = mapping.page_offset();
+        mapping.install(&VM_OPS, page, CacheMode::Noncached);
+    }
+
+    /// Size, pages.
+    pub(crate) fn pages(&self) -> usize {
+        // CAST: Checked when the dma-buf was made.
+        self.layout.pages() as usize
+    }
+
+    /// How many ranges it was exported with.
+    pub(crate) fn nr_ranges(&self) -> u32 {
+        self.nr_ranges
+    }
+
+    /// Size, bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.layout.size()
+    }
+
+    pub(crate) fn memattr(&self) -> Memattr {
+        // Only valid numbers are ever stored.
+        Memattr::from_raw(self.memattr.load(Relaxed)).unwrap_or(Memattr::Noncached)
+    }
+
+    pub(crate) fn set_memattr(&self, memattr: Memattr) {
+        self.memattr.store(memattr.as_raw(), Relaxed);
+    }
+
+    pub(crate) fn life(&self) -> Life {
+        Life::from_raw(self.life.load(Relaxed))
+    }
+
+    /// Lets `event` happen; concurrent events take effect one after the other.
+    fn apply(&self, event: Event) -> Result {
+        let mut seen = self.life.load(Relaxed);
+        loop {
+            let next = Life::from_raw(seen).after(event)? as u32;
+            match self.life.cmpxchg(seen, next, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// The device is being closed. The caller holds `memory_lock` for writing, and zaps.
+    pub(crate) fn close(&self) {
+        // Closing is possible in every state.
+        let _ = self.apply(Event::Close);
+    }
+
+    /// What user space sees of the buffer's state.
+    pub(crate) fn status(exported: &Exported<Self>) -> Status {
+        let memory = exported.device().core().hold_memory();
+        exported.life().status(memory.enabled().is_some())
+    }
+
+    /// Takes the buffer away from everybody, for good.
+    ///
+    /// # Errors
+    ///
+    /// `EBADFD`: was done before. `ENODEV`: the device was closed.
+    pub(crate) fn revoke(exported: &Exported<Self>) -> Result {
+        let core = exported.device().core();
+        {
+            let _memory = core.lock_memory();
+            exported.apply(Event::Revoke)?;
+            if let Some(window) = exported.window.copy() {
+                core.zap(window, exported.pages());
+            }
+        }
+        exported.apply(Event::Drained)
+    }
+
+    /// The PFN of the block of a fault; `None` when it cannot be mapped with that order.
+    fn block(&self, fault: &Fault<'_>) -> Option<usize> {
+        let page = fault.page_offset()?.checked_sub(self.window.copy()?)?;
+        let pfn = self.layout.block(page as u64, fault.order())?;
+        // CAST: PFNs fit the machine word.
+        Some(pfn as usize)
+    }
+}
+
+impl Exporter for Buffer {
+    type DeviceData = DeviceData;
+
+    fn mmap(exported: &Exported<Self>, mapping: NewMapping<'_, Self>) -> Result {
+        if !mapping.is_shared() {
+            return Err(EINVAL);
+        }
+        // Not under `memory_lock`, which must not be taken here. A revoke right after this makes
+        // the mapping one that always faults.
+        if !exported.life().is_live() {
+            return Err(ENODEV);
+        }
+        let window = exported.window.copy().ok_or(ENODEV)?;
+        let page = window + mapping.page_offset();
+        mapping.install(&VM_OPS, page, exported.memattr().cache_mode());
+        Ok(())
+    }
+
+    fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome {
+        let write_combining = fault.cache_mode() == CacheMode::WriteCombining;
+        let pfn = match exported.block(fault) {
+            // A block entry would not get the mode; see `insert_block`.
+            Some(pfn) if !(write_combining && fault.order() > 0) => pfn,
+            _ if fault.order() > 0 => return Outcome::Fallback,
+            _ => return Outcome::SigBus,
+        };
+        let memory = exported.device().core().hold_memory();
+        let Some(enabled) = memory.enabled() else {
+            return Outcome::SigBus;
+        };
+        if !exported.life().is_live() {
+            return Outcome::SigBus;
+        }
+        if write_combining {
+            fault.insert_pages(&enabled, pfn, 1)
+        } else {
+            fault.insert_block(&enabled, pfn)
+        }
+    }
+
+    fn release(exported: ArcBorrow<'_, Exported<Self>>) {
+        if !exported.registered.load(Relaxed) {
+            return;
+        }
+        if let Some(window) = exported.window.copy() {
+            exported.device().registry.remove(window);
+        }
+    }
+}

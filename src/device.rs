@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device and the features that user space has on it.
+
+use crate::{
+    buffer::Buffer,
+    feature::{
+        Export,
+        Request, //
+    },
+    memattr::Memattr,
+    range::{
+        Layout,
+        Range, //
+    },
+    registry::Registry, //
+};
+use core::mem::size_of;
+use kernel::{
+    fs::file::FileDescriptorReservation,
+    prelude::*,
+    transmute::FromBytes,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+use kernel_ext::{
+    mm,
+    uapi,
+    vfio::FeatureCall,
+    vfio_pci_core, //
+};
+
+/// A VFIO PCI device with what we know of it.
+pub(crate) type Device = vfio_pci_core::Device<DeviceData>;
+
+/// What this driver adds to a VFIO PCI device.
+#[pin_data]
+pub(crate) struct DeviceData {
+    #[pin]
+    pub(crate) registry: Registry,
+}
+
+impl DeviceData {
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            registry <- Registry::new(),
+        })
+    }
+}
+
+/// `VFIO_DEVICE_FEATURE_DMA_BUF`: a new buffer. Gives the fd.
+pub(crate) fn export(device: &Device, call: FeatureCall) -> Result<c_int> {
+    let fixed = size_of::<uapi::FeatureDmaBuf>();
+    if Request::check(call.flags, call.argsz, uapi::FEATURE_GET, fixed)? == Request::Probe {
+        return Ok(0);
+    }
+    let mut reader = call.payload().reader();
+    let request = Export::decode(&reader.read::<uapi::FeatureDmaBuf>()?, call.argsz)?;
+    // CAST: 32 bit fit.
+    let bar = request.region as usize;
+    let resource = device.core().bar(bar)?;
+    check_supported(request.memattr)?;
+
+    let mut ranges = KVVec::with_capacity(request.nr_ranges, GFP_KERNEL_ACCOUNT)?;
+    for _ in 0..request.nr_ranges {
+        let range = reader.read::<uapi::DmaRange>()?;
+        let range = Range {
+            offset: range.offset,
+            length: range.length,
+        };
+        ranges.push(range, GFP_KERNEL_ACCOUNT)?;
+    }
+    let layout = Layout::new(resource.start, resource.len, &ranges)?;
+    drop(ranges);
+
+    let fd = FileDescriptorReservation::get_unused_fd_flags(request.open_flags)?;
+    // CAST: Bounded by `MAX_RANGES`.
+    let nr_ranges = request.nr_ranges as u32;
+    let dma_buf = Buffer::export(
+        device,
+        bar,
+        layout,
+        nr_ranges,
+        request.memattr,
+        request.open_flags,
+    )?;
+    Ok(dma_buf.install(fd))
+}
+
+/// `VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE`
+pub(crate) fn feature_revoke(device: &Device, call: FeatureCall) -> Result<c_int> {
+    let Some((_, payload)) = read_payload::<uapi::FeatureRevoke>(&call, uapi::FEATURE_SET)? else {
+        return Ok(0);
+    };
+    revoke(device, payload.dmabuf_fd)?;
+    Ok(0)
+}
+
+/// `VFIO_DEVICE_PCI_DMABUF_REVOKE`: the same as an ioctl of its own.
+pub(crate) fn ioctl_revoke(device: &Device, arg: UserPtr) -> Result<isize> {
+    let size = size_of::<uapi::IoctlRevoke>();
+    let payload: uapi::IoctlRevoke = UserSlice::new(arg, size).reader().read()?;
+    if (payload.argsz as usize) < size {
+        return Err(EINVAL);
+    }
+    revoke(device, payload.dmabuf_fd)?;
+    Ok(0)
+}
+
+fn revoke(device: &Device, fd: i32) -> Result {
+    let dma_buf = Buffer::from_fd(device, fd)?;
+    Buffer::revoke(&dma_buf.exported())
+}
+
+/// `VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR`
+pub(crate) fn feature_memattr(device: &Device, call: FeatureCall) -> Result<c_int> {
+    let ops = uapi::FEATURE_GET | uapi::FEATURE_SET;
+    let Some((request, mut payload)) = read_payload::<uapi::FeatureMemattr>(&call, ops)? else {
+        return Ok(0);
+    };
+    let dma_buf = Buffer::from_fd(device, payload.dmabuf_fd)?;
+    let buffer = dma_buf.exported();
+    if buffer.life().is_closed() {
+        return Err(ENODEV);
+    }
+    if request == Request::Set {
+        let memattr = Memattr::from_raw(payload.memattr)?;
+        check_supported(memattr)?;
+        buffer.set_memattr(memattr);
+    } else {
+        payload.memattr = buffer.memattr().as_raw();
+        call.payload().writer().write(&payload)?;
+    }
+    Ok(0)
+}
+
+/// `VFIO_DEVICE_FEATURE_DMA_BUF_INFO`
+pub(crate) fn feature_info(device: &Device, call: FeatureCall) -> Result<c_int> {
+    let Some((_, payload)) = read_payload::<uapi::FeatureInfo>(&call, uapi::FEATURE_GET)? else {
+        return Ok(0);
+    };
+    let dma_buf = Buffer::from_fd(device, payload.dmabuf_fd)?;
+    let buffer = dma_buf.exported();
+    let info = uapi::FeatureInfo {
+        dmabuf_fd: payload.dmabuf_fd,
+        status: Buffer::status(&buffer) as u32,
+        memattr: buffer.memattr().as_raw(),
+        nr_ranges: buffer.nr_ranges(),
+        size: buffer.size(),
+    };
+    call.payload().writer().write(&info)?;
+    Ok(0)
+}
+
+/// Checks the call of a feature that has the operations `ops`, and reads its payload.
+///
+/// `None` for a probe.
+fn read_payload<T: FromBytes>(call: &FeatureCall, ops: u32) -> Result<Option<(Request, T)>> {
+    match Request::check(call.flags, call.argsz, ops, size_of::<T>())? {
+        Request::Probe => Ok(None),
+        request => Ok(Some((request, call.payload().reader().read()?))),
+    }
+}
+
+/// `EOPNOTSUPP` for an attribute that this machine does not have.
+fn check_supported(memattr: Memattr) -> Result {
+    if memattr == Memattr::WriteCombining && !mm::has_write_combining() {
+        return Err(EOPNOTSUPP);
+    }
+    Ok(())
+}

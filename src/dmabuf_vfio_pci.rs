@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `dmabuf-vfio-pci`: slices of a PCI device's BARs for other processes, to be taken back at will.
+//!
+//! A VFIO PCI variant driver. The C core (`vfio_pci_core`) does config space, interrupts, resets,
+//! power and the IOMMU. This crate owns one thing: how a BAR gets into an address space. Every way
+//! there goes through a [`buffer`], a dma-buf over ranges of one BAR, and can be cut at once.
+//!
+//! # Where things are
+//!
+//! | file | what |
+//! |---|---|
+//! | `driver.rs` | the VFIO operations: what of them is ours, and where it goes |
+//! | `device.rs` | the features of user space on a device: export, revoke, attribute, info |
+//! | `buffer.rs` | one buffer: mapping it, faults on it, revoking it |
+//! | `registry.rs` | the buffers of a device and their places in its offset space |
+//! | `range.rs`, `state.rs`, `memattr.rs`, `feature.rs` | pure: arithmetic, transitions, decoding; KUnit compiles them a second time |
+//!
+//! All unsafe code is in the crate `kernel_ext` (`rust/`).
+//!
+//! # Glossary
+//!
+//! - *BAR*: a memory region of a PCI device. *Range*: a page-aligned part of one.
+//! - *Buffer*: ranges of one BAR laid end to end, behind a dma-buf. User space *exports* one as an
+//!   fd. Each BAR also has a *hidden* one, over all of it, under the mappings of the device fd.
+//! - *Offset space*: what the page offsets of a device's mappings count in. All files of the device
+//!   share it (`f_mapping`). BAR `i` is at `i << 40` bytes; each exported buffer has a *window*
+//!   where no BAR is.
+//! - *Zap*: to remove the page table entries of a part of the offset space, in all processes.
+//! - *Revoke*: to take a buffer away, for good or (*temporarily*) while the device's memory is off.
+//! - *Memory attribute*: how CPUs access a mapping: uncached or write-combining.
+//!
+//! # Lock order
+//!
+//! 1. `mmap_lock`, or the lock of a VMA in a fault
+//! 2. `memory_lock` of the core: faults hold it for reading; who takes memory away, for writing
+//! 3. [`registry::Registry::bars`], the tree lock of [`registry::Registry::windows`]
+//! 4. `i_mmap_rwsem`, page table locks (inside a zap)
+//!
+//! `memory_lock` is never taken with `mmap_lock` held for writing (the `mmap()` path), for the core
+//! holds it through slow resets. No lock of ours is held while user memory is accessed.
+//!
+//! # Lifetimes
+//!
+//! - A dma-buf (its file) owns its buffer, a reference to the device *struct* and one to this
+//!   module. It does not keep the device open or bound.
+//! - The device owns the hidden dma-bufs from the first `mmap()` of each BAR until it is closed,
+//!   and weakly, by window, the exported ones: their last file reference takes them out.
+//! - A mapping through a device fd keeps that file, and so the device, open.
+
+#![deny(unsafe_code)]
+
+use kernel::prelude::*;
+use kernel_ext::vfio_pci_core;
+
+mod buffer;
+mod device;
+mod driver;
+mod feature;
+mod memattr;
+mod range;
+mod registry;
+mod state;
+
+#[pin_data]
+struct DmabufVfioPci {
+    #[pin]
+    _driver: vfio_pci_core::Registration<device::DeviceData>,
+}
+
+impl kernel::InPlaceModule for DmabufVfioPci {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _driver <- vfio_pci_core::register(module),
+        })
+    }
+}
+
+module! {
+    type: DmabufVfioPci,
+    name: "dmabuf_vfio_pci",
+    authors: ["The dmabuf-vfio-pci authors"],
+    description: "VFIO PCI driver that shares BAR slices as revocable dma-bufs",
+    license: "GPL",
+    imports_ns: ["DMA_BUF"],
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ranges of a BAR: their validation, and the way from a page of a buffer to a page frame.
+//!
+//! Pure: no kernel call but allocation. All quantities say whether they are bytes or pages.
+
+use kernel::{
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*, //
+};
+
+/// Buffers must stay below this many bytes: the DMA layer keeps bit 63 of a size for itself
+/// (`DMA_IOVA_USE_SWIOTLB`).
+const SIZE_LIMIT: u64 = 1 << 63;
+
+/// A run of pages that is contiguous both in the buffer and in physical memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Span {
+    /// Page of the buffer that the run starts at.
+    pub(crate) start: u64,
+    /// Page frame number there.
+    pub(crate) pfn: u64,
+}
+
+/// The pages of a buffer, as spans in order.
+///
+/// # Invariants
+///
+/// `spans` is not empty, starts at page 0, and ascends strictly in `start`; the last `start` is
+/// below `pages`. No two neighbours could be one span. `pages << PAGE_SHIFT` is below 2^63.
+pub(crate) struct Layout {
+    spans: KVVec<Span>,
+    pages: u64,
+}
+
+/// Pages of physical memory in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Run {
+    /// Page frame number of the first page.
+    pub(crate) pfn: u64,
+    /// How many pages, at least 1.
+    pub(crate) pages: u64,
+}
+
+/// A range as user space gives it: bytes from the start of the BAR.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Range {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
+
+impl Layout {
+    /// Lays the ranges of the BAR at physical address `bar_start` end to end.
+    ///
+    /// `bar_start` and `bar_len` are bytes.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: no range, or a range that is empty, is not page-aligned or reaches past the BAR;
+    ///   or the sum of the lengths is too large.
+    /// - `EOVERFLOW`: the physical address of a range overflows.
+    /// - `ENOMEM`
+    pub(crate) fn new(bar_start: u64, bar_len: u64, ranges: &[Range]) -> Result<Self> {
+        total_size(ranges)?;
+        let mut spans = KVVec::with_capacity(ranges.len(), GFP_KERNEL_ACCOUNT)?;
+        let mut pages = 0;
+        for range in ranges {
+            let pfn = physical_address(bar_start, bar_len, range)? >> PAGE_SHIFT;
+            let joins = spans
+                .last()
+                .is_some_and(|last: &Span| last.pfn + (pages - last.start) == pfn);
+            if !joins {
+                spans.push(Span { start: pages, pfn }, GFP_KERNEL_ACCOUNT)?;
+            }
+            pages += range.length >> PAGE_SHIFT;
+        }
+        // INVARIANT: `total_size` has refused empty ranges, an empty list, and too large a sum.
+        Ok(Self { spans, pages })
+    }
+
+    /// One span over a whole BAR, whose last page may be a partial one. `bar_len` is bytes, not 0.
+    pub(crate) fn whole_bar(bar_start: u64, bar_len: u64) -> Result<Self> {
+        let length = bar_len
+            .checked_next_multiple_of(PAGE_SIZE as u64)
+            .ok_or(EOVERFLOW)?;
+        Self::new(bar_start, length, &[Range { offset: 0, length }])
+    }
+
+    /// Size of the buffer, pages.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Size of the buffer, bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.pages << PAGE_SHIFT
+    }
+
+    /// What page `page` of the buffer and those after it are in physical memory, up to the end of
+    /// the span. `None` past the end of the buffer.
+    pub(crate) fn lookup(&self, page: u64) -> Option<Run> {
+        if page >= self.pages {
+            return None;
+        }
+        let after = self.spans.partition_point(|span| span.start <= page);
+        let end = self.spans.get(after).map_or(self.pages, |next| next.start);
+        let span = self.spans.get(after.checked_sub(1)?)?;
+        Some(Run {
+            pfn: span.pfn + (page - span.start),
+            pages: end - page,
+        })
+    }
+
+    /// The page frame of the block of 2^`order` pages that starts at page `page` of the buffer.
+    ///
+    /// `None` unless the block is contiguous in physical memory and naturally aligned there.
+    pub(crate) fn block(&self, page: u64, order: u32) -> Option<u64> {
+        let run = self.lookup(page)?;
+        let count = 1u64.checked_shl(order)?;
+        (run.pages >= count && run.pfn & (count - 1) == 0).then_some(run.pfn)
+    }
+}
+
+/// The sum of the lengths, bytes; checks what does not depend on the BAR.
+fn total_size(ranges: &[Range]) -> Result<u64> {
+    let page_mask = PAGE_SIZE as u64 - 1;
+    let mut total = 0u64;
+    for range in ranges {
+        if range.length == 0 || (range.offset | range.length) & page_mask != 0 {
+            return Err(EINVAL);
+        }
+        total = total.checked_add(range.length).ok_or(EINVAL)?;
+    }
+    if total == 0 || total >= SIZE_LIMIT {
+        return Err(EINVAL);
+    }
+    Ok(total)
+}
+
+/// The physical address of a range, bytes.
+fn physical_address(bar_start: u64, bar_len: u64, range: &Range) -> Result<u64> {
+    let start = bar_start.checked_add(range.offset).ok_or(EOVERFLOW)?;
+    let end = start.checked_add(range.length).ok_or(EOVERFLOW)?;
+    let bar_end = bar_start.checked_add(bar_len).ok_or(EOVERFLOW)?;
+    if end > bar_end {
+        return Err(EINVAL);
+    }
+    Ok(start)
+}
