@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# For people; the kernel's build system reads Kbuild. Every target does its own
+# set-up: `make help`.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := module
+.PHONY: module demo test check shell run help clean distclean
+
+# What scripts/guest/run.py takes from the user.
+export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V
+
+ifdef KDIR
+module:
+	@scripts/kdir.sh '$(KDIR)'
+	+@$(MAKE) -C '$(KDIR)' M='$(CURDIR)' MO='$(CURDIR)/build/module' \
+		$(shell scripts/kdir.sh --flags '$(KDIR)') modules
+else
+module:
+	@scripts/root.sh scripts/build.sh module
+endif
+
+demo test check shell:
+	@scripts/root.sh scripts/build.sh $@
+
+run:
+	@scripts/run
+
+clean:
+	rm -rf build
+
+distclean: clean
+	@scripts/root.sh --remove-cache
+
+help:
+	@sed -n 's/^#: \{0,1\}//p' Makefile
+
+#: make                 build the module for the test kernel: build/module/dmabuf-vfio-pci.ko
+#: make KDIR=/path      build it for your own kernel tree (no root needed)
+#: make demo            boot a guest and show the main job on an emulated PCI device
+#: make test            KUnit and the guest suite; CASE=pattern runs the cases that match
+#: make check           formatting, lints, warnings as errors, the UAPI header by itself
+#: make shell           a prompt in the guest: module loaded, devices bound, Ctrl-] leaves
+#: make run PROG=./p    run your own static program in the guest, as root; stdin is passed on;
+#:                      in its environment: BDF0, GROUP0 (IOMMU group), BDF1, ...
+#: make clean           remove build/
+#: make distclean       remove build/ and the cache (Debian root, kernel), too
+#:
+#: Settings of shell and run (all optional):
+#:   ARGS="a 'b c'"     arguments of PROG
+#:   DEVICES="edu ..."  QEMU devices, each behind its own root port (default: edu)
+#:   DRIVER=vfio-pci    bind them to the in-tree driver instead
+#:   QEMU_ARGS="..."    more arguments for QEMU (-object, -drive, -netdev)
+#:   TIMEOUT=seconds    when to give the guest up (also for demo and test)
+#:   ACCEL=kvm          instead of emulation, where KVM works (also for demo and test)
+#:
+#: make answers every failure with status 2; `scripts/run PROG ARG...` is `make run` with exactly
+#: the program's status (124: time limit, 125: the guest failed).
+#:
+#: All but KDIR builds need root, and 15 GB the first time. The cache is in
+#: $XDG_CACHE_HOME/dmabuf-vfio-pci (~/.cache); DMABUF_VFIO_MIRROR names another Debian mirror.

@@ -1,0 +1,62 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage (inside the root): scripts/build.sh TARGET
+#
+# Makes the parts that TARGET needs, kernel first, then runs it:
+#   module                  build/module/*.ko for the test kernel
+#   demo test run shell     that and the guest programs, and boots a guest (scripts/guest/run.py)
+#   check                   scripts/check builds on its own
+set -eu
+
+. /src/scripts/lib.sh
+target=$1
+
+# One module folder, whatever kernel it is for: a change of kernel starts afresh.
+build_module() {
+	mkdir -p /src/build/module
+	if [ "$(cat /src/build/module/.kernel 2>/dev/null)" != "$kernel" ]; then
+		rm -rf /src/build/module
+		mkdir -p /src/build/module
+		echo "$kernel" >/src/build/module/.kernel
+	fi
+	say 'module: build'
+	make ${V:+V=$V} -s -j"$(nproc)" -C "$kernel/build" M=/src MO=/src/build/module LLVM=1 \
+		modules >&2 9>&- || die 'the module did not build: see above'
+}
+
+build_guest() {
+	cd /src/tests/qemu
+	CARGO_TARGET_DIR=/src/build/guest quietly 'guest programs: cargo build' \
+		/src/build/guest.log cargo build --release --locked "$@"
+	cd /src
+}
+
+kernel=$(/src/scripts/kernel.sh)
+mkdir -p /src/build
+lock /src/build/.lock
+# Only what is needed: a part that does not build must not stop the others.
+case $target/${DRIVER:-dmabuf-vfio-pci} in
+run/dmabuf-vfio-pci | shell/dmabuf-vfio-pci | module/*) build_module ;;
+run/* | shell/*) ;;
+demo/*)
+	build_module
+	build_guest --package demo
+	;;
+test/*)
+	build_module
+	build_guest
+	;;
+esac
+unlock
+case $target in
+module)
+	say "module: $(outside /src/build/module)/dmabuf-vfio-pci.ko"
+	;;
+check)
+	exec /src/scripts/check "$kernel"
+	;;
+*)
+	exec python3 /src/scripts/guest/run.py "$kernel" "$target"
+	;;
+esac

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Boots QEMU for one job and talks to the guest's init (scripts/guest/init).
+
+The guest has three serial ports: the kernel's log (to a file), the program's
+stdin and stdout, and a control channel on which init says "ready", "ack" (one
+chunk of stdin was taken), "exit N" or "failed WHY".
+"""
+
+import base64
+import dataclasses
+import glob
+import os
+import select
+import shlex
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import time
+import tty
+
+from cpio import Archive
+
+GUEST = os.path.dirname(os.path.abspath(__file__))
+FIRST_SLOT = 0x10
+MAX_DEVICES = 15
+CHUNK = 1536
+LEAVE_KEY = b"\x1d"  # Ctrl-]
+POWER_OFF_SECONDS = 60
+APPEND = (
+    "console=ttyS0,115200 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 "
+    "intel_iommu=on random.trust_cpu=on"
+)
+
+
+class Unusable(Exception):
+    """The job cannot be run as asked; the text says why."""
+
+
+@dataclasses.dataclass
+class Job:
+    """What a guest is booted for."""
+
+    name: str
+    kernel: str  # the directory that scripts/kernel.sh made
+    command: list  # argv in the guest
+    files: dict = dataclasses.field(default_factory=dict)  # guest path -> host path
+    modules: list = dataclasses.field(default_factory=list)  # for modprobe
+    insmod: list = dataclasses.field(default_factory=list)  # guest paths, after `modules`
+    devices: list = dataclasses.field(default_factory=list)  # as for -device, without a bus
+    qemu_args: list = dataclasses.field(default_factory=list)
+    driver: str = ""
+    bind: bool = False
+    env: dict = dataclasses.field(default_factory=dict)
+    terminal: bool = False  # our own terminal becomes the program's
+    stdin: int = -1  # a descriptor to pass on, if not a terminal
+    seconds: int = 0  # wall-clock limit, 0: none
+
+
+@dataclasses.dataclass
+class Result:
+    """How it ended. `problem` is empty if the program ran and the guest powered off."""
+
+    status: int = None
+    problem: str = ""
+    timed_out: bool = False
+    output: bytes = b""
+    log: str = ""
+
+    def kernel_log(self):
+        """The lines of the kernel's log."""
+        with open(self.log, errors="replace") as file:
+            return file.read().replace("\r", "").split("\n")
+
+
+def new_log_dir(name):
+    """A fresh build/logs/NAME-... folder; old ones are removed, the newest 20 stay."""
+    base = "/src/build/logs"
+    os.makedirs(base, exist_ok=True)
+    old = sorted(glob.glob(f"{base}/*-*/"), key=os.path.getmtime)
+    for path in old[:-20]:
+        shutil.rmtree(path, ignore_errors=True)
+    path = f"{base}/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    extra = ""
+    while True:
+        try:
+            os.mkdir(path + extra)
+            return path + extra
+        except FileExistsError:
+            extra = f".{int(extra[1:] or 0) + 1}"
+
+
+def outside(path):
+    """What the user calls a path of ours."""
+    if path.startswith("/src/"):
+        return os.environ.get("HOST_SRC", "/src") + path[4:]
+    return path
+
+
+def _write_initramfs(job, path):
+    archive = Archive(path)
+    for name in ("proc", "sys", "dev", "tmp", "bin", "sbin", "etc", "root", "run"):
+        archive.add_dir(name)
+    archive.add_link("linuxrc", "bin/busybox")
+    archive.add_file("init", f"{GUEST}/init")
+    for name, source in job.files.items():
+        archive.add_file(name, source)
+    archive.add_file("bin/busybox", "/bin/busybox")
+    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, check=True, text=True)
+    for applet in applets.stdout.split():
+        archive.add_link(f"bin/{applet}", "busybox")
+    archive.add_tree("lib/modules", f"{job.kernel}/modules/lib/modules")
+    size = os.get_terminal_size() if job.terminal else os.terminal_size((80, 24))
+    settings = {
+        "MODPROBE": " ".join(job.modules),
+        "INSMOD": " ".join(job.insmod),
+        "DEVICES": str(len(job.devices)),
+        "DRIVER": job.driver,
+        "BIND": str(int(job.bind)),
+        "TTY": str(int(job.terminal)),
+        "ROWS": str(size.lines),
+        "COLS": str(size.columns),
+    }
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in settings.items()]
+    lines += [f"export {name}={shlex.quote(value)}\n" for name, value in job.env.items()]
+    lines += ["export DRIVER\n"]
+    archive.add_data("job/env", "".join(lines).encode())
+    archive.add_data("job/run", f"exec {shlex.join(job.command)}\n".encode())
+    archive.close()
+
+
+def _qemu_command(job, folder, console, control):
+    accel = os.environ.get("ACCEL") or "tcg,thread=single"
+    if accel == "tcg":
+        accel = "tcg,thread=single"
+    command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
+    command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-m", "1G", "-smp", "2"]
+    command += ["-cpu", "host" if accel.startswith("kvm") else "max", "-no-reboot"]
+    command += ["-kernel", f"{job.kernel}/build/arch/x86/boot/bzImage"]
+    command += ["-initrd", f"{folder}/initramfs", "-append", APPEND]
+    command += ["-serial", f"file:{folder}/kernel.log"]
+    for name, sock in (("console", console), ("control", control)):
+        command += ["-chardev", f"socket,id={name},fd={sock.fileno()}"]
+        command += ["-serial", f"chardev:{name}"]
+    command += ["-device", "intel-iommu,intremap=on"]
+    if len(job.devices) > MAX_DEVICES:
+        raise Unusable(f"{len(job.devices)} devices: at most {MAX_DEVICES} fit")
+    command += job.qemu_args
+    for i, device in enumerate(job.devices):
+        if ",bus=" in device or ",addr=" in device:
+            raise Unusable(f"device {device}: leave bus and addr out, each gets its own root port")
+        where = f"bus=pcie.0,addr={FIRST_SLOT + i:#x},chassis={i + 1},slot={i + 1}"
+        command += ["-device", f"pcie-root-port,id=port{i},{where}"]
+        command += ["-device", f"{device},bus=port{i}"]
+    return command
+
+
+class _Session:
+    """A running QEMU, from its start to its end."""
+
+    def __init__(self, job, folder, on_output):
+        self.job, self.folder, self.on_output = job, folder, on_output
+        self.result = Result(log=f"{folder}/kernel.log")
+        self.may_send = False  # the guest waits for a chunk of stdin
+        self.control_text = b""
+        self.deadline = time.monotonic() + job.seconds if job.seconds else None
+
+    def run(self):
+        """Boots, passes bytes to and fro until QEMU is gone, returns the result."""
+        self.console, console = socket.socketpair()
+        self.control, control = socket.socketpair()
+        command = _qemu_command(self.job, self.folder, console, control)
+        _write_initramfs(self.job, f"{self.folder}/initramfs")
+        with open(f"{self.folder}/qemu.log", "w") as log:
+            self.qemu = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(console.fileno(), control.fileno()),
+            )
+        console.close()
+        control.close()
+        try:
+            self._loop()
+        finally:
+            self.qemu.kill()
+            self.qemu.wait()
+            os.unlink(f"{self.folder}/initramfs")
+        return self._conclude()
+
+    def _loop(self):
+        sources = {self.console: self._from_guest, self.control: self._from_init}
+        while sources:
+            inputs = list(sources)
+            if self.job.stdin >= 0 and (self.may_send or self.job.terminal):
+                inputs.append(self.job.stdin)
+            left = None if self.deadline is None else self.deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._time_out()
+                return
+            for ready in select.select(inputs, [], [], left)[0]:
+                if ready == self.job.stdin:
+                    if not self._from_stdin():
+                        return
+                    continue
+                try:
+                    data = ready.recv(65536)
+                except ConnectionResetError:
+                    data = b""
+                if data:
+                    sources[ready](data)
+                else:
+                    del sources[ready]
+        self.qemu.wait()
+
+    def _time_out(self):
+        if self.result.problem:
+            return
+        if self.result.status is None:
+            self.result.timed_out = True
+            self.result.problem = f"the guest did not finish within {self.job.seconds} s"
+        else:
+            self.result.problem = "the guest hung while it powered off"
+
+    def _from_guest(self, data):
+        self.result.output += data
+        self.on_output(data)
+
+    def _from_init(self, data):
+        *lines, self.control_text = (self.control_text + data).split(b"\n")
+        for line in lines:
+            word, _, value = line.strip().decode(errors="replace").partition(" ")
+            if word in ("ready", "ack"):
+                self.may_send = True
+                if self.job.stdin < 0 and not self.job.terminal:
+                    self.console.sendall(b".\n")
+            elif word == "exit" and value.isdigit():
+                self.result.status = int(value)
+                self.deadline = time.monotonic() + POWER_OFF_SECONDS
+            elif word == "failed":
+                self.result.problem = value
+                self.deadline = time.monotonic() + POWER_OFF_SECONDS
+
+    def _from_stdin(self):
+        """Passes some of stdin on; False if the user wants to leave."""
+        data = os.read(self.job.stdin, CHUNK)
+        if self.job.terminal:
+            if LEAVE_KEY in data or not data:
+                self.result.problem = "left with Ctrl-]"
+                return False
+            self.console.sendall(data)
+            return True
+        self.may_send = False
+        self.console.sendall((base64.b64encode(data) if data else b".") + b"\n")
+        if not data:
+            self.job.stdin = -1
+        return True
+
+    def _conclude(self):
+        result = self.result
+        if result.status is None and not result.problem:
+            with open(f"{self.folder}/qemu.log") as file:
+                said = file.read().strip().split("\n")[-1]
+            if self.qemu.returncode:
+                result.problem = f"QEMU failed with status {self.qemu.returncode}: {said}"
+            else:
+                result.problem = "the guest died: see the kernel log"
+        return result
+
+
+def run(job, on_output=lambda data: None):
+    """Runs one job in a fresh guest; Ctrl-] leaves if it has our terminal."""
+    session = _Session(job, new_log_dir(job.name), on_output)
+    if not job.terminal:
+        return session.run()
+    saved = termios.tcgetattr(0)
+    try:
+        tty.setraw(0)
+        return session.run()
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, saved)
+        print()
+
+
+def interpreter(path):
+    """The dynamic loader that a program asks for, or "" for a static one or a script."""
+    with open(path, "rb") as file:
+        header = file.read(64)
+        if header[:2] == b"#!":
+            return ""
+        if header[:5] != b"\x7fELF\x02":
+            raise Unusable(f"{path} is neither an x86-64 program nor a script")
+        offset, size, count = (*struct.unpack_from("<Q", header, 32),
+                               *struct.unpack_from("<HH", header, 54))
+        for i in range(count):
+            file.seek(offset + i * size)
+            entry = file.read(size)
+            if struct.unpack_from("<I", entry)[0] == 3:  # PT_INTERP
+                start, length = struct.unpack_from("<Q", entry, 8)[0], struct.unpack_from(
+                    "<Q", entry, 32)[0]
+                file.seek(start)
+                return file.read(length).rstrip(b"\0").decode()
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit("this is a library: see scripts/guest/run.py")

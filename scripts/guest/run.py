@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0
+"""usage (inside the root): run.py KERNEL demo|test|run|shell
+
+The targets of the Makefile that boot a guest. They take what the user may set
+from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE.
+"""
+
+import glob
+import os
+import shlex
+import sys
+import time
+
+import judge
+import machine
+
+MODULE = "dmabuf-vfio-pci"
+KUNIT = f"{MODULE}-kunit"
+BUILD = "/src/build"
+PROG_FD = 8  # scripts/env.sh opens the user's program: its path means nothing in here
+
+# The devices of `make test`; what the cases need to know of them is in their
+# configuration space. A case that misses its device skips itself.
+TEST_DEVICES = [
+    "edu",
+    "edu",
+    "bochs-display,vgamem=16M",
+    "ivshmem-plain,memdev=shared",
+    "igb",
+]
+TEST_QEMU_ARGS = [
+    "-object",
+    "memory-backend-file,id=shared,share=on,size=1M,mem-path=/dev/shm/dmabuf-vfio-pci-%d" % os.getpid(),
+]
+SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "run": 600}
+
+# Exit statuses of `run` that are not the program's.
+STATUS_TIME_LIMIT = 124
+STATUS_GUEST_FAILED = 125
+
+
+def say(text):
+    """A line for the user that is not the program's output."""
+    started = int(os.environ.get("STARTED", time.time()))
+    print(f"[{int(time.time()) - started:4d} s] {text}", file=sys.stderr, flush=True)
+
+
+def write(data):
+    """Output of the guest's program, as it comes."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def seconds(what):
+    """The time limit of a boot."""
+    return int(os.environ.get("TIMEOUT") or SECONDS.get(what, 0))
+
+
+def base_job(name, kernel, command, **more):
+    """A job with everything that was built in the guest."""
+    files = {f"lib/modules/{os.path.basename(p)}": p for p in glob.glob(f"{BUILD}/module/*.ko")}
+    for path in glob.glob(f"{BUILD}/guest/x86_64-unknown-linux-gnu/release/*"):
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            files[f"bin/{os.path.basename(path)}"] = path
+    job = machine.Job(name, kernel, command, files=files, seconds=seconds(name), **more)
+    job.driver = job.driver or MODULE
+    job.modules = job.modules or ["vfio-pci-core"]
+    job.env.setdefault("DRIVER_KO", f"/lib/modules/{MODULE}.ko")
+    return job
+
+
+def load_driver(job):
+    """Lets init load the job's driver before the command starts."""
+    if job.driver == MODULE:
+        job.insmod.append(f"/lib/modules/{MODULE}.ko")
+    else:
+        job.modules.append(job.driver)
+
+
+def logs(result):
+    """Where to look."""
+    return f"kernel log: {machine.outside(result.log)}"
+
+
+def demo(kernel):
+    """The demo does its own insmod and bind; its verdict waits for the kernel log's."""
+    verdict = []
+    rest = [b""]
+
+    def on_output(data):
+        *lines, rest[0] = (rest[0] + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"demo: "):
+                verdict.append(line.decode(errors="replace").strip())
+                if not verdict[-1].startswith(("demo: OK", "demo: FAILED")):
+                    write(line + b"\n")
+            else:
+                write(line + b"\n")
+
+    job = base_job("demo", kernel, ["demo"], devices=["edu"])
+    result = machine.run(job, on_output)
+    if rest[0]:
+        on_output(b"\n")
+    bad = judge.splats(result.kernel_log())
+    why = ""
+    if result.problem:
+        why = result.problem
+    elif verdict[-1:] != ["demo: OK"]:
+        last = verdict[-1] if verdict else "the program gave no verdict"
+        why = last.removeprefix("demo: FAILED: ")
+    elif result.status != 0:
+        why = f"exit status {result.status}"
+    elif bad:
+        why = "the kernel complained"
+    if not why:
+        print("demo: OK", flush=True)
+        return 0
+    for line in [line for lines in bad.values() for line in lines][:60]:
+        print(line)
+    print(logs(result))
+    print(f"demo: FAILED: {why}", flush=True)
+    return 1
+
+
+def kunit(kernel):
+    """One boot that loads the KUnit module; judged by the kernel's own parser."""
+    if not os.path.exists(f"{BUILD}/module/{KUNIT}.ko"):
+        return [judge.Case(f"kunit: there is no {KUNIT}.ko", "failed")]
+    sys.path.insert(0, f"{kernel}/source/tools/testing/kunit")
+    import kunit_parser  # pylint: disable=import-error,import-outside-toplevel
+    import kunit_printer  # pylint: disable=import-error,import-outside-toplevel
+
+    say("test: boot for KUnit")
+    job = base_job("kunit", kernel, ["true"], insmod=[f"/lib/modules/{KUNIT}.ko"])
+    result = machine.run(job)
+    log = result.kernel_log()
+    with open(os.devnull, "w") as nowhere:
+        test = kunit_parser.parse_run_tests(log, kunit_printer.Printer(nowhere))
+    say(logs(result))
+    return judge.judge_kunit(test, kunit_parser, log, result.problem)
+
+
+def suite(kernel):
+    """One boot that runs the guest programs' cases on the test devices."""
+    say("test: boot for the guest suite")
+    command = ["suite"] + shlex.split(os.environ.get("CASE", ""))
+    job = base_job("suite", kernel, command, devices=TEST_DEVICES, qemu_args=TEST_QEMU_ARGS)
+    job.modules.append("vfio-pci")
+    load_driver(job)
+
+    def on_output(data):
+        for line in data.split(b"\n"):
+            if line.startswith((b"ok ", b"not ok ")):
+                say(line.decode(errors="replace").strip())
+
+    try:
+        result = machine.run(job, _by_line(on_output))
+    finally:
+        for path in glob.glob(f"/dev/shm/dmabuf-vfio-pci-{os.getpid()}"):
+            os.unlink(path)
+    with open(os.path.join(os.path.dirname(result.log), "output"), "wb") as file:
+        file.write(result.output)
+    say(logs(result))
+    return judge.judge_suite(
+        result.output.decode(errors="replace"), result.kernel_log(), result.status, result.problem
+    )
+
+
+def _by_line(function):
+    rest = [b""]
+
+    def on_output(data):
+        *lines, rest[0] = (rest[0] + data).split(b"\n")
+        for line in lines:
+            function(line)
+
+    return on_output
+
+
+def test(kernel):
+    """Everything; prints each case that did not pass, and the totals last."""
+    cases = [] if os.environ.get("CASE") else kunit(kernel)
+    cases += suite(kernel)
+    for case in cases:
+        if case.status == "failed":
+            print(f"\nFAILED: {case.name}")
+            print("".join(f"    {line}\n" for line in case.output), end="")
+    for case in cases:
+        if case.status == "skipped":
+            print(f"skipped: {case.name}: {case.reason or 'no reason given'}")
+    line, good = judge.totals(cases)
+    print(line, flush=True)
+    return 0 if good else 1
+
+
+def user_job(name, kernel, command):
+    """A job on the devices, driver and QEMU arguments that the user named."""
+    devices = (os.environ.get("DEVICES") or "edu").split()
+    job = base_job(name, kernel, command, devices=devices, driver=os.environ.get("DRIVER", ""))
+    job.qemu_args = shlex.split(os.environ.get("QEMU_ARGS", ""))
+    job.bind = True
+    load_driver(job)
+    return job
+
+
+def run(kernel):
+    """Runs the user's program and becomes its exit status."""
+    name = os.environ.get("PROG", "")
+    if not name:
+        raise machine.Unusable('nothing to run: make run PROG=./program [ARGS="..."]')
+    command = [name] + shlex.split(os.environ.get("ARGS", ""))
+    job = user_job("run", kernel, command)
+    if os.path.exists(f"/proc/self/fd/{PROG_FD}"):
+        path = f"/dev/fd/{PROG_FD}"
+        loader = machine.interpreter(path)
+        if loader:
+            say(f"warning: {name} is not a static binary: the guest has no {loader}")
+        command[0] = f"/root/{os.path.basename(name)}"
+        job.files[command[0]] = path
+    job.terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    job.stdin = 0
+    result = machine.run(job, write)
+    bad = judge.splats(result.kernel_log())
+    for case_lines in bad.values():
+        say("warning: the kernel complained:")
+        print("\n".join(case_lines[:40]), file=sys.stderr)
+    if result.problem:
+        say(f"{result.problem}; {logs(result)}")
+        if not bad and not result.timed_out:
+            print("\n".join(result.kernel_log()[-8:]), file=sys.stderr)
+        return STATUS_TIME_LIMIT if result.timed_out else STATUS_GUEST_FAILED
+    return result.status
+
+
+def shell(kernel):
+    """A prompt with the module loaded and the devices bound."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise machine.Unusable("make shell needs a terminal; for a script use make run PROG=sh")
+    job = user_job("shell", kernel, ["sh"])
+    job.terminal, job.stdin, job.seconds = True, 0, 0
+    job.env.update(TERM=os.environ.get("TERM", "vt100"), PS1="guest# ")
+    say("the guest's prompt comes in a few seconds; exit or Ctrl-D powers it off, Ctrl-] kills it")
+    say(f"in it: $BDF0, $GROUP0, ... name the devices ({' '.join(job.devices)})")
+    result = machine.run(job, write)
+    say(result.problem or "the guest powered off")
+    say(logs(result))
+    return 0
+
+
+def main():
+    """Runs one target."""
+    try:
+        kernel, target = sys.argv[1:]
+        sys.exit({"demo": demo, "test": test, "run": run, "shell": shell}[target](kernel))
+    except machine.Unusable as problem:
+        sys.exit(f"error: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

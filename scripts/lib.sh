@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=sh
+#
+# Shared by the scripts of this folder: messages with elapsed time, cache keys,
+# stages that are done completely or not at all. Source it after `set -eu`.
+#
+# Messages go to stderr: stdout belongs to what the user asked for.
+
+: "${STARTED:=$(date +%s)}"
+export STARTED
+
+say() {
+	printf '[%4d s] %s\n' "$(($(date +%s) - STARTED))" "$*" >&2
+}
+
+die() {
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+# key WORD...: a short name for exactly these inputs.
+key() {
+	printf '%s\n' "$@" | sha256sum | cut -c1-12
+}
+
+# content FILE...: the files without comments and empty lines, so that an edited
+# comment does not cost a kernel build. `# CONFIG_X is not set` is not a comment.
+content() {
+	sed -e '/^# CONFIG_[A-Z0-9_]* is not set$/b' -e '/^[[:space:]]*#/d' -e '/^[[:space:]]*$/d' "$@"
+}
+
+# need_space DIR: stages that build something call this first.
+need_space() {
+	free=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }')
+	[ "$free" -ge 15 ] ||
+		die "only $free GB free where the cache is ($1); 15 GB are needed: free some or set XDG_CACHE_HOME"
+}
+
+# lock FILE: waits for the exclusive lock and keeps it (fd 9) until unlock or exit.
+lock() {
+	exec 9>"$1"
+	flock -n 9 || {
+		say "waiting: another run is building the same thing ($1)"
+		flock 9
+	}
+}
+
+unlock() {
+	exec 9>&-
+}
+
+# quietly LABEL LOG COMMAND...: output goes to LOG; a line of progress every 20 s;
+# on failure the end of the log.
+quietly() {
+	label=$1 log=$2
+	shift 2
+	say "$label"
+	"$@" >"$log" 2>&1 </dev/null 9>&- &
+	job=$!
+	while sleep 20; do
+		say "$label: $(wc -l <"$log") lines done: $(tail -n 1 "$log" | tr -s '\t ' ' ' | cut -c1-60)"
+	done 9>&- &
+	ticker=$!
+	status=0
+	wait "$job" || status=$?
+	kill "$ticker" 2>/dev/null
+	wait "$ticker" 2>/dev/null || :
+	[ "$status" -eq 0 ] && return 0
+	tail -n 30 "$log" >&2
+	printf 'error: %s: failed with status %s; the whole log: %s\n' \
+		"$label" "$status" "$(outside "$log")" >&2
+	return 1
+}
+
+# outside PATH: what a path inside the Debian root is called on the host.
+outside() {
+	case $1 in
+	/src/*) printf '%s' "${HOST_SRC-/src}/${1#/src/}" ;;
+	/cache/*) printf '%s' "${HOST_CACHE-/cache}/${1#/cache/}" ;;
+	*) printf '%s' "$1" ;;
+	esac
+}

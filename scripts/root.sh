@@ -1,0 +1,156 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: scripts/root.sh COMMAND... | --remove-cache
+#
+# Runs COMMAND inside the project's own Debian trixie root, which has the kernel's
+# toolchain, the kernel source and QEMU, and makes that root first if it is not
+# there. The host needs no more than Debian's base system, make and debootstrap.
+#
+# Inside, the checkout is /src and the cache is /cache; the rest is read-only.
+# Everything runs in its own mount and process namespace: when this script goes
+# away, for whatever reason, no process and no mount of it is left.
+set -eu
+
+SUITE=trixie
+RECIPE=1 # raise it when make_root() changes in a way that old roots must not survive
+
+src=$(cd "$(dirname "$0")/.." && pwd -P)
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dmabuf-vfio-pci
+. "$src/scripts/lib.sh"
+
+# What the caller may set; everything else of the environment stays outside.
+PASS='PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V
+	http_proxy https_proxy no_proxy CARGO_NET_OFFLINE'
+
+check_host() {
+	[ "$(id -u)" -eq 0 ] ||
+		die 'not root: the environment is a chroot with its own mounts; run as root (sudo make ...)'
+	[ "$(uname -m)" = x86_64 ] || die "this is $(uname -m): the test environment is for x86_64 only"
+	for tool in unshare setpriv flock mount:mount chroot:coreutils; do
+		command -v "${tool%:*}" >/dev/null ||
+			die "no ${tool%:*}: install it (apt-get install $(case $tool in *:*) echo "${tool#*:}" ;; *) echo util-linux ;; esac))"
+	done
+	unshare --mount --pid --fork true 2>/dev/null ||
+		die 'cannot make a mount namespace: in a container, start it with --privileged'
+}
+
+# debootstrap is the one tool that may be missing on a fresh machine.
+get_debootstrap() {
+	command -v debootstrap >/dev/null &&
+		[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] && return
+	command -v apt-get >/dev/null || die 'no debootstrap: install it and debian-archive-keyring'
+	say 'host: apt-get install debootstrap debian-archive-keyring'
+	{
+		apt-get update &&
+			DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+				debootstrap debian-archive-keyring
+	} >&2 || die 'apt-get could not install debootstrap: see above'
+}
+
+# contain COMMAND...: the namespaces. SIGKILL for all of it if we die.
+contain() {
+	setpriv --pdeathsig KILL \
+		unshare --mount --propagation private --pid --fork --kill-child "$@"
+}
+
+# In a namespace of its own: make the root in $1, from nothing.
+make_root() {
+	new=$1
+	rm -rf "$new"
+	mkdir -p "$new"
+	# shellcheck disable=SC2086 # an empty mirror means debootstrap's own default
+	quietly 'root: debootstrap (about half a minute)' "$new.log" \
+		debootstrap --variant=minbase "$SUITE" "$new" ${DMABUF_VFIO_MIRROR-} || {
+		echo 'hint: set DMABUF_VFIO_MIRROR to a Debian mirror that you can reach' >&2
+		exit 1
+	}
+	mkdir -p "$new/src" "$new/cache"
+	mount -t proc proc "$new/proc"
+	cp -L /etc/resolv.conf "$new/etc/resolv.conf"
+	sed -n "s/ $SUITE main/ $SUITE-backports main/p" "$new/etc/apt/sources.list" \
+		>"$new/etc/apt/sources.list.d/backports.list"
+	printf 'path-exclude=/usr/share/%s/*\n' doc man locale >"$new/etc/dpkg/dpkg.cfg.d/small"
+	echo force-unsafe-io >>"$new/etc/dpkg/dpkg.cfg.d/small"
+	# shellcheck disable=SC2046 # one word per package
+	quietly 'root: apt-get install (a minute or two, 500 MB to fetch)' "$new.log" \
+		chroot "$new" env DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8 sh -euc '
+			apt-get -o Acquire::Retries=3 update
+			apt-get -o Acquire::Retries=3 install -y --no-install-recommends "$@"
+			apt-get clean' sh $(content "$src/scripts/packages")
+	chroot "$new" dpkg-query -W -f '${Package} ${Version}\n' \
+		'linux-source-*' bindgen clang gcc lld rustc rust-src >"$new/etc/toolchain"
+	umount "$new/proc"
+	sync -f "$new"
+}
+
+ensure_root() {
+	root=$cache/root-$(key "$SUITE" "$RECIPE" "$(content "$src/scripts/packages")")
+	[ -d "$root" ] && return
+	get_debootstrap
+	lock "$cache/root.lock"
+	if [ ! -d "$root" ]; then # nobody made it while we waited
+		need_space "$cache"
+		[ -n "${http_proxy-}" ] || eval "$(apt-config shell http_proxy Acquire::http::Proxy)"
+		export http_proxy="${http_proxy-}"
+		[ -n "$http_proxy" ] || unset http_proxy
+		contain "$src/scripts/root.sh" --make "$root.new"
+		mv -T "$root.new" "$root"
+		rm -f "$root.new.log"
+		say 'root: done'
+	fi
+	unlock
+}
+
+# In a namespace of its own: mount what the root needs and become the command.
+enter() {
+	root=$1
+	shift
+	mount --bind "$root" "$root"
+	mount -o remount,bind,ro "$root"
+	mount -t proc proc "$root/proc"
+	mount -t tmpfs tmpfs "$root/tmp"
+	mount --rbind /dev "$root/dev"
+	mount --bind "$src" "$root/src"
+	mount --bind "$cache" "$root/cache"
+	mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
+	# The host's certificates: behind some proxies nothing else is accepted.
+	certs=/etc/ssl/certs/ca-certificates.crt
+	[ ! -e "$certs" ] || mount --bind "$certs" "$root$certs"
+	set -- HOST_SRC="$src" HOST_CACHE="$cache" "$@"
+	for name in $PASS; do
+		eval "value=\${$name-}"
+		# shellcheck disable=SC2154 # set by eval
+		[ -z "$value" ] || set -- "$name=$value" "$@"
+	done
+	exec chroot "$root" env -i --chdir=/src PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp \
+		LANG=C.UTF-8 CARGO_HOME=/cache/cargo PYTHONDONTWRITEBYTECODE=1 "$@"
+}
+
+remove_cache() {
+	[ -d "$cache" ] || return 0
+	say "removing $cache ($(du -sh "$cache" | cut -f1))"
+	rm -rf --one-file-system "$cache"
+}
+
+case ${1-} in
+--remove-cache)
+	remove_cache
+	;;
+--make)
+	make_root "$2"
+	;;
+--enter)
+	shift
+	enter "$@"
+	;;
+'')
+	die 'usage: scripts/root.sh COMMAND...'
+	;;
+*)
+	check_host
+	mkdir -p "$cache"
+	ensure_root
+	contain "$src/scripts/root.sh" --enter "$root" "$@"
+	;;
+esac
