@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory attributes: the two numbers that exist, and all that do not.
+
+use crate::{
+    expect_eq,
+    memattr::Memattr::{
+        self,
+        Noncached,
+        WriteCombining, //
+    }, //
+};
+use kernel::prelude::*;
+use kernel_ext::mm::CacheMode;
+
+#[kunit_tests(dmabuf_vfio_pci_memattr)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_nc_and_wc_exist() -> Result {
+        for (raw, want) in [
+            (0, Ok(Noncached)),
+            (1, Ok(WriteCombining)),
+            (2, Err(EOPNOTSUPP)),
+            (1 << 28, Err(EOPNOTSUPP)),
+            (1 << 31, Err(EOPNOTSUPP)),
+            (u32::MAX, Err(EOPNOTSUPP)),
+        ] {
+            expect_eq(fmt!("{:#x}", raw), Memattr::from_raw(raw), want)?;
+        }
+        for memattr in [Noncached, WriteCombining] {
+            expect_eq(fmt!("{:?}", memattr), Memattr::from_raw(memattr.as_raw()), Ok(memattr))?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn export_flags_have_the_attribute_and_nothing_else() -> Result {
+        expect_eq(fmt!("UC"), Memattr::from_export_flags(0), Ok(Noncached))?;
+        expect_eq(fmt!("WC"), Memattr::from_export_flags(1 << 28), Ok(WriteCombining))?;
+        // Every other value of the field.
+        for value in 2..16 {
+            expect_eq(fmt!("attribute {}", value), Memattr::from_export_flags(value << 28), Err(EINVAL))?;
+        }
+        // Every bit outside of it, alone and along with WC.
+        for bit in 0..28 {
+            let flags = 1 << bit;
+            expect_eq(fmt!("bit {}", bit), Memattr::from_export_flags(flags), Err(EINVAL))?;
+            let flags = 1 << bit | 1 << 28;
+            expect_eq(fmt!("WC, bit {}", bit), Memattr::from_export_flags(flags), Err(EINVAL))?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn cache_modes_match() -> Result {
+        expect_eq(fmt!("NC"), Noncached.cache_mode(), CacheMode::Noncached)?;
+        expect_eq(fmt!("WC"), WriteCombining.cache_mode(), CacheMode::WriteCombining)
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ranges against a model that knows each page by itself, over random cases.
+
+use crate::{
+    expect_eq,
+    range::{
+        Layout,
+        Range,
+        Run, //
+    }, //
+};
+use kernel::prelude::*;
+
+const PAGE: u64 = 4096;
+const CASES: u64 = 400;
+const BAR_PAGES: u64 = 4096;
+
+/// xorshift64*: repeatable, so that a failing seed can be named.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+}
+
+/// Ranges of which some touch their neighbour, some overlap, some are far away.
+fn random_ranges(random: &mut Random) -> Result<KVVec<Range>> {
+    let count = 1 + random.below(24);
+    let mut ranges = KVVec::new();
+    let mut next = random.below(BAR_PAGES - 64);
+    for _ in 0..count {
+        let pages = match random.below(4) {
+            0 => 1,
+            1 => 512,
+            _ => 1 + random.below(40),
+        };
+        if random.below(2) == 0 || next + pages > BAR_PAGES {
+            next = random.below(BAR_PAGES - pages);
+        }
+        let range = Range {
+            offset: next * PAGE,
+            length: pages * PAGE,
+        };
+        ranges.push(range, GFP_KERNEL)?;
+        next += pages;
+    }
+    Ok(ranges)
+}
+
+/// The PFN of each page, one by one.
+fn model(first_pfn: u64, ranges: &[Range]) -> Result<KVVec<u64>> {
+    let mut pfns = KVVec::new();
+    for range in ranges {
+        for page in 0..range.length / PAGE {
+            pfns.push(first_pfn + range.offset / PAGE + page, GFP_KERNEL)?;
+        }
+    }
+    Ok(pfns)
+}
+
+/// How many pages from `page` on are in a row.
+fn run_length(pfns: &[u64], page: usize) -> u64 {
+    let mut length = 1;
+    while pfns.get(page + length) == Some(&(pfns[page] + length as u64)) {
+        length += 1;
+    }
+    length as u64
+}
+
+fn check_case(seed: u64) -> Result {
+    let mut random = Random(seed);
+    let first_pfn = 0x10_0000 + random.below(2048);
+    let ranges = random_ranges(&mut random)?;
+    let pfns = model(first_pfn, &ranges)?;
+    let layout = Layout::new(first_pfn * PAGE, BAR_PAGES * PAGE, &ranges)?;
+
+    expect_eq(fmt!("seed {}: pages", seed), layout.pages(), pfns.len() as u64)?;
+    for (page, &pfn) in pfns.iter().enumerate() {
+        let pages = run_length(&pfns, page);
+        let got = layout.lookup(page as u64);
+        expect_eq(fmt!("seed {} page {}", seed, page), got, Some(Run { pfn, pages }))?;
+        let block = (pages >= 512 && pfn % 512 == 0).then_some(pfn);
+        let got = layout.block(page as u64, 9);
+        expect_eq(fmt!("seed {} page {}: block", seed, page), got, block)?;
+    }
+    let past = layout.lookup(pfns.len() as u64);
+    expect_eq(fmt!("seed {}: past the end", seed), past, None)
+}
+
+#[kunit_tests(dmabuf_vfio_pci_range_model)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lookup_agrees_with_a_list_of_all_pages() -> Result {
+        for seed in 1..=CASES {
+            check_case(seed)?;
+        }
+        Ok(())
+    }
+}
