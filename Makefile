@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := module
-.PHONY: module demo test check shell run help clean distclean
+.PHONY: module demo test check fmt shell run help clean distclean
 
 # What scripts/guest/run.py takes from the user.
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V
@@ -20,7 +20,7 @@ module:
 	@scripts/root.sh scripts/build.sh module
 endif
 
-demo test check shell:
+demo test check fmt shell:
 	@scripts/root.sh scripts/build.sh $@
 
 run:
@@ -40,6 +40,7 @@ help:
 #: make demo            boot a guest and show the main job on an emulated PCI device
 #: make test            KUnit and the guest suite; CASE=pattern runs the cases that match
 #: make check           formatting, lints, warnings as errors, the UAPI header by itself
+#: make fmt             rustfmt all of it
 #: make shell           a prompt in the guest: module loaded, devices bound, Ctrl-] leaves
 #: make run PROG=./p    run your own static program in the guest, as root; stdin is passed on;
 #:                      in its environment: BDF0, GROUP0 (IOMMU group), BDF1, ...

@@ -6,7 +6,7 @@
 # Makes the parts that TARGET needs, kernel first, then runs it:
 #   module                  build/module/*.ko for the test kernel
 #   demo test run shell     that and the guest programs, and boots a guest (scripts/guest/run.py)
-#   check                   scripts/check builds on its own
+#   check fmt               scripts/check builds on its own
 set -eu
 
 . /src/scripts/lib.sh
@@ -55,6 +55,9 @@ module)
 	;;
 check)
 	exec /src/scripts/check "$kernel"
+	;;
+fmt)
+	exec /src/scripts/check "$kernel" --fmt
 	;;
 *)
 	exec python3 /src/scripts/guest/run.py "$kernel" "$target"

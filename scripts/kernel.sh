@@ -28,8 +28,9 @@ ensure_source() {
 		need_space /cache
 		rm -rf "$source.new"
 		mkdir "$source.new"
+		tarball=$(echo /usr/src/linux-source-*.tar.xz)
 		quietly "kernel: unpack linux-source $version" /cache/source.log \
-			tar -C "$source.new" --strip-components=1 -xJf "$(echo /usr/src/linux-source-*.tar.xz)"
+			tar -C "$source.new" --strip-components=1 -xJf "$tarball"
 		sync -f "$source.new"
 		mv -T "$source.new" "$source"
 		rm -f /cache/source.log

@@ -26,14 +26,15 @@ key() {
 # content FILE...: the files without comments and empty lines, so that an edited
 # comment does not cost a kernel build. `# CONFIG_X is not set` is not a comment.
 content() {
-	sed -e '/^# CONFIG_[A-Z0-9_]* is not set$/b' -e '/^[[:space:]]*#/d' -e '/^[[:space:]]*$/d' "$@"
+	sed -e '/^# CONFIG_[A-Z0-9_]* is not set$/b' -e '/^[[:space:]]*\(#.*\)*$/d' "$@"
 }
 
 # need_space DIR: stages that build something call this first.
 need_space() {
 	free=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }')
 	[ "$free" -ge 15 ] ||
-		die "only $free GB free where the cache is ($1); 15 GB are needed: free some or set XDG_CACHE_HOME"
+		die "only $free GB free in $(outside "$1"), 15 GB are needed:" \
+			'free some, or set XDG_CACHE_HOME to another disk'
 }
 
 # lock FILE: waits for the exclusive lock and keeps it (fd 9) until unlock or exit.
@@ -58,7 +59,8 @@ quietly() {
 	"$@" >"$log" 2>&1 </dev/null 9>&- &
 	job=$!
 	while sleep 20; do
-		say "$label: $(wc -l <"$log") lines done: $(tail -n 1 "$log" | tr -s '\t ' ' ' | cut -c1-60)"
+		last=$(tail -n 1 "$log" | tr -s '\t ' ' ' | cut -c1-60)
+		say "$label: $(wc -l <"$log") lines done: $last"
 	done 9>&- &
 	ticker=$!
 	status=0

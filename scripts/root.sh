@@ -25,11 +25,11 @@ PASS='PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V
 
 check_host() {
 	[ "$(id -u)" -eq 0 ] ||
-		die 'not root: the environment is a chroot with its own mounts; run as root (sudo make ...)'
-	[ "$(uname -m)" = x86_64 ] || die "this is $(uname -m): the test environment is for x86_64 only"
-	for tool in unshare setpriv flock mount:mount chroot:coreutils; do
+		die 'not root: the environment is a chroot with its own mounts; use sudo make ...'
+	[ "$(uname -m)" = x86_64 ] || die "this is $(uname -m): the environment is for x86_64 only"
+	for tool in unshare:util-linux setpriv:util-linux flock:util-linux mount:mount awk:mawk; do
 		command -v "${tool%:*}" >/dev/null ||
-			die "no ${tool%:*}: install it (apt-get install $(case $tool in *:*) echo "${tool#*:}" ;; *) echo util-linux ;; esac))"
+			die "no ${tool%:*}: install it with apt-get install ${tool#*:}"
 	done
 	unshare --mount --pid --fork true 2>/dev/null ||
 		die 'cannot make a mount namespace: in a container, start it with --privileged'
@@ -78,22 +78,28 @@ make_root() {
 			apt-get -o Acquire::Retries=3 update
 			apt-get -o Acquire::Retries=3 install -y --no-install-recommends "$@"
 			apt-get clean' sh $(content "$src/scripts/packages")
+	# shellcheck disable=SC2016 # dpkg-query expands it
 	chroot "$new" dpkg-query -W -f '${Package} ${Version}\n' \
 		'linux-source-*' bindgen clang gcc lld rustc rust-src >"$new/etc/toolchain"
 	umount "$new/proc"
 	sync -f "$new"
 }
 
+# A proxy that the host's apt knows is the one for debootstrap, too.
+use_apt_proxy() {
+	[ -z "${http_proxy-}" ] && command -v apt-config >/dev/null || return 0
+	eval "$(apt-config shell http_proxy Acquire::http::Proxy)"
+	[ -z "${http_proxy-}" ] || export http_proxy
+}
+
 ensure_root() {
 	root=$cache/root-$(key "$SUITE" "$RECIPE" "$(content "$src/scripts/packages")")
-	[ -d "$root" ] && return
+	[ ! -d "$root" ] || return 0
 	get_debootstrap
 	lock "$cache/root.lock"
 	if [ ! -d "$root" ]; then # nobody made it while we waited
 		need_space "$cache"
-		[ -n "${http_proxy-}" ] || eval "$(apt-config shell http_proxy Acquire::http::Proxy)"
-		export http_proxy="${http_proxy-}"
-		[ -n "$http_proxy" ] || unset http_proxy
+		use_apt_proxy
 		contain "$src/scripts/root.sh" --make "$root.new"
 		mv -T "$root.new" "$root"
 		rm -f "$root.new.log"

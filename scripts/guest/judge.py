@@ -50,7 +50,7 @@ def splats(log):
     for i, line in enumerate(log):
         mark = MARK.search(line)
         if mark:
-            case = mark[2] if mark[1] == "begin" else OUTSIDE
+            case, shown = (mark[2] if mark[1] == "begin" else OUTSIDE), i
         if SPLAT.search(line):
             found.setdefault(case, []).extend(log[max(shown + 1, i - 2) : max(shown + 1, i + 25)])
             shown = max(shown, i + 24)

@@ -28,9 +28,10 @@ TEST_DEVICES = [
     "ivshmem-plain,memdev=shared",
     "igb",
 ]
+SHARED = f"/dev/shm/dmabuf-vfio-pci-{os.getpid()}"
 TEST_QEMU_ARGS = [
     "-object",
-    "memory-backend-file,id=shared,share=on,size=1M,mem-path=/dev/shm/dmabuf-vfio-pci-%d" % os.getpid(),
+    f"memory-backend-file,id=shared,share=on,size=1M,mem-path={SHARED}",
 ]
 SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "run": 600}
 
@@ -156,8 +157,8 @@ def suite(kernel):
     try:
         result = machine.run(job, _by_line(on_output))
     finally:
-        for path in glob.glob(f"/dev/shm/dmabuf-vfio-pci-{os.getpid()}"):
-            os.unlink(path)
+        if os.path.exists(SHARED):
+            os.unlink(SHARED)
     with open(os.path.join(os.path.dirname(result.log), "output"), "wb") as file:
         file.write(result.output)
     say(logs(result))

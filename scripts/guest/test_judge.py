@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Feeds the judge what a broken run looks like; run by `make check`."""
+
+import unittest
+
+import judge
+
+GOOD = "TAP version 14\n1..2\nok 1 - first\nok 2 - second\n"
+QUIET = ["[ 1.0] suite: begin first", "[ 1.1] suite: begin second", "[ 1.2] suite: end second"]
+
+
+def failed(cases):
+    """Names of the failed ones."""
+    return [case.name for case in cases if case.status == "failed"]
+
+
+class Suite(unittest.TestCase):
+    """judge_suite()"""
+
+    def judge(self, text, log=(), status=0, problem=""):
+        """The totals line of a run."""
+        return judge.totals(judge.judge_suite(text, list(log), status, problem))
+
+    def test_good_run(self):
+        self.assertEqual(self.judge(GOOD, QUIET), ("2 passed, 0 failed", True))
+
+    def test_not_ok(self):
+        text = GOOD.replace("ok 2", "not ok 2")
+        self.assertEqual(self.judge(text, status=1), ("1 passed, 1 failed", False))
+
+    def test_skip_is_counted_apart(self):
+        text = GOOD.replace("second", "second # SKIP no device")
+        self.assertEqual(self.judge(text), ("1 passed, 0 failed, 1 skipped", True))
+
+    def test_not_ok_skip_fails(self):
+        text = GOOD.replace("ok 2 - second", "not ok 2 - second # SKIP no device")
+        self.assertEqual(self.judge(text), ("1 passed, 1 failed", False))
+
+    def test_all_skipped_is_not_good(self):
+        text = "1..1\nok 1 - a # SKIP no device\n"
+        self.assertEqual(self.judge(text), ("0 passed, 0 failed, 1 skipped", False))
+
+    def test_broken_plans(self):
+        for text in (
+            "",
+            "1..0\n",
+            GOOD.replace("1..2\n", ""),
+            GOOD.replace("1..2", "1..3"),
+            GOOD.replace("1..2", "1..1"),
+            GOOD + "1..2\n",
+            GOOD.replace("ok 2", "ok 3"),
+            GOOD + "Bail out! tired\n",
+        ):
+            with self.subTest(text=text):
+                self.assertFalse(self.judge(text)[1])
+
+    def test_exit_status_without_a_failed_case(self):
+        self.assertEqual(self.judge(GOOD, status=1), ("2 passed, 1 failed", False))
+
+    def test_hang_names_the_case(self):
+        cases = judge.judge_suite("1..2\nok 1 - first\n", QUIET[:2], None, "did not finish")
+        self.assertIn("guest: did not finish, in case second", failed(cases))
+
+    def test_output_of_a_failed_case(self):
+        text = "1..2\nok 1 - a\nprinted\nnot ok 2 - b\n# left: 1\n"
+        case = judge.read_tap(text)[1]
+        self.assertEqual((case.name, case.output), ("b", ["printed", "# left: 1"]))
+
+    def test_carriage_returns_do_not_matter(self):
+        self.assertEqual(self.judge(GOOD.replace("\n", "\r\n"))[0], "2 passed, 0 failed")
+
+
+class Splats(unittest.TestCase):
+    """splats() and add_splats()"""
+
+    LINES = """WARNING: CPU: 0 PID: 1 at mm/memory.c:1 f+0x1/0x2
+        WARNING: mm/memory.c:1 at f+0x1/0x2, CPU#0: suite/1
+        BUG: kernel NULL pointer dereference, address: 0000000000000000
+        kernel BUG at mm/memory.c:1!
+        Oops: general protection fault, probably for non-canonical address
+        Oops: invalid opcode: 0000 [#1] SMP
+        WARNING: possible circular locking dependency detected
+        WARNING: inconsistent lock state
+        WARNING: suspicious RCU usage
+        DEBUG_LOCKS_WARN_ON(1)
+        BUG: KASAN: slab-use-after-free in f+0x1/0x2
+        UBSAN: array-index-out-of-bounds in a.c:1:1
+        rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:
+        rcu: INFO: rcu_preempt self-detected stall on CPU
+        INFO: task suite:1 blocked for more than 60 seconds.
+        BUG: sleeping function called from invalid context at a.c:1
+        BUG: scheduling while atomic: suite/1/0x00000002
+        list_del corruption. prev->next should be 1, but was 2.
+        refcount_t: underflow; use-after-free.
+        watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [suite:1]
+        kmemleak: 1 new suspected memory leaks (see /sys/kernel/debug/kmemleak)
+        Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100
+        rust_kernel: panicked at src/range.rs:1:1:
+        Call Trace:
+        ** 17 printk messages dropped **"""
+
+    def test_each_kind_is_seen(self):
+        for line in self.LINES.split("\n"):
+            with self.subTest(line=line.strip()):
+                self.assertTrue(judge.splats([f"[    1.000000] {line.strip()}"]))
+
+    def test_it_fails_the_case_it_came_in(self):
+        log = [QUIET[0], QUIET[1], "[ 1.15] WARNING: CPU: 0", QUIET[2]]
+        self.assertEqual(failed(judge.judge_suite(GOOD, log, 0, "")), ["second"])
+
+    def test_outside_of_cases_it_is_one_of_its_own(self):
+        for log in (["BUG: early"] + QUIET, QUIET + ["BUG: late"]):
+            cases = judge.judge_suite(GOOD, log, 0, "")
+            self.assertEqual(failed(cases), ["kernel log, outside any case"])
+
+    def test_in_a_case_without_result(self):
+        log = ["suite: begin third", "Oops: 0000"]
+        self.assertEqual(failed(judge.judge_suite(GOOD, log, 0, "")), ["kernel log, third"])
+
+    def test_two_splats_are_both_shown(self):
+        log = ["BUG: one"] + ["filler"] * 60 + ["BUG: two"]
+        shown = judge.splats(log)[judge.OUTSIDE]
+        self.assertIn("BUG: one", shown)
+        self.assertIn("BUG: two", shown)
+
+    def test_every_case_of_a_dense_log_is_blamed(self):
+        log = ["suite: begin first", "BUG: one", "suite: begin second", "BUG: two"]
+        self.assertEqual(failed(judge.judge_suite(GOOD, log, 0, "")), ["first", "second"])
+
+
+if __name__ == "__main__":
+    unittest.main()

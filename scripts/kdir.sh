@@ -1,0 +1,99 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: scripts/kdir.sh [--flags] KDIR
+#
+# Says, one line for each, why the module cannot be built against the kernel build
+# directory KDIR; no output and status 0 if it can. With --flags: prints what make
+# must be told to use that kernel's compiler.
+#
+# RUSTC and BINDGEN name the tools, as for the kernel's own build.
+set -eu
+
+NEEDS_MAJOR=7 NEEDS_MINOR=3 # the vfio_pci_core and dma-buf API that rust/ is written for
+
+problems=0
+problem() {
+	printf 'error: %s\n' "$*" >&2
+	problems=1
+}
+
+# has CONFIG: is it y or m in this kernel?
+has() {
+	grep -q "^$1=[ym]$" "$conf"
+}
+
+check_tree() {
+	release=$(cat "$kdir/include/config/kernel.release" 2>/dev/null || echo 0.0)
+	major=${release%%.*} minor=${release#*.}
+	minor=${minor%%[!0-9]*}
+	if [ "$major" -lt $NEEDS_MAJOR ] ||
+		{ [ "$major" -eq $NEEDS_MAJOR ] && [ "$minor" -lt $NEEDS_MINOR ]; }; then
+		problem "KDIR is Linux $release: $NEEDS_MAJOR.$NEEDS_MINOR or newer is needed"
+	fi
+	has CONFIG_MODULES || problem 'KDIR has no CONFIG_MODULES: enable it and rebuild the kernel'
+	has CONFIG_VFIO_PCI_CORE ||
+		problem 'KDIR has no CONFIG_VFIO_PCI_CORE: enable CONFIG_VFIO_PCI'
+	has CONFIG_DMA_SHARED_BUFFER ||
+		problem 'KDIR has no CONFIG_DMA_SHARED_BUFFER: enable CONFIG_VFIO_PCI_DMABUF'
+	[ -e "$kdir/Module.symvers" ] ||
+		problem "KDIR has no Module.symvers: build the kernel first (make -C $kdir)"
+}
+
+check_rust() {
+	if ! has CONFIG_RUST; then
+		problem 'KDIR has no CONFIG_RUST: enable it (make rustavailable says what it needs)'
+		return
+	fi
+	for file in libcore.rmeta libkernel.rmeta libmacros.so; do
+		[ -e "$kdir/rust/$file" ] || {
+			problem "KDIR has CONFIG_RUST but no rust/$file: use a full build tree," \
+				'header packages leave it out'
+			break
+		}
+	done
+	rustc=${RUSTC:-rustc} bindgen=${BINDGEN:-bindgen}
+	wants=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$/\1/p' "$conf")
+	is=$("$rustc" --version 2>/dev/null) || is=
+	if [ -z "$is" ]; then
+		problem "no $rustc: KDIR was built with \"$wants\": install that or set RUSTC=/path"
+	elif [ "$is" != "$wants" ]; then
+		problem "wrong rustc: KDIR was built with \"$wants\", $rustc is \"$is\":" \
+			'set RUSTC=/path'
+	fi
+	"$bindgen" --version >/dev/null 2>&1 ||
+		problem "no $bindgen: install it (Debian: bindgen) or set BINDGEN=/path"
+}
+
+check_compiler() {
+	compiler=gcc
+	! has CONFIG_CC_IS_CLANG || compiler=clang
+	[ -n "${CC-}${LLVM-}" ] || command -v "$compiler" >/dev/null ||
+		problem "no $compiler, which built KDIR: install it or pass CC= or LLVM="
+	[ "$compiler" = gcc ] || [ -n "${LLVM-}" ] || command -v ld.lld >/dev/null ||
+		problem 'no ld.lld: install lld or pass LLVM= to make'
+}
+
+flags=
+if [ "${1-}" = --flags ]; then
+	flags=1
+	shift
+fi
+kdir=${1-}
+conf=$kdir/include/config/auto.conf
+if [ -n "$flags" ]; then
+	[ -n "${CC-}${LLVM-}" ] || ! grep -qs '^CONFIG_CC_IS_CLANG=y$' "$conf" || echo LLVM=1
+	exit
+fi
+case $kdir in
+/*) ;;
+*) problem "KDIR=$kdir: give an absolute path" ;;
+esac
+if [ ! -e "$kdir/Makefile" ] || [ ! -e "$conf" ]; then
+	problem "KDIR=$kdir is no built kernel: no Makefile or no include/config/auto.conf"
+else
+	check_tree
+	check_rust
+	check_compiler
+fi
+exit "$problems"
