@@ -53,8 +53,7 @@ impl Export {
 
     /// Asks for it.
     pub fn make(&self, device: &Device) -> Result<Buffer, Errno> {
-        // SAFETY: the call made this fd, and nobody else has it.
-        self.call().make(device).map(|fd| Buffer(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Buffer::by_call(device, &mut self.call())
     }
 }
 
@@ -66,6 +65,13 @@ impl Buffer {
     /// Exports `len` bytes from `offset` of BAR `region`.
     pub fn export(device: &Device, region: u32, offset: u64, len: u64) -> Result<Buffer, Errno> {
         Export::new(region, &[Range(offset, len)]).make(device)
+    }
+
+    /// Makes a [`Export::call`], which may have been changed.
+    pub fn by_call(device: &Device, call: &mut Call) -> Result<Buffer, Errno> {
+        let fd = call.make(device)?;
+        // SAFETY: the call made this fd, and nobody else has it.
+        Ok(Buffer(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// A dma-buf that no VFIO device made: `len` bytes of the system heap.

@@ -94,6 +94,26 @@ pub fn move_away(address: usize, len: u64) -> Result<usize, Errno> {
     Ok(got as usize)
 }
 
+/// vmsplice(): puts the pages of a mapping into a pipe, as O_DIRECT puts them into a request.
+pub fn vmsplice(pipe: RawFd, address: usize, len: u64) -> Result<usize, Errno> {
+    let part = libc::iovec { iov_base: address as *mut _, iov_len: len as usize };
+    // SAFETY: the kernel only reads `part`, and checks the memory that it names.
+    let done = unsafe { libc::vmsplice(pipe, &part, 1, libc::SPLICE_F_NONBLOCK) };
+    Errno::result(done).map(|done| done as usize)
+}
+
+/// mlock().
+pub fn lock(address: usize, len: u64) -> Result<(), Errno> {
+    // SAFETY: changes nothing that a program can see.
+    Errno::result(unsafe { libc::mlock(address as *const _, len as usize) }).map(drop)
+}
+
+/// madvise(). Only for addresses that came from this module.
+pub fn advise(address: usize, len: u64, advice: i32) -> Result<(), Errno> {
+    // SAFETY: as for unmap().
+    Errno::result(unsafe { libc::madvise(address as *mut _, len as usize, advice) }).map(drop)
+}
+
 /// A mapping that ends with its owner.
 #[derive(Debug)]
 pub struct Mapping {

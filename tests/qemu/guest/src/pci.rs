@@ -35,16 +35,24 @@ impl Pci {
         Ok(pci)
     }
 
+    /// All functions of the machine, in the order of their addresses.
+    pub fn all() -> Result<Vec<Pci>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir("/sys/bus/pci/devices")? {
+            all.push(Pci(entry?.file_name().to_string_lossy().into_owned()));
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all)
+    }
+
     /// All functions with this id, in the order of their addresses.
     pub fn find(id: Id) -> Result<Vec<Pci>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir("/sys/bus/pci/devices")? {
-            let pci = Pci(entry?.file_name().to_string_lossy().into_owned());
+        for pci in Pci::all()? {
             if pci.id()? == id {
                 found.push(pci);
             }
         }
-        found.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(found)
     }
 
@@ -122,6 +130,11 @@ impl Pci {
     pub fn release(&self) -> Result<()> {
         self.unbind()?;
         Ok(self.write("driver_override", "\n")?)
+    }
+
+    /// Whether a driver was chosen for it by driver_override.
+    pub fn has_override(&self) -> bool {
+        self.read("driver_override").is_ok_and(|text| !matches!(text.trim(), "" | "(null)"))
     }
 
     /// Resets it through sysfs, behind the driver's back.

@@ -32,9 +32,25 @@ const CLOSE: u64 = 7;
 const REMAP: u64 = 8;
 const IOCTL: u64 = 9;
 
+const HAMMER: u64 = 10;
+
 const OK: u64 = 0;
 const ERRNO: u64 = 1;
 const FAULT: u64 = 2;
+
+/// The largest number of reads of one kind that [`Hits`] can say.
+const MANY: u64 = (1 << 21) - 1;
+
+/// What came of many reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Hits {
+    /// How many gave what they should.
+    pub good: u64,
+    /// How many faulted.
+    pub faults: u64,
+    /// How many gave something else.
+    pub wrong: u64,
+}
 
 /// A process that does as it is told.
 pub struct Peer {
@@ -116,6 +132,18 @@ impl Peer {
     pub fn finish_load(&self) -> Result<Result<u32, Fault>> {
         let answer = self.answer()?;
         Ok(answer.map(|value| value as u32).map_err(Failure::fault))
+    }
+
+    /// Starts `times` reads there, each of which must give `want` or a fault.
+    pub fn begin_hammer(&self, address: usize, want: u32, times: u64) -> Result<()> {
+        self.link.send([HAMMER, address as u64, want.into(), times, 0, 0], None)
+    }
+
+    /// What came of [`Peer::begin_hammer`].
+    pub fn finish_hammer(&self) -> Result<Hits> {
+        let word = self.answer()?.map_err(Failure::errno)?;
+        let part = |number: u32| word >> (21 * number) & MANY;
+        Ok(Hits { good: part(0), faults: part(1), wrong: part(2) })
     }
 
     /// Writes four bytes there.
@@ -258,6 +286,19 @@ fn perform([order, a, b, c, d, _]: Words) -> Result<u64, Failure> {
             let mut arg = [c as u32, (c >> 32) as u32];
             crate::sys::ioctl_with(a as RawFd, b as u32, &mut arg)? as u64
         }
+        HAMMER => hammer(address, b as u32, c),
         _ => return Err(Errno::ENOSYS.into()),
     })
+}
+
+fn hammer(address: usize, want: u32, times: u64) -> u64 {
+    let [mut good, mut faults, mut wrong] = [0u64; 3];
+    for _ in 0..times.min(MANY) {
+        match fault::load32(address) {
+            Ok(value) if value == want => good += 1,
+            Ok(_) => wrong += 1,
+            Err(_) => faults += 1,
+        }
+    }
+    good | faults << 21 | wrong << 42
 }

@@ -1,1 +1,56 @@
-fn main() {}
+// SPDX-License-Identifier: GPL-2.0
+//! The cases that run in the guest.
+//!
+//!     suite [PATTERN...]    run the cases whose names contain a PATTERN, or all of them
+//!     suite --list          name them
+//!
+//! Each case is a function in [`cases`] and runs in a process of its own, which [`runner`] starts,
+//! watches and cleans up after. The result is TAP on standard output; the exit status is 0 if no
+//! case failed. A case may be skipped only for what the machine or its kernel does not have.
+//!
+//! Environment: `DRIVER_KO` is the module under test (/lib/modules/dmabuf-vfio-pci.ko), `DRIVER`
+//! the name that devices are bound to (the module's own), `SUITE_TIMEOUT` the seconds that a case
+//! may take (120).
+
+#![forbid(unsafe_code)]
+
+mod case;
+mod cases;
+mod check;
+mod fixture;
+mod runner;
+
+use std::env;
+use std::process::ExitCode;
+
+use case::Case;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let cases = cases::all();
+    match words[..] {
+        ["--list"] => {
+            cases.iter().for_each(|case| println!("{}", case.name));
+            ExitCode::SUCCESS
+        }
+        ["--case", name] => match cases.iter().find(|case| case.name == name) {
+            Some(case) => case.run_here(),
+            None => usage(&format!("no case {name:?}")),
+        },
+        [option, ..] if option.starts_with('-') => usage(&format!("no option {option:?}")),
+        _ => {
+            let wanted: Vec<&Case> =
+                cases.iter().filter(|case| case.matches(&words)).copied().collect();
+            if wanted.is_empty() {
+                return usage("no case matches");
+            }
+            runner::run(&wanted)
+        }
+    }
+}
+
+fn usage(why: &str) -> ExitCode {
+    eprintln!("suite: {why}\nusage: suite [--list | PATTERN...]");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a case is, and how it runs once it has its process.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use guest::pci::Id;
+
+/// Exit status of a case that was skipped.
+pub const SKIPPED: u8 = 77;
+
+/// One case.
+pub struct Case {
+    /// A fact, which the case proves.
+    pub name: &'static str,
+    /// What must be there before it starts.
+    pub setup: Setup,
+    /// The case itself.
+    pub run: fn() -> Result<()>,
+}
+
+/// What must be there before a case starts.
+#[derive(Clone, Copy)]
+pub enum Setup {
+    /// The driver is loaded and has these devices.
+    Bound(&'static [Id]),
+    /// The machine has these devices; they have no driver, and the driver is not loaded.
+    Unloaded(&'static [Id]),
+}
+
+impl Setup {
+    /// The devices that the machine must have.
+    pub fn devices(self) -> &'static [Id] {
+        match self {
+            Setup::Bound(ids) | Setup::Unloaded(ids) => ids,
+        }
+    }
+}
+
+/// The error that means: this machine or its kernel cannot run the case.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+impl Case {
+    /// Whether its name contains one of `patterns`; without patterns, always.
+    pub fn matches(&self, patterns: &[&str]) -> bool {
+        patterns.is_empty() || patterns.iter().any(|pattern| self.name.contains(pattern))
+    }
+
+    /// Runs it in this process.
+    pub fn run_here(&self) -> ExitCode {
+        match (self.run)() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                match error.downcast_ref::<Skip>() {
+                    Some(_) => ExitCode::from(SKIPPED),
+                    None => ExitCode::FAILURE,
+                }
+            }
+        }
+    }
+}
+
+/// The cases of a file: `setup => name, name, …;` for functions of these names.
+macro_rules! cases {
+    ($($setup:expr => $($name:ident),+ $(,)?;)+) => {
+        /// The cases of this file.
+        pub const CASES: &[$crate::case::Case] = &[$($(
+            $crate::case::Case { name: stringify!($name), setup: $setup, run: $name },
+        )+)+];
+    };
+}
+pub(crate) use cases;

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The general rules of `VFIO_DEVICE_FEATURE`, for each feature of this driver.
+
+use anyhow::Result;
+use guest::buffer::{self, Buffer, Export, Range};
+use guest::feature::{self, Call, GET, HEADER, PROBE, SET};
+use guest::pci::EDU;
+use guest::{uapi, Errno, PAGE};
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{export_edu, fds, open_edu};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        probe_says_yes_and_does_nothing,
+        probe_of_an_operation_that_a_feature_has_not_is_einval,
+        unknown_operations_are_einval,
+        argsz_that_does_not_hold_the_payload_is_einval,
+        argsz_may_be_larger_than_the_payload,
+        revoke_from_unreadable_memory_is_efault,
+        unknown_features_are_enotty,
+        features_of_the_core_are_the_cores,
+        memattr_and_info_are_there_or_enotty;
+}
+
+const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
+const REVOKE: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
+const MEMATTR: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
+const INFO: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
+
+fn one_page() -> Call {
+    Export::new(0, &[Range(0, PAGE)]).call()
+}
+
+fn probe_says_yes_and_does_nothing() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let before = fds()?;
+    for (name, feature, ops) in
+        [("DMA_BUF", DMA_BUF, GET), ("DMA_BUF", DMA_BUF, 0), ("REVOKE", REVOKE, SET)]
+    {
+        let what = format!("PROBE of {name}, operations {ops:#x}");
+        // No payload at all, and none that could be read.
+        let mut call = Call::new(PROBE | ops | feature, Vec::new());
+        check::equal(&what, check::works(&what, call.make_at_edge(&device))?, 0)?;
+    }
+    let mut call = one_page();
+    call.flags |= PROBE;
+    check::equal("PROBE with a payload", check::works("PROBE", call.make(&device))?, 0)?;
+    check::equal("open fds", fds()?, before)?;
+
+    let mut call = Call::new(PROBE | SET | REVOKE, vec![buffer.raw() as u32]);
+    check::works("PROBE of REVOKE with a live fd", call.make(&device))?;
+    check::works("mmap after it", buffer.map(0, PAGE))?;
+    check::works("REVOKE", buffer::revoke(&device, &buffer))
+}
+
+fn probe_of_an_operation_that_a_feature_has_not_is_einval() -> Result<()> {
+    let device = open_edu()?;
+    for (name, feature, ops) in [
+        ("DMA_BUF", DMA_BUF, SET),
+        ("DMA_BUF", DMA_BUF, GET | SET),
+        ("REVOKE", REVOKE, GET),
+        ("REVOKE", REVOKE, GET | SET),
+    ] {
+        let what = format!("PROBE of {name}, operations {ops:#x}");
+        check::errno(&what, feature::probe(&device, feature, ops), Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+fn unknown_operations_are_einval() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let fd = buffer.raw() as u32;
+    let before = fds()?;
+    for ops in [0, SET, GET | SET, GET | 1 << 19, GET | 1 << 24, GET | 1 << 31] {
+        let mut call = one_page();
+        call.flags = ops | DMA_BUF;
+        check::errno(&format!("DMA_BUF, operations {ops:#x}"), call.make(&device), Errno::EINVAL)?;
+    }
+    for ops in [0, GET, GET | SET, SET | 1 << 19, SET | 1 << 31] {
+        let mut call = Call::new(ops | REVOKE, vec![fd]);
+        check::errno(&format!("REVOKE, operations {ops:#x}"), call.make(&device), Errno::EINVAL)?;
+    }
+    check::equal("open fds", fds()?, before)?;
+    check::works("mmap: the buffer is still there", buffer.map(0, PAGE)).map(drop)
+}
+
+fn argsz_that_does_not_hold_the_payload_is_einval() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let before = fds()?;
+    for argsz in [0, 1, 7, HEADER, HEADER + 1, HEADER + 15] {
+        let mut call = one_page();
+        call.argsz = argsz as u32;
+        check::errno(&format!("DMA_BUF, argsz {argsz}"), call.make(&device), Errno::EINVAL)?;
+    }
+    for argsz in [0, 1, 7, HEADER, HEADER + 3] {
+        let mut call = Call::new(SET | REVOKE, vec![buffer.raw() as u32]);
+        call.argsz = argsz as u32;
+        check::errno(&format!("REVOKE, argsz {argsz}"), call.make(&device), Errno::EINVAL)?;
+    }
+    for argsz in [0, 4, 7] {
+        let result = buffer::revoke_by_ioctl(&device, buffer.raw(), argsz);
+        check::errno(&format!("the ioctl, argsz {argsz}"), result, Errno::EINVAL)?;
+    }
+    check::equal("open fds", fds()?, before)?;
+    check::works("mmap: the buffer is still there", buffer.map(0, PAGE)).map(drop)
+}
+
+fn argsz_may_be_larger_than_the_payload() -> Result<()> {
+    let device = open_edu()?;
+    let mut call = one_page();
+    call.argsz += 64;
+    let buffer = check::works("DMA_BUF", Buffer::by_call(&device, &mut call))?;
+    let mut call = Call::new(SET | REVOKE, vec![buffer.raw() as u32]);
+    call.argsz += 64;
+    check::works("REVOKE", call.make(&device))?;
+    let buffer = export_edu(&device)?;
+    check::works("the ioctl", buffer::revoke_by_ioctl(&device, buffer.raw(), 64))
+}
+
+fn revoke_from_unreadable_memory_is_efault() -> Result<()> {
+    let device = open_edu()?;
+    let mut call = Call::new(SET | REVOKE, Vec::new());
+    call.argsz += 4;
+    check::errno("REVOKE", call.make_at_edge(&device), Errno::EFAULT)?;
+    for address in [0, 8, usize::MAX - 3] {
+        let result = device.ioctl(uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, address);
+        check::errno(&format!("the ioctl with {address:#x}"), result, Errno::EFAULT)?;
+    }
+    Ok(())
+}
+
+fn unknown_features_are_enotty() -> Result<()> {
+    let device = open_edu()?;
+    for number in [0xff0c, 0xff10, 0xff00, 0xfffe, 0xffff, 0x7fff, 100] {
+        for ops in [GET, SET, PROBE | GET, PROBE | SET] {
+            let what = format!("feature {number:#x}, operations {ops:#x}");
+            let mut call = Call::new(ops | number, vec![0; 4]);
+            check::errno(&what, call.make(&device), Errno::ENOTTY)?;
+        }
+    }
+    Ok(())
+}
+
+fn features_of_the_core_are_the_cores() -> Result<()> {
+    let device = open_edu()?;
+    for (name, number) in [
+        ("LOW_POWER_ENTRY", uapi::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY),
+        ("LOW_POWER_EXIT", uapi::VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
+    ] {
+        check::works(&format!("PROBE of {name}"), feature::probe(&device, number, SET))?;
+        let got = feature::probe(&device, number, GET);
+        check::errno(&format!("PROBE of GET of {name}"), got, Errno::EINVAL)?;
+    }
+    // edu is no virtual function.
+    let token = uapi::VFIO_DEVICE_FEATURE_PCI_VF_TOKEN;
+    check::errno("PROBE of VF_TOKEN", feature::probe(&device, token, SET), Errno::ENOTTY)
+}
+
+/// A feature that is not implemented must say so for every call: no stub that succeeds.
+fn memattr_and_info_are_there_or_enotty() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let fd = buffer.raw() as u32;
+    for (name, feature, ops) in [("MEMATTR", MEMATTR, &[GET, SET][..]), ("INFO", INFO, &[GET])] {
+        let there = match feature::probe(&device, feature, ops[0]) {
+            Ok(_) => true,
+            Err(Errno::ENOTTY) => false,
+            Err(errno) => anyhow::bail!("PROBE of {name}: {errno}"),
+        };
+        for &op in ops {
+            let got = Call::new(op | feature, vec![fd, 0, 0, 0, 0, 0]).make(&device);
+            let what = format!("{name}, operation {op:#x}");
+            if there {
+                check::works(&what, got)?;
+            } else {
+                check::errno(&what, got, Errno::ENOTTY)?;
+            }
+        }
+    }
+    Ok(())
+}

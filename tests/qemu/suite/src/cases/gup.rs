@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Whoever wants the struct pages of a mapping gets an error: there are none.
+
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use anyhow::Result;
+use guest::buffer::Buffer;
+use guest::device::Device;
+use guest::mm::{self, Mapping};
+use guest::pci::{BOCHS, EDU};
+use guest::peer::Peer;
+use guest::{Errno, PAGE};
+use nix::sys::uio::{process_vm_readv, process_vm_writev, RemoteIoVec};
+use nix::unistd::Pid;
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{export_edu, open_bochs, open_edu, ID, ID_AT};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        process_vm_readv_of_a_mapping_fails,
+        vmsplice_of_a_mapping_fails,
+        proc_mem_of_a_mapping_fails,
+        mlock_and_madvise_leave_a_mapping_alone;
+    Setup::Bound(&[BOCHS]) =>
+        process_vm_readv_of_a_huge_mapping_fails,
+        vmsplice_of_a_huge_mapping_fails;
+}
+
+/// A mapping of each kind, touched: through the device fd and through a buffer.
+fn small(device: &Device) -> Result<[Mapping; 2]> {
+    let mappings = [device.map_bar_part(0, 0, PAGE)?, export_edu(device)?.map(0, PAGE)?];
+    for mapping in &mappings {
+        check::value("id register", mapping.load(ID_AT), ID)?;
+    }
+    Ok(mappings)
+}
+
+/// The same, of 2 MiB pages.
+fn huge(device: &Device) -> Result<[Mapping; 2]> {
+    const SIZE: u64 = 4 << 20;
+    let buffer = Buffer::export(device, 0, 0, SIZE)?;
+    let mappings = [
+        Mapping::from_raw(mm::map_aligned(device.raw(), SIZE, mm::RW, 0)?, SIZE),
+        Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE),
+    ];
+    for mapping in &mappings {
+        mapping.store(0, 77)?;
+    }
+    Ok(mappings)
+}
+
+fn vm_fails(mappings: &[Mapping; 2], want: u32) -> Result<()> {
+    let child = Peer::fork()?;
+    let pid = Pid::from_raw(child.pid());
+    for mapping in mappings {
+        let base = mapping.address();
+        let mut bytes = [0; 64];
+        let remote = [RemoteIoVec { base, len: bytes.len() }];
+        let got = process_vm_readv(pid, &mut [IoSliceMut::new(&mut bytes)], &remote);
+        check::errno("process_vm_readv", got, Errno::EFAULT)?;
+        let got = process_vm_writev(pid, &[IoSlice::new(&bytes)], &remote);
+        check::errno("process_vm_writev", got, Errno::EFAULT)?;
+        check::value("the mapping after it", mapping.load(0), want)?;
+        check::value("the mapping in the child", child.load(base)?, want)?;
+    }
+    Ok(())
+}
+
+fn vmsplice_fails(mappings: &[Mapping; 2], want: u32) -> Result<()> {
+    let (_reader, writer) = nix::unistd::pipe()?;
+    for mapping in mappings {
+        let got = mm::vmsplice(writer.as_raw_fd(), mapping.address(), PAGE);
+        check::errno("vmsplice", got, Errno::EFAULT)?;
+        check::value("the mapping after it", mapping.load(0), want)?;
+    }
+    // The other side: ordinary memory goes through.
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let memory = Mapping::from_raw(mm::map(-1, PAGE, mm::RW, anonymous, 0)?, PAGE);
+    memory.store(0, 1)?;
+    let got = mm::vmsplice(writer.as_raw_fd(), memory.address(), PAGE);
+    check::equal("vmsplice of memory", got, Ok(PAGE as usize))
+}
+
+fn process_vm_readv_of_a_mapping_fails() -> Result<()> {
+    vm_fails(&small(&open_edu()?)?, ID)
+}
+
+fn process_vm_readv_of_a_huge_mapping_fails() -> Result<()> {
+    vm_fails(&huge(&open_bochs()?)?, 77)
+}
+
+fn vmsplice_of_a_mapping_fails() -> Result<()> {
+    vmsplice_fails(&small(&open_edu()?)?, ID)
+}
+
+fn vmsplice_of_a_huge_mapping_fails() -> Result<()> {
+    vmsplice_fails(&huge(&open_bochs()?)?, 77)
+}
+
+fn proc_mem_of_a_mapping_fails() -> Result<()> {
+    let mappings = small(&open_edu()?)?;
+    let memory = File::options().read(true).write(true).open("/proc/self/mem")?;
+    for mapping in &mappings {
+        let mut bytes = [0; 4];
+        let got = memory.read_at(&mut bytes, mapping.address() as u64);
+        let got = got.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)));
+        check::errno("read of /proc/self/mem", got, Errno::EIO)?;
+        check::value("the mapping after it", mapping.load(ID_AT), ID)?;
+    }
+    Ok(())
+}
+
+fn mlock_and_madvise_leave_a_mapping_alone() -> Result<()> {
+    let mappings = small(&open_edu()?)?;
+    for mapping in &mappings {
+        // mlock() passes over what has no pages; whatever it says, nothing must break.
+        let _ = mm::lock(mapping.address(), PAGE);
+        check::value("the mapping after mlock", mapping.load(ID_AT), ID)?;
+        for (name, advice) in
+            [("MADV_DONTNEED", libc::MADV_DONTNEED), ("MADV_FREE", libc::MADV_FREE)]
+        {
+            let got = mm::advise(mapping.address(), PAGE, advice);
+            check::errno(name, got, Errno::EINVAL)?;
+            check::value(&format!("the mapping after {name}"), mapping.load(ID_AT), ID)?;
+        }
+    }
+    Ok(())
+}

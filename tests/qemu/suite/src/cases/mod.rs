@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The cases, by what they are about.
+
+mod bar_mmap;
+mod dmabuf_mmap;
+mod export;
+mod feature;
+mod gup;
+mod independent;
+mod lifetime;
+mod memory;
+mod open;
+mod revoke;
+mod unload;
+
+use crate::case::Case;
+
+/// All cases, in the order in which they run: the simple ones first.
+pub fn all() -> Vec<&'static Case> {
+    let files = [
+        open::CASES,
+        independent::CASES,
+        bar_mmap::CASES,
+        export::CASES,
+        feature::CASES,
+        dmabuf_mmap::CASES,
+        gup::CASES,
+        revoke::CASES,
+        memory::CASES,
+        lifetime::CASES,
+        unload::CASES,
+    ];
+    let all: Vec<&Case> = files.into_iter().flatten().collect();
+    let mut names: Vec<&str> = all.iter().map(|case| case.name).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        panic!("two cases are named {}", twice[0]);
+    }
+    all
+}

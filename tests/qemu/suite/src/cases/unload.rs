@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Loading, binding, unbinding and unloading, with something still in use or nothing.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer};
+use guest::device::{Device, Via};
+use guest::mm;
+use guest::module::Module;
+use guest::pci::{Pci, EDU};
+use guest::peer::Peer;
+use guest::{Errno, PAGE};
+
+use crate::case::{cases, Setup, Skip};
+use crate::check;
+use crate::fixture::{driver, edu, export_edu, nth, open_edu, ID, ID_AT};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        unbind_waits_for_the_device_fd,
+        unbind_waits_for_the_last_bar_mapping,
+        unbind_does_not_wait_for_buffers,
+        old_fds_stay_dead_after_rebinding,
+        rmmod_is_refused_while_a_buffer_lives,
+        rmmod_is_refused_while_the_device_is_open,
+        rmmod_takes_bound_devices_along,
+        in_tree_driver_takes_over_and_back;
+    Setup::Bound(&[EDU, EDU]) =>
+        unbind_of_one_device_leaves_the_other_alone;
+    Setup::Unloaded(&[EDU]) =>
+        loading_binds_no_device,
+        load_use_and_unload_ten_times;
+}
+
+/// Starts to take the device from its driver; the channel says when that is over.
+fn start_unbind(pci: &Pci) -> Receiver<Result<()>> {
+    let (sender, receiver) = channel();
+    let pci = pci.clone();
+    thread::spawn(move || sender.send(pci.unbind()));
+    receiver
+}
+
+fn still_waits(unbind: &Receiver<Result<()>>) -> Result<()> {
+    match unbind.recv_timeout(Duration::from_millis(700)) {
+        Err(RecvTimeoutError::Timeout) => Ok(()),
+        other => anyhow::bail!("unbind did not wait: {other:?}"),
+    }
+}
+
+fn comes_to_an_end(unbind: &Receiver<Result<()>>) -> Result<()> {
+    unbind.recv_timeout(Duration::from_secs(30)).context("unbind did not end")?
+}
+
+fn unbind_waits_for_the_device_fd() -> Result<()> {
+    let pci = edu()?;
+    let device = open_edu()?;
+    let mapping = export_edu(&device)?.map(0, PAGE)?;
+    let unbind = start_unbind(&pci);
+    still_waits(&unbind)?;
+    check::value("while unbind waits", mapping.load(ID_AT), ID)?;
+    drop(device);
+    comes_to_an_end(&unbind)?;
+    check::bus_error("after it", mapping.load(ID_AT))?;
+    check::equal("driver", pci.driver(), None)
+}
+
+fn unbind_waits_for_the_last_bar_mapping() -> Result<()> {
+    let pci = edu()?;
+    let device = open_edu()?;
+    let bar = device.map_bar(0)?;
+    drop(device);
+    let unbind = start_unbind(&pci);
+    still_waits(&unbind)?;
+    check::value("while unbind waits", bar.load(ID_AT), ID)?;
+    drop(bar);
+    comes_to_an_end(&unbind)?;
+    check::equal("driver", pci.driver(), None)
+}
+
+fn unbind_does_not_wait_for_buffers() -> Result<()> {
+    let client = Peer::fork()?;
+    let pci = edu()?;
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let mapping = buffer.map(0, PAGE)?;
+    let fd = client.take(&buffer)?;
+    let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+    check::value("before", client.load(address)?, ID)?;
+    drop(device);
+    comes_to_an_end(&start_unbind(&pci))?;
+    check::bus_error("here", mapping.load(ID_AT))?;
+    check::bus_error("in the client", client.load(address)?)?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    check::errno("mmap there", client.map(fd, PAGE, mm::RW, 0)?, Errno::ENODEV)?;
+    let child = Peer::fork()?;
+    check::bus_error("in a child of now", child.load(mapping.address())?)
+}
+
+fn old_fds_stay_dead_after_rebinding() -> Result<()> {
+    let pci = edu()?;
+    let device = open_edu()?;
+    let old = export_edu(&device)?;
+    let dead = old.map(0, PAGE)?;
+    check::value("before", dead.load(ID_AT), ID)?;
+    drop(device);
+    for via in [Via::Group, Via::Cdev] {
+        pci.unbind()?;
+        check::bus_error("unbound", dead.load(ID_AT))?;
+        pci.bind(&driver())?;
+        let device = Device::open(&pci, via)?;
+        check::value("the BAR", device.map_bar(0)?.load(ID_AT), ID)?;
+        let new = export_edu(&device)?;
+        check::value("a new buffer", new.map(0, PAGE)?.load(ID_AT), ID)?;
+        check::bus_error("bound again", dead.load(ID_AT))?;
+        check::errno("mmap", old.map(0, PAGE), Errno::ENODEV)?;
+        check::errno("REVOKE", buffer::revoke(&device, &old), Errno::ENODEV)?;
+    }
+    Ok(())
+}
+
+fn unbind_of_one_device_leaves_the_other_alone() -> Result<()> {
+    let (first, second) = (nth(EDU, 0)?, nth(EDU, 1)?);
+    let device = Device::open(&first, Via::Group)?;
+    let buffer = export_edu(&device)?;
+    let mapping = buffer.map(0, PAGE)?;
+    let gone = export_edu(&Device::open(&second, Via::Group)?)?;
+    comes_to_an_end(&start_unbind(&second))?;
+    check::errno("the second's buffer", gone.map(0, PAGE), Errno::ENODEV)?;
+    check::value("the first's mapping", mapping.load(ID_AT), ID)?;
+    check::works("the first's buffer", buffer.map(0, PAGE)).map(drop)
+}
+
+/// Checks that the module cannot be unloaded now.
+fn rmmod_is_refused(module: &Module) -> Result<()> {
+    check::errno("rmmod", module.unload(), Errno::EWOULDBLOCK)?;
+    ensure!(module.is_loaded(), "it is gone");
+    Ok(())
+}
+
+fn rmmod_is_refused_while_a_buffer_lives() -> Result<()> {
+    let module = Module::driver();
+    let pci = edu()?;
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let mapping = buffer.map(0, PAGE)?;
+    rmmod_is_refused(&module)?;
+    drop(device);
+    rmmod_is_refused(&module)?;
+    pci.release()?;
+    rmmod_is_refused(&module)?;
+    drop(buffer);
+    rmmod_is_refused(&module)?;
+    check::bus_error("the mapping", mapping.load(ID_AT))?;
+    drop(mapping);
+    module.unload_soon()
+}
+
+fn rmmod_is_refused_while_the_device_is_open() -> Result<()> {
+    let module = Module::driver();
+    let device = open_edu()?;
+    rmmod_is_refused(&module)?;
+    let bar = device.map_bar(0)?;
+    drop(device);
+    rmmod_is_refused(&module)?;
+    check::value("the BAR", bar.load(ID_AT), ID)?;
+    drop(bar);
+    module.unload_soon()
+}
+
+fn rmmod_takes_bound_devices_along() -> Result<()> {
+    let module = Module::driver();
+    let pci = edu()?;
+    check::equal("driver", pci.driver(), Some(driver()))?;
+    module.unload_soon()?;
+    check::equal("driver after rmmod", pci.driver(), None)?;
+    module.load()?;
+    pci.bind(&driver())?;
+    check::value("after insmod", open_edu()?.map_bar(0)?.load(ID_AT), ID)
+}
+
+fn in_tree_driver_takes_over_and_back() -> Result<()> {
+    let path: PathBuf = Module::driver().path().with_file_name("vfio-pci.ko");
+    if !path.exists() {
+        return Err(Skip(format!("no {}", path.display())).into());
+    }
+    Module::new(path).load()?;
+    let pci = edu()?;
+    for name in ["vfio-pci".to_string(), driver(), "vfio-pci".to_string(), driver()] {
+        pci.bind(&name)?;
+        check::equal("driver", pci.driver(), Some(name.clone()))?;
+        let device = open_edu()?;
+        check::value(&format!("the BAR under {name}"), device.map_bar(0)?.load(ID_AT), ID)?;
+    }
+    Ok(())
+}
+
+fn loading_binds_no_device() -> Result<()> {
+    let module = Module::driver();
+    module.load()?;
+    for pci in Pci::all()? {
+        ensure!(pci.driver() != Some(driver()), "{pci} was taken");
+    }
+    let path = format!("/sys/bus/pci/drivers/{}/bind", driver());
+    let got = std::fs::write(path, edu()?.address()).map_err(|error| error.raw_os_error());
+    check::equal("bind without driver_override", got, Err(Some(libc::ENODEV)))?;
+    edu()?.bind(&driver())?;
+    check::equal("driver", edu()?.driver(), Some(driver()))?;
+    edu()?.release()?;
+    module.unload_soon()
+}
+
+fn load_use_and_unload_ten_times() -> Result<()> {
+    let module = Module::driver();
+    let pci = edu()?;
+    for round in 0..10 {
+        module.load()?;
+        pci.bind(&driver())?;
+        let device = Device::open(&pci, if round % 2 == 0 { Via::Group } else { Via::Cdev })?;
+        let bar = device.map_bar(0)?;
+        let buffer = Buffer::export(&device, 0, 0, PAGE)?;
+        let mapping = mm::Mapping::new(&buffer, PAGE, mm::RW, 0)?;
+        check::value("BAR", bar.load(ID_AT), ID)?;
+        check::value("buffer", mapping.load(ID_AT), ID)?;
+        check::errno("rmmod while all is open", module.unload(), Errno::EWOULDBLOCK)?;
+        drop((device, bar, buffer, mapping));
+        pci.release()?;
+        module.unload_soon().with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
