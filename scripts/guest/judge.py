@@ -125,23 +125,16 @@ def judge_kunit(test, parser, log, problem):
     `test` is what the kernel's own `parser` (tools/testing/kunit/kunit_parser.py) made of the log.
     """
     cases = []
-    failed = (parser.TestStatus.FAILURE, parser.TestStatus.TEST_CRASHED)
+    statuses = {parser.TestStatus.SUCCESS: "passed", parser.TestStatus.SKIPPED: "skipped"}
 
     def walk(node, path):
-        if node.subtests:
-            for child in node.subtests:
-                walk(child, f"{path}.{child.name}" if path else child.name)
-            if node.status in failed and all(
-                child.status not in failed for child in node.subtests
-            ):
-                cases.append(Case(path or "kunit", "failed", node.log))
-            return
-        status = "failed" if node.status in failed else "passed"
-        if node.status == parser.TestStatus.SKIPPED:
-            status = "skipped"
-        if node.status == parser.TestStatus.NO_TESTS:
-            status = "failed"
-        cases.append(Case(path or "kunit", status, node.log, getattr(node, "skip_reason", "")))
+        status = statuses.get(node.status, "failed")
+        for child in node.subtests:
+            walk(child, f"{path}.{child.name}" if path else child.name)
+        if not node.subtests:
+            cases.append(Case(path or "kunit", status, node.log, node.skip_reason))
+        elif status == "failed" and all(case.status != "failed" for case in cases):
+            cases.append(Case(path or "kunit", status, node.log))
 
     walk(test, "")
     if test.counts.errors and all(case.status != "failed" for case in cases):

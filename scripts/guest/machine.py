@@ -51,6 +51,7 @@ class Job:
     insmod: list = dataclasses.field(default_factory=list)  # guest paths, after `modules`
     devices: list = dataclasses.field(default_factory=list)  # as for -device, without a bus
     qemu_args: list = dataclasses.field(default_factory=list)
+    append: str = ""  # more kernel command line
     driver: str = ""
     bind: bool = False
     env: dict = dataclasses.field(default_factory=dict)
@@ -139,7 +140,7 @@ def _qemu_command(job, folder, console, control):
     command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-m", "1G", "-smp", "2"]
     command += ["-cpu", "host" if accel.startswith("kvm") else "max", "-no-reboot"]
     command += ["-kernel", f"{job.kernel}/build/arch/x86/boot/bzImage"]
-    command += ["-initrd", f"{folder}/initramfs", "-append", APPEND]
+    command += ["-initrd", f"{folder}/initramfs", "-append", f"{APPEND} {job.append}"]
     command += ["-serial", f"file:{folder}/kernel.log"]
     for name, sock in (("console", console), ("control", control)):
         command += ["-chardev", f"socket,id={name},fd={sock.fileno()}"]

@@ -5,6 +5,7 @@ The targets of the Makefile that boot a guest. They take what the user may set
 from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE.
 """
 
+import contextlib
 import glob
 import os
 import shlex
@@ -133,10 +134,14 @@ def kunit(kernel):
 
     say("test: boot for KUnit")
     job = base_job("kunit", kernel, ["true"], insmod=[f"/lib/modules/{KUNIT}.ko"])
+    job.append = "kunit.enable=1 kunit.autorun=1"
     result = machine.run(job)
     log = result.kernel_log()
-    with open(os.devnull, "w") as nowhere:
-        test = kunit_parser.parse_run_tests(log, kunit_printer.Printer(nowhere))
+    # The kernel's own tests run when it boots; ours when init loads them.
+    start = next((i for i, line in enumerate(log) if "guest: begin" in line), 0)
+    with open(os.path.join(os.path.dirname(result.log), "kunit"), "w") as report:
+        with contextlib.redirect_stdout(report):
+            test = kunit_parser.parse_run_tests(log[start:], kunit_printer.Printer(report))
     say(logs(result))
     return judge.judge_kunit(test, kunit_parser, log, result.problem)
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """Feeds the judge what a broken run looks like; run by `make check`."""
 
+import contextlib
+import io
 import unittest
 
 import judge
@@ -126,6 +128,58 @@ class Splats(unittest.TestCase):
     def test_every_case_of_a_dense_log_is_blamed(self):
         log = ["suite: begin first", "BUG: one", "suite: begin second", "BUG: two"]
         self.assertEqual(failed(judge.judge_suite(GOOD, log, 0, "")), ["first", "second"])
+
+
+class Kunit(unittest.TestCase):
+    """judge_kunit(), with the parser of the kernel (scripts/check sets PYTHONPATH)"""
+
+    GOOD = """KTAP version 1
+        1..1
+            KTAP version 1
+            # Subtest: range
+            1..2
+            ok 1 empty
+            ok 2 whole
+        # range: pass:2 fail:0 skip:0 total:2
+        ok 1 range
+        """
+
+    def judge(self, text, problem=""):
+        """The totals line of a boot whose kernel log has `text`."""
+        import kunit_parser  # pylint: disable=import-error,import-outside-toplevel
+        import kunit_printer  # pylint: disable=import-error,import-outside-toplevel
+
+        log = [f"[    1.000000] {line[8:]}" for line in ("        " + text).split("\n")]
+        with contextlib.redirect_stdout(io.StringIO()) as report:
+            test = kunit_parser.parse_run_tests(log, kunit_printer.Printer(report))
+        return judge.totals(judge.judge_kunit(test, kunit_parser, log, problem))
+
+    def test_good_run(self):
+        self.assertEqual(self.judge(self.GOOD), ("2 passed, 0 failed", True))
+
+    def test_not_ok(self):
+        text = self.GOOD.replace("ok 2 whole", "not ok 2 whole").replace("ok 1 r", "not ok 1 r")
+        self.assertEqual(self.judge(text), ("1 passed, 1 failed", False))
+
+    def test_skip(self):
+        text = self.GOOD.replace("ok 2 whole", "ok 2 whole # SKIP no reason")
+        self.assertEqual(self.judge(text), ("1 passed, 0 failed, 1 skipped", True))
+
+    def test_broken_runs(self):
+        for text in (
+            "",
+            self.GOOD.replace("1..2", "1..3"),
+            self.GOOD.replace("            ok 2 whole\n", ""),
+            self.GOOD.replace("        1..1\n", "        1..2\n"),
+            self.GOOD.split("            ok 2")[0],
+            self.GOOD.replace("ok 1 range", "not ok 1 range"),
+            self.GOOD.replace("ok 2 whole", "BUG: in between"),
+        ):
+            with self.subTest(text=text):
+                self.assertFalse(self.judge(text)[1])
+
+    def test_guest_that_died(self):
+        self.assertEqual(self.judge(self.GOOD, "died"), ("2 passed, 1 failed", False))
 
 
 if __name__ == "__main__":
