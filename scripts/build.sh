@@ -12,14 +12,8 @@ set -eu
 . /src/scripts/lib.sh
 target=$1
 
-# One module folder, whatever kernel it is for: a change of kernel starts afresh.
 build_module() {
-	mkdir -p /src/build/module
-	if [ "$(cat /src/build/module/.kernel 2>/dev/null)" != "$kernel" ]; then
-		rm -rf /src/build/module
-		mkdir -p /src/build/module
-		echo "$kernel" >/src/build/module/.kernel
-	fi
+	objects_for "$kernel" /src/build/module
 	say 'module: build'
 	make ${V:+V=$V} -s -j"$(nproc)" -C "$kernel/build" M=/src MO=/src/build/module LLVM=1 \
 		modules >&2 9>&- || die 'the module did not build: see above'

@@ -4,11 +4,14 @@
 # usage: scripts/kdir.sh [--flags] KDIR
 #
 # Says, one line for each, why the module cannot be built against the kernel build
-# directory KDIR; no output and status 0 if it can. With --flags: prints what make
+# directory KDIR; no output and status 0 if it can, and build/module is ready for it. With --flags: prints what make
 # must be told to use that kernel's compiler.
 #
 # RUSTC and BINDGEN name the tools, as for the kernel's own build.
 set -eu
+
+src=$(cd "$(dirname "$0")/.." && pwd -P)
+. "$src/scripts/lib.sh"
 
 NEEDS_MAJOR=7 NEEDS_MINOR=3 # the vfio_pci_core and dma-buf API that rust/ is written for
 
@@ -53,7 +56,7 @@ check_rust() {
 		}
 	done
 	rustc=${RUSTC:-rustc} bindgen=${BINDGEN:-bindgen}
-	wants=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$/\1/p' "$conf")
+	wants=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="*\([^"]*\)"*$/\1/p' "$conf")
 	is=$("$rustc" --version 2>/dev/null) || is=
 	if [ -z "$is" ]; then
 		problem "no $rustc: KDIR was built with \"$wants\": install that or set RUSTC=/path"
@@ -96,4 +99,5 @@ else
 	check_rust
 	check_compiler
 fi
-exit "$problems"
+[ "$problems" -eq 0 ] || exit 1
+objects_for "$kdir $release" "$src/build/module"

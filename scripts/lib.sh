@@ -50,6 +50,14 @@ unlock() {
 	exec 9>&-
 }
 
+# objects_for KERNEL DIR: DIR for module objects; emptied if it has those for another one.
+objects_for() {
+	[ "$(cat "$2/.kernel" 2>/dev/null)" != "$1" ] || return 0
+	rm -rf "$2"
+	mkdir -p "$2"
+	printf '%s\n' "$1" >"$2/.kernel"
+}
+
 # quietly LABEL LOG COMMAND...: output goes to LOG; a line of progress every 20 s;
 # on failure the end of the log.
 quietly() {
