@@ -11,10 +11,11 @@ SHELL := /bin/sh
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V
 
 ifdef KDIR
+clang = $(shell grep -qs '^CONFIG_CC_IS_CLANG=y' '$(KDIR)/include/config/auto.conf' && echo LLVM=1)
 module:
 	@scripts/kdir.sh '$(KDIR)'
 	+@$(MAKE) -C '$(KDIR)' M='$(CURDIR)' MO='$(CURDIR)/build/module' \
-		$(shell scripts/kdir.sh --flags '$(KDIR)') modules
+		$(if $(LLVM)$(filter command,$(origin CC)),,$(clang)) modules
 else
 module:
 	@scripts/root.sh scripts/build.sh module

@@ -1,11 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage: scripts/kdir.sh [--flags] KDIR
+# usage: scripts/kdir.sh KDIR
 #
 # Says, one line for each, why the module cannot be built against the kernel build
-# directory KDIR; no output and status 0 if it can, and build/module is ready for it. With --flags: prints what make
-# must be told to use that kernel's compiler.
+# directory KDIR. Without output and with status 0 it can, and build/module is ready.
 #
 # RUSTC and BINDGEN name the tools, as for the kernel's own build.
 set -eu
@@ -71,23 +70,14 @@ check_rust() {
 check_compiler() {
 	compiler=gcc
 	! has CONFIG_CC_IS_CLANG || compiler=clang
-	[ -n "${CC-}${LLVM-}" ] || command -v "$compiler" >/dev/null ||
-		problem "no $compiler, which built KDIR: install it or pass CC= or LLVM="
+	[ -n "${LLVM-}" ] || command -v "$compiler" >/dev/null ||
+		problem "no $compiler, which built KDIR: install it or pass LLVM="
 	[ "$compiler" = gcc ] || [ -n "${LLVM-}" ] || command -v ld.lld >/dev/null ||
 		problem 'no ld.lld: install lld or pass LLVM= to make'
 }
 
-flags=
-if [ "${1-}" = --flags ]; then
-	flags=1
-	shift
-fi
 kdir=${1-}
 conf=$kdir/include/config/auto.conf
-if [ -n "$flags" ]; then
-	[ -n "${CC-}${LLVM-}" ] || ! grep -qs '^CONFIG_CC_IS_CLANG=y$' "$conf" || echo LLVM=1
-	exit
-fi
 case $kdir in
 /*) ;;
 *) problem "KDIR=$kdir: give an absolute path" ;;

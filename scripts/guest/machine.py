@@ -121,8 +121,8 @@ def _write_initramfs(job, path):
         "DRIVER": job.driver,
         "BIND": str(int(job.bind)),
         "TTY": str(int(job.terminal)),
-        "ROWS": str(size.lines),
-        "COLS": str(size.columns),
+        "ROWS": str(size.lines or 24),
+        "COLS": str(size.columns or 80),
     }
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in settings.items()]
     lines += [f"export {name}={shlex.quote(value)}\n" for name, value in job.env.items()]
