@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use nix::cmsg_space;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
     accept, bind, connect, listen, recvmsg, sendmsg, setsockopt, socket, socketpair, sockopt,
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
@@ -98,6 +99,12 @@ impl Link {
             *word = u64::from_ne_bytes(chunk.try_into()?);
         }
         Ok((words, fd))
+    }
+
+    /// Whether a message waits to be received.
+    pub fn has_message(&self) -> Result<bool> {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
     }
 
     /// Sends nothing but `word`.

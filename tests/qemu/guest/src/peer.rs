@@ -134,14 +134,14 @@ impl Peer {
         Ok(answer.map(|value| value as u32).map_err(Failure::fault))
     }
 
-    /// Starts `times` reads there, each of which must give `want` or a fault.
-    pub fn begin_hammer(&self, address: usize, want: u32, times: u64) -> Result<()> {
-        self.link.send([HAMMER, address as u64, want.into(), times, 0, 0], None)
+    /// Starts to read there over and over; each read must give `want` or a fault.
+    pub fn begin_hammer(&self, address: usize, want: u32) -> Result<()> {
+        self.link.send([HAMMER, address as u64, want.into(), 0, 0, 0], None)
     }
 
-    /// What came of [`Peer::begin_hammer`].
-    pub fn finish_hammer(&self) -> Result<Hits> {
-        let word = self.answer()?.map_err(Failure::errno)?;
+    /// Ends [`Peer::begin_hammer`], and says what came of it.
+    pub fn end_hammer(&self) -> Result<Hits> {
+        let word = self.order([HAMMER, 0, 0, 0, 0, 0], None)?.map_err(Failure::errno)?;
         let part = |number: u32| word >> (21 * number) & MANY;
         Ok(Hits { good: part(0), faults: part(1), wrong: part(2) })
     }
@@ -259,9 +259,10 @@ fn die_with(parent: Pid) {
 fn obey(link: &Link) -> Result<()> {
     loop {
         let (words, fd) = link.receive()?;
-        let result = match fd {
-            Some(fd) => Ok(fd.into_raw_fd() as u64),
-            None => perform(words),
+        let result = match (words, fd) {
+            (_, Some(fd)) => Ok(fd.into_raw_fd() as u64),
+            ([HAMMER, address, want, ..], _) => Ok(hammer(link, address as usize, want as u32)?),
+            (words, None) => perform(words),
         };
         let answer = match result {
             Ok(value) => [OK, value],
@@ -286,19 +287,22 @@ fn perform([order, a, b, c, d, _]: Words) -> Result<u64, Failure> {
             let mut arg = [c as u32, (c >> 32) as u32];
             crate::sys::ioctl_with(a as RawFd, b as u32, &mut arg)? as u64
         }
-        HAMMER => hammer(address, b as u32, c),
         _ => return Err(Errno::ENOSYS.into()),
     })
 }
 
-fn hammer(address: usize, want: u32, times: u64) -> u64 {
+/// Reads until the next message comes.
+fn hammer(link: &Link, address: usize, want: u32) -> Result<u64> {
     let [mut good, mut faults, mut wrong] = [0u64; 3];
-    for _ in 0..times.min(MANY) {
-        match fault::load32(address) {
-            Ok(value) if value == want => good += 1,
-            Ok(_) => wrong += 1,
-            Err(_) => faults += 1,
+    while !link.has_message()? {
+        for _ in 0..100 {
+            match fault::load32(address) {
+                Ok(value) if value == want => good += 1,
+                Ok(_) => wrong += 1,
+                Err(_) => faults += 1,
+            }
         }
     }
-    good | faults << 21 | wrong << 42
+    link.receive()?;
+    Ok(good.min(MANY) | faults.min(MANY) << 21 | wrong.min(MANY) << 42)
 }

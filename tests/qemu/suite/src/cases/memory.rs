@@ -6,7 +6,7 @@ use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::mm::{self, Mapping};
 use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
+use guest::peer::{Hits, Peer};
 use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
@@ -28,7 +28,9 @@ cases! {
         vfio_reset_heals_mappings,
         sysfs_reset_heals_mappings,
         no_load_sees_a_device_that_is_off,
-        no_load_sees_a_device_that_is_being_reset;
+        no_load_through_a_bar_mapping_sees_a_device_that_is_off,
+        loads_during_a_vfio_reset_wait_for_its_end,
+        loads_during_a_sysfs_reset_wait_for_its_end;
     Setup::Bound(&[BOCHS]) =>
         memory_off_reaches_every_bar_and_every_offset,
         memory_off_reaches_every_range,
@@ -252,36 +254,68 @@ fn sysfs_reset_heals_mappings() -> Result<()> {
     resets_heal(|_| pci.reset())
 }
 
-/// A client reads the id register all the time while `disturb` does its worst. With its memory
-/// off, edu reads as all ones: a load that sees that came through a stale page table entry.
-fn hammer(disturb: impl Fn(&Device) -> Result<()>) -> Result<()> {
-    const LOADS: u64 = 60_000;
+/// Clients read the id register all the time while `disturb` does its worst; returns what they
+/// saw. With its memory off, edu reads as all ones: a load that sees that came through a stale
+/// page table entry.
+fn hammer(disturb: impl Fn(&Device) -> Result<()>) -> Result<Vec<Hits>> {
     let clients = [Peer::fork()?, Peer::fork()?];
     let device = open_edu()?;
     let buffer = export_edu(&device)?;
     for client in &clients {
         let fd = client.take(&buffer)?;
         let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
-        client.begin_hammer(address, ID, LOADS)?;
+        client.begin_hammer(address, ID)?;
     }
-    for _ in 0..40 {
+    for _ in 0..60 {
         disturb(&device)?;
     }
-    for client in &clients {
-        let hits = client.finish_hammer()?;
+    let hits: Vec<Hits> = clients.iter().map(Peer::end_hammer).collect::<Result<_>>()?;
+    for hits in &hits {
         check::equal(&format!("wrong values among {hits:?}"), hits.wrong, 0)?;
         ensure!(hits.good > 0, "no load came through: {hits:?}");
     }
+    Ok(hits)
+}
+
+fn no_load_through_a_bar_mapping_sees_a_device_that_is_off() -> Result<()> {
+    let device = open_edu()?;
+    let bar = device.map_bar(0)?;
+    let client = Peer::fork()?;
+    client.begin_hammer(bar.address(), ID)?;
+    for _ in 0..60 {
+        device.set_memory(false)?;
+        // Give the clients time to run into it.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        device.set_memory(true)?;
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let hits = client.end_hammer()?;
+    check::equal(&format!("wrong values among {hits:?}"), hits.wrong, 0)?;
     Ok(())
 }
 
 fn no_load_sees_a_device_that_is_off() -> Result<()> {
-    hammer(|device| {
+    let hits = hammer(|device| {
         device.set_memory(false)?;
-        device.set_memory(true)
-    })
+        // Give the clients time to run into it.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        device.set_memory(true)?;
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        Ok(())
+    })?;
+    ensure!(hits.iter().all(|hits| hits.faults > 0), "nobody ever saw it off: {hits:?}");
+    Ok(())
 }
 
-fn no_load_sees_a_device_that_is_being_reset() -> Result<()> {
-    hammer(|device| check::works("reset", device.reset()))
+fn loads_during_a_vfio_reset_wait_for_its_end() -> Result<()> {
+    let hits = hammer(|device| check::works("reset", device.reset()))?;
+    ensure!(hits.iter().all(|hits| hits.faults == 0), "a load did not wait: {hits:?}");
+    Ok(())
+}
+
+fn loads_during_a_sysfs_reset_wait_for_its_end() -> Result<()> {
+    let pci = edu()?;
+    let hits = hammer(|_| check::works("reset", pci.reset()))?;
+    ensure!(hits.iter().all(|hits| hits.faults == 0), "a load did not wait: {hits:?}");
+    Ok(())
 }
