@@ -27,6 +27,7 @@ GUEST = os.path.dirname(os.path.abspath(__file__))
 FIRST_SLOT = 0x10
 MAX_DEVICES = 15
 CHUNK = 1536
+INITRAMFS = "/tmp/initramfs"  # a tmpfs of this run alone, see scripts/root.sh
 LEAVE_KEY = b"\x1d"  # Ctrl-]
 POWER_OFF_SECONDS = 60
 APPEND = (
@@ -140,7 +141,7 @@ def _qemu_command(job, folder, console, control):
     command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-m", "1G", "-smp", "2"]
     command += ["-cpu", "host" if accel.startswith("kvm") else "max", "-no-reboot"]
     command += ["-kernel", f"{job.kernel}/build/arch/x86/boot/bzImage"]
-    command += ["-initrd", f"{folder}/initramfs", "-append", f"{APPEND} {job.append}"]
+    command += ["-initrd", INITRAMFS, "-append", f"{APPEND} {job.append}"]
     command += ["-serial", f"file:{folder}/kernel.log"]
     for name, sock in (("console", console), ("control", control)):
         command += ["-chardev", f"socket,id={name},fd={sock.fileno()}"]
@@ -173,7 +174,7 @@ class _Session:
         self.console, console = socket.socketpair()
         self.control, control = socket.socketpair()
         command = _qemu_command(self.job, self.folder, console, control)
-        _write_initramfs(self.job, f"{self.folder}/initramfs")
+        _write_initramfs(self.job, INITRAMFS)
         with open(f"{self.folder}/qemu.log", "w") as log:
             self.qemu = subprocess.Popen(
                 command,
@@ -189,7 +190,6 @@ class _Session:
         finally:
             self.qemu.kill()
             self.qemu.wait()
-            os.unlink(f"{self.folder}/initramfs")
         return self._conclude()
 
     def _loop(self):
