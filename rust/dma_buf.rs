@@ -19,12 +19,14 @@ use crate::{
         Outcome, //
     },
     vfio_pci_core::{
+        Core,
         Device,
         DeviceRef, //
     }, //
 };
 use core::{
     marker::PhantomData,
+    mem::ManuallyDrop,
     ops::Deref,
     ptr::NonNull, //
 };
@@ -39,7 +41,8 @@ use kernel::{
     sync::{
         Arc,
         ArcBorrow, //
-    }, //
+    },
+    types::Opaque, //
 };
 
 /// `open_flags` of a dma-buf that can be written.
@@ -57,6 +60,20 @@ pub trait Exporter: Sized + Send + Sync + 'static {
 
     /// A process accesses a page of a mapping that has no entry for it.
     fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome;
+
+    /// A device wants to import the dma-buf.
+    ///
+    /// No reservation lock is held.
+    fn attach(dma_buf: &DmaBuf<Self>, attachment: &Attachment) -> Result;
+
+    /// The device of an attachment gives up; it has nothing mapped.
+    fn detach(exported: &Exported<Self>);
+
+    /// An importing device maps the dma-buf. The reservation lock is held.
+    fn map(exported: &Exported<Self>, request: MapRequest<'_>) -> Result<DeviceMapping>;
+
+    /// An importing device has unmapped the dma-buf. The reservation lock is held.
+    fn unmapped(exported: &Exported<Self>);
 
     /// The last file reference is gone, and with it the last mapping.
     fn release(exported: ArcBorrow<'_, Exported<Self>>);
@@ -92,6 +109,16 @@ impl<T: Exporter> Exported<T> {
         // SAFETY: The private data of a dma-buf file is the dma-buf.
         let dma_buf = unsafe { (*file).private_data }.cast::<bindings::dma_buf>();
         // SAFETY: By the requirements of this function.
+        unsafe { Self::from_dma_buf(dma_buf) }
+    }
+
+    /// The exporter behind a dma-buf.
+    ///
+    /// # Safety
+    ///
+    /// `dma_buf` is one of exporter `T`, and somebody holds a reference during `'a`.
+    unsafe fn from_dma_buf<'a>(dma_buf: *mut bindings::dma_buf) -> &'a Self {
+        // SAFETY: By the requirements of this function; `DmaBuf::export` put it there.
         unsafe { &*(*dma_buf).priv_.cast() }
     }
 }
@@ -115,34 +142,63 @@ impl<T: Exporter> Ops<T> {
     /// Makes the table.
     pub const fn new() -> Self {
         let mut ops: bindings::dma_buf_ops = pin_init::zeroed();
-        ops.attach = Some(attach);
-        ops.map_dma_buf = Some(map);
-        ops.unmap_dma_buf = Some(unmap);
+        ops.attach = Some(attach::<T>);
+        ops.detach = Some(detach::<T>);
+        ops.map_dma_buf = Some(map::<T>);
+        ops.unmap_dma_buf = Some(unmap::<T>);
         ops.mmap = Some(mmap::<T>);
         ops.release = Some(release::<T>);
         Self(ops, PhantomData)
     }
 }
 
-unsafe extern "C" fn attach(
-    _dma_buf: *mut bindings::dma_buf,
-    _attachment: *mut bindings::dma_buf_attachment,
+unsafe extern "C" fn attach<T: Exporter>(
+    dma_buf: *mut bindings::dma_buf,
+    attachment: *mut bindings::dma_buf_attachment,
 ) -> c_int {
-    EOPNOTSUPP.to_errno()
+    from_result(|| {
+        // SAFETY: The dma-buf is one of `T`; the importer holds a reference, which stays its own.
+        let dma_buf = ManuallyDrop::new(unsafe { DmaBuf::<T>::from_raw(dma_buf) });
+        // SAFETY: The attachment is being made.
+        T::attach(&dma_buf, unsafe { &*attachment.cast::<Attachment>() })?;
+        Ok(0)
+    })
 }
 
-unsafe extern "C" fn map(
+unsafe extern "C" fn detach<T: Exporter>(
+    dma_buf: *mut bindings::dma_buf,
     _attachment: *mut bindings::dma_buf_attachment,
-    _dir: bindings::dma_data_direction,
-) -> *mut bindings::sg_table {
-    EOPNOTSUPP.to_ptr()
-}
-
-unsafe extern "C" fn unmap(
-    _attachment: *mut bindings::dma_buf_attachment,
-    _sgt: *mut bindings::sg_table,
-    _dir: bindings::dma_data_direction,
 ) {
+    // SAFETY: The dma-buf is one of `T`, and the importer holds a reference.
+    T::detach(unsafe { Exported::<T>::from_dma_buf(dma_buf) });
+}
+
+unsafe extern "C" fn map<T: Exporter>(
+    attachment: *mut bindings::dma_buf_attachment,
+    dir: bindings::dma_data_direction,
+) -> *mut bindings::sg_table {
+    // SAFETY: The dma-buf is one of `T`, and the importer holds a reference.
+    let exported = unsafe { Exported::<T>::from_dma_buf((*attachment).dmabuf) };
+    let request = MapRequest {
+        attachment,
+        dir,
+        _life: PhantomData,
+    };
+    match T::map(exported, request) {
+        Ok(mapping) => mapping.0.as_ptr(),
+        Err(err) => err.to_ptr(),
+    }
+}
+
+unsafe extern "C" fn unmap<T: Exporter>(
+    attachment: *mut bindings::dma_buf_attachment,
+    sgt: *mut bindings::sg_table,
+    dir: bindings::dma_data_direction,
+) {
+    // SAFETY: `sgt` is what `map` gave for the attachment; the reservation lock is held.
+    unsafe { bindings::dma_buf_free_sgt(attachment, sgt, dir) };
+    // SAFETY: The dma-buf is one of `T`, and the importer holds a reference.
+    T::unmapped(unsafe { Exported::<T>::from_dma_buf((*attachment).dmabuf) });
 }
 
 unsafe extern "C" fn mmap<T: Exporter>(
@@ -151,7 +207,7 @@ unsafe extern "C" fn mmap<T: Exporter>(
 ) -> c_int {
     from_result(|| {
         // SAFETY: The dma-buf is one of `T` and open; the VMA is being set up with its file.
-        let exported = unsafe { &*(*dma_buf).priv_.cast::<Exported<T>>() };
+        let exported = unsafe { Exported::<T>::from_dma_buf(dma_buf) };
         // SAFETY: As above.
         T::mmap(exported, unsafe { NewMapping::from_raw(vma) })?;
         Ok(0)
@@ -162,6 +218,93 @@ unsafe extern "C" fn release<T: Exporter>(dma_buf: *mut bindings::dma_buf) {
     // SAFETY: `DmaBuf::export` put the reference there, and this is called once.
     let exported = unsafe { Arc::from_raw((*dma_buf).priv_.cast::<Exported<T>>()) };
     T::release(exported.as_arc_borrow());
+}
+
+/// How long to wait for importers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// Until they are done.
+    Forever,
+    /// Until they are done or the waiting task gets a signal.
+    UntilSignal,
+    /// For about so many milliseconds.
+    Limited(u32),
+}
+
+impl Patience {
+    fn timeout(self) -> c_ulong {
+        match self {
+            Self::Limited(msecs) => kernel::time::msecs_to_jiffies(msecs),
+            // `MAX_SCHEDULE_TIMEOUT`
+            _ => c_long::MAX as c_ulong,
+        }
+    }
+}
+
+/// A device that imports a dma-buf. `struct dma_buf_attachment`
+#[repr(transparent)]
+pub struct Attachment(Opaque<bindings::dma_buf_attachment>);
+
+impl Attachment {
+    /// Whether the importer can do without `struct page`.
+    pub fn is_peer_to_peer(&self) -> bool {
+        // SAFETY: Set before the exporter sees the attachment.
+        unsafe { (*self.0.get()).peer2peer }
+    }
+
+    /// Whether the importer unmaps when it is told to. `dma_buf_attach_revocable()`
+    pub fn is_revocable(&self) -> bool {
+        // SAFETY: The attachment is valid.
+        unsafe { bindings::dma_buf_attach_revocable(self.0.get()) }
+    }
+}
+
+/// What an importing device wants mapped.
+pub struct MapRequest<'a> {
+    attachment: *mut bindings::dma_buf_attachment,
+    dir: bindings::dma_data_direction,
+    _life: PhantomData<&'a ()>,
+}
+
+/// Memory mapped for an importing device; [`Exporter::map`] passes it on.
+pub struct DeviceMapping(NonNull<bindings::sg_table>);
+
+impl MapRequest<'_> {
+    /// Maps physical memory of BAR `bar`, given as pairs of address and length in bytes, of `size`
+    /// bytes in all. `dma_buf_phys_vec_to_sgt()`
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the topology does not let the importing device reach the BAR, and what the DMA
+    /// layer says.
+    pub fn map(
+        self,
+        core: &Core,
+        bar: usize,
+        memory: impl Iterator<Item = (u64, u64)>,
+        size: u64,
+    ) -> Result<DeviceMapping> {
+        let provider = core.p2p_provider(bar).ok_or(EOPNOTSUPP)?;
+        let mut vec = KVVec::new();
+        for (paddr, len) in memory {
+            // CAST: `size_t` has the width of `u64` here.
+            let len = len as usize;
+            vec.push(bindings::phys_vec { paddr, len }, GFP_KERNEL)?;
+        }
+        // SAFETY: The attachment is valid and its reservation lock held; `vec` has that many
+        // elements; the device is bound, so `provider` is valid.
+        let sgt = from_err_ptr(unsafe {
+            bindings::dma_buf_phys_vec_to_sgt(
+                self.attachment,
+                provider.as_ptr(),
+                vec.as_mut_ptr(),
+                vec.len(),
+                size as usize,
+                self.dir,
+            )
+        })?;
+        NonNull::new(sgt).map(DeviceMapping).ok_or(ENOMEM)
+    }
 }
 
 /// A reference to a dma-buf of exporter `T`.
@@ -233,12 +376,20 @@ impl<T: Exporter> DmaBuf<T> {
         // SAFETY: Nobody else has the file yet. `exported` keeps the device, which keeps the
         // address space, until the file is gone.
         unsafe { (*(*ptr).file).f_mapping = address_space };
-        // INVARIANT: Made with `ops`; `dma_buf_export()` gave us the reference.
-        Ok(Self {
+        // SAFETY: Made with `ops`; `dma_buf_export()` gave us the reference.
+        Ok(unsafe { Self::from_raw(ptr) })
+    }
+
+    /// # Safety
+    ///
+    /// `ptr` is a dma-buf with a table `Ops<T>`, and a reference to it passes to the new value.
+    unsafe fn from_raw(ptr: *mut bindings::dma_buf) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self {
             // SAFETY: A valid dma-buf is not null.
             ptr: unsafe { NonNull::new_unchecked(ptr) },
             _exporter: PhantomData,
-        })
+        }
     }
 
     const EXP_NAME: &'static CStr = c"dmabuf-vfio-pci";
@@ -258,12 +409,8 @@ impl<T: Exporter> DmaBuf<T> {
             unsafe { bindings::dma_buf_put(ptr) };
             return Err(ENODEV);
         }
-        // INVARIANT: Checked just now.
-        Ok(Self {
-            // SAFETY: A valid dma-buf is not null.
-            ptr: unsafe { NonNull::new_unchecked(ptr) },
-            _exporter: PhantomData,
-        })
+        // SAFETY: Checked just now; `dma_buf_get()` gave us the reference.
+        Ok(unsafe { Self::from_raw(ptr) })
     }
 
     /// Publishes the dma-buf under a reserved file descriptor. Cannot fail, cannot be undone.
@@ -271,10 +418,42 @@ impl<T: Exporter> DmaBuf<T> {
         let fd = reservation.reserved_fd();
         // The fd is used up by `dma_buf_fd_install()`, and so is our reference.
         core::mem::forget(reservation);
-        let this = core::mem::ManuallyDrop::new(self);
+        let this = ManuallyDrop::new(self);
         // SAFETY: `fd` was reserved in this task's table, and the reference is ours.
         unsafe { bindings::dma_buf_fd_install(this.ptr.as_ptr(), fd as c_int) };
         fd as c_int
+    }
+
+    /// Tells all importers to unmap, and waits for what their devices are doing with the memory.
+    ///
+    /// Takes the reservation lock. Importers may still have to unmap when this returns.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: a signal came, and `patience` is [`Patience::UntilSignal`].
+    pub fn invalidate(&self, patience: Patience) -> Result {
+        let dma_buf = self.ptr.as_ptr();
+        // SAFETY: We hold a reference to the dma-buf, which has the reservation object.
+        let resv = unsafe { (*dma_buf).resv };
+        // SAFETY: As above. Without a context, locking cannot fail.
+        unsafe { bindings::dma_resv_lock(resv, core::ptr::null_mut()) };
+        // SAFETY: The reservation is locked.
+        unsafe { bindings::dma_buf_invalidate_mappings(dma_buf) };
+        // SAFETY: As above.
+        let left = unsafe {
+            bindings::dma_resv_wait_timeout(
+                resv,
+                bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
+                patience == Patience::UntilSignal,
+                patience.timeout(),
+            )
+        };
+        // SAFETY: Locked above.
+        unsafe { bindings::dma_resv_unlock(resv) };
+        if left < 0 {
+            return Err(EINTR);
+        }
+        Ok(())
     }
 
     /// The exporter and its device.
@@ -286,6 +465,15 @@ impl<T: Exporter> DmaBuf<T> {
     pub(crate) fn file(&self) -> *mut bindings::file {
         // SAFETY: We hold a reference, so the file is the dma-buf's.
         unsafe { (*self.ptr.as_ptr()).file }
+    }
+}
+
+impl<T: Exporter> Clone for DmaBuf<T> {
+    fn clone(&self) -> Self {
+        // SAFETY: We hold a reference.
+        unsafe { bindings::get_file(self.file()) };
+        // SAFETY: The same dma-buf, with the reference just taken.
+        unsafe { Self::from_raw(self.ptr.as_ptr()) }
     }
 }
 

@@ -58,6 +58,8 @@ pub fn has_write_combining() -> bool {
 pub enum Outcome {
     /// The page table entry is there (`VM_FAULT_NOPAGE`).
     Mapped,
+    /// Somebody was in the way; the access is to be tried again (`VM_FAULT_NOPAGE`).
+    Retry,
     /// A smaller order may work (`VM_FAULT_FALLBACK`).
     Fallback,
     /// The access fails (`VM_FAULT_SIGBUS`).
@@ -69,7 +71,9 @@ pub enum Outcome {
 impl Outcome {
     fn as_raw(self) -> bindings::vm_fault_t {
         match self {
-            Outcome::Mapped => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            Outcome::Mapped | Outcome::Retry => {
+                bindings::vm_fault_reason_VM_FAULT_NOPAGE
+            }
             Outcome::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
             Outcome::SigBus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             Outcome::OutOfMemory => bindings::vm_fault_reason_VM_FAULT_OOM,

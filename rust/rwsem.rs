@@ -1,17 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Read-write semaphores that C code owns.
+//! Read-write semaphores: those inside C objects, and [`RwLock`] for data of our own.
 //!
 //! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h)
 
 use crate::bindings;
-use core::marker::PhantomData;
-use kernel::types::{
-    NotThreadSafe,
-    Opaque, //
+use core::{
+    cell::UnsafeCell,
+    ops::{
+        Deref,
+        DerefMut, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::LockClassKey,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
 };
 
-/// A `struct rw_semaphore` inside a C object.
+/// A `struct rw_semaphore`.
 ///
 /// # Invariants
 ///
@@ -31,23 +41,12 @@ impl RwSemaphore {
         unsafe { &*ptr.cast() }
     }
 
-    /// Takes the semaphore for reading; sleeps until no writer has it. `down_read()`.
+    /// Takes the semaphore for reading; sleeps until no writer has it. `down_read()`
     pub(crate) fn read(&self) -> ReadGuard<'_> {
         // SAFETY: By the type invariant.
         unsafe { bindings::down_read(self.0.get()) };
         // INVARIANT: Taken just now.
         ReadGuard {
-            sem: self,
-            _not_send: NotThreadSafe,
-        }
-    }
-
-    /// Takes the semaphore for writing; sleeps until nobody else has it. `down_write()`.
-    pub(crate) fn write(&self) -> WriteGuard<'_> {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::down_write(self.0.get()) };
-        // INVARIANT: Taken just now.
-        WriteGuard {
             sem: self,
             _not_send: NotThreadSafe,
         }
@@ -59,9 +58,9 @@ impl RwSemaphore {
 /// # Invariants
 ///
 /// The current task holds the semaphore for reading.
-pub struct ReadGuard<'a> {
+pub(crate) struct ReadGuard<'a> {
     sem: &'a RwSemaphore,
-    _not_send: PhantomData<*mut ()>,
+    _not_send: NotThreadSafe,
 }
 
 impl Drop for ReadGuard<'_> {
@@ -71,19 +70,113 @@ impl Drop for ReadGuard<'_> {
     }
 }
 
-/// A semaphore held for writing until dropped.
+/// Data that many may read at a time, or one may write.
+#[pin_data]
+pub struct RwLock<T> {
+    #[pin]
+    sem: Opaque<bindings::rw_semaphore>,
+    data: UnsafeCell<T>,
+}
+
+// SAFETY: The data moves along with the lock.
+unsafe impl<T: Send> Send for RwLock<T> {}
+// SAFETY: Readers share the data (`Sync`), a writer may replace it from another thread (`Send`).
+unsafe impl<T: Send + Sync> Sync for RwLock<T> {}
+
+impl<T> RwLock<T> {
+    /// Makes a lock; `name` and `key` are for lockdep.
+    pub fn new(
+        data: T,
+        name: &'static CStr,
+        key: Pin<&'static LockClassKey>,
+    ) -> impl PinInit<Self> {
+        pin_init!(Self {
+            // SAFETY: The slot is pinned, and `key` is static.
+            sem <- Opaque::ffi_init(|slot| unsafe {
+                bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr())
+            }),
+            data: UnsafeCell::new(data),
+        })
+    }
+
+    /// Takes the lock for reading. `down_read()`
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        // SAFETY: Initialised by `new`.
+        unsafe { bindings::down_read(self.sem.get()) };
+        // INVARIANT: Taken just now.
+        RwLockReadGuard(self, NotThreadSafe)
+    }
+
+    /// Takes the lock for writing. `down_write()`
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        // SAFETY: Initialised by `new`.
+        unsafe { bindings::down_write(self.sem.get()) };
+        // INVARIANT: Taken just now.
+        RwLockWriteGuard(self, NotThreadSafe)
+    }
+}
+
+/// An [`RwLock`] held for reading until dropped.
 ///
 /// # Invariants
 ///
-/// The current task holds the semaphore for writing.
-pub struct WriteGuard<'a> {
-    sem: &'a RwSemaphore,
-    _not_send: PhantomData<*mut ()>,
+/// The current task holds the lock for reading.
+pub struct RwLockReadGuard<'a, T>(&'a RwLock<T>, NotThreadSafe);
+
+impl<T> Deref for RwLockReadGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariant nobody writes.
+        unsafe { &*self.0.data.get() }
+    }
 }
 
-impl Drop for WriteGuard<'_> {
+impl<T> Drop for RwLockReadGuard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant.
-        unsafe { bindings::up_write(self.sem.0.get()) };
+        unsafe { bindings::up_read(self.0.sem.get()) };
     }
+}
+
+/// An [`RwLock`] held for writing until dropped.
+///
+/// # Invariants
+///
+/// The current task holds the lock for writing.
+pub struct RwLockWriteGuard<'a, T>(&'a RwLock<T>, NotThreadSafe);
+
+impl<T> Deref for RwLockWriteGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariant nobody else has access.
+        unsafe { &*self.0.data.get() }
+    }
+}
+
+impl<T> DerefMut for RwLockWriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: By the type invariant nobody else has access.
+        unsafe { &mut *self.0.data.get() }
+    }
+}
+
+impl<T> Drop for RwLockWriteGuard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::up_write(self.0.sem.get()) };
+    }
+}
+
+/// Makes an [`RwLock`] with a name and a lock class for lockdep.
+#[macro_export]
+macro_rules! new_rwlock {
+    ($data:expr, $name:literal) => {
+        $crate::rwsem::RwLock::new(
+            $data,
+            kernel::optional_name!($name),
+            kernel::static_lock_class!(),
+        )
+    };
 }

@@ -29,6 +29,8 @@ pub use bindings::{
     VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR as FEATURE_MEMATTR,
     VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE as FEATURE_REVOKE,
     VFIO_DEVICE_FEATURE_GET as FEATURE_GET,
+    VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY as FEATURE_LOW_POWER_ENTRY,
+    VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP as FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
     VFIO_DEVICE_FEATURE_MASK as FEATURE_MASK,
     VFIO_DEVICE_FEATURE_PROBE as FEATURE_PROBE,
     VFIO_DEVICE_FEATURE_SET as FEATURE_SET, //
@@ -41,8 +43,16 @@ pub const ATTR_UC: u32 = bindings::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC;
 /// `VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC`
 pub const ATTR_WC: u32 = bindings::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
 /// `VFIO_DEVICE_PCI_DMABUF_REVOKE`, an `_IO()`.
-pub const IOCTL_REVOKE: u32 =
-    kernel::ioctl::_IO(bindings::VFIO_TYPE as u32, bindings::VFIO_BASE + 22);
+pub const IOCTL_REVOKE: u32 = vfio_io(22);
+/// `VFIO_DEVICE_RESET`
+pub const IOCTL_RESET: u32 = vfio_io(11);
+/// `VFIO_DEVICE_PCI_HOT_RESET`
+pub const IOCTL_HOT_RESET: u32 = vfio_io(13);
+
+/// `_IO(VFIO_TYPE, VFIO_BASE + nr)`, which bindgen does not evaluate.
+const fn vfio_io(nr: u32) -> u32 {
+    kernel::ioctl::_IO(bindings::VFIO_TYPE as u32, bindings::VFIO_BASE + nr)
+}
 
 macro_rules! plain {
     ($($ty:ty),* $(,)?) => {$(

@@ -10,9 +10,11 @@
 use crate::{
     bindings,
     mm::BarMapping,
+    uapi,
     vfio_pci_core::{
         Core,
         Device,
+        Opened,
         NUM_BARS,
         REGION_PAGES, //
     }, //
@@ -47,6 +49,22 @@ impl FeatureCall {
     }
 }
 
+/// A call of user space in which the core may switch the device's memory off, or put it on again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryChange {
+    /// A write to the config space: `offset` and `count` are bytes.
+    ConfigWrite {
+        /// Where it starts.
+        offset: u64,
+        /// How long it is.
+        count: usize,
+    },
+    /// An ioctl that resets the device, alone or with others.
+    Reset,
+    /// A feature that lets the device sleep.
+    LowPower,
+}
+
 /// A VFIO PCI variant driver; the implementing type is the driver's data of one device.
 pub trait Driver: Sized + Send + Sync + 'static {
     /// Name of the driver, as in `driver_override`.
@@ -58,8 +76,32 @@ pub trait Driver: Sized + Send + Sync + 'static {
     /// Makes the data of a new device.
     fn new(core: &Core) -> impl PinInit<Self, Error>;
 
+    /// What [`Driver::bracket`] gives; dropped when the core's function has returned.
+    type Bracket<'a>;
+
+    /// The core's function for `change` is about to be called; on an error it is not.
+    ///
+    /// No lock is held.
+    fn bracket(
+        device: &Device<Self>,
+        change: MemoryChange,
+    ) -> Result<Option<Self::Bracket<'_>>>;
+
+    /// The function is about to be reset, by whomever.
+    ///
+    /// The PCI device is locked. The core's `memory_lock` may be held for writing, or not.
+    fn reset_prepare(device: &Device<Self>);
+
+    /// The reset is over. Locks as for [`Driver::reset_prepare`].
+    fn reset_done(device: &Device<Self>);
+
+    /// The first device fd is being opened; the core has opened the device.
+    fn open_device(device: &Device<Self>, opened: Opened);
+
     /// The last device fd and the last mapping through one are gone; the core closes next.
-    fn close_device(device: &Device<Self>);
+    ///
+    /// Gives back what [`Driver::open_device`] got.
+    fn close_device(device: &Device<Self>) -> Option<Opened>;
 
     /// A BAR is being mapped through a device fd; the core has checked and accepted it.
     ///
@@ -78,13 +120,13 @@ const fn vfio_ops<T: Driver>() -> bindings::vfio_device_ops {
         name: kernel::str::as_char_ptr_in_const_context(T::NAME).cast_mut(),
         init: Some(Device::<T>::init),
         release: Some(Device::<T>::release),
-        open_device: Some(open_device),
+        open_device: Some(open_device::<T>),
         close_device: Some(close_device::<T>),
         ioctl: Some(ioctl::<T>),
         device_feature: Some(device_feature::<T>),
         mmap: Some(mmap::<T>),
         read: Some(bindings::vfio_pci_core_read),
-        write: Some(bindings::vfio_pci_core_write),
+        write: Some(write::<T>),
         get_region_info_caps: Some(bindings::vfio_pci_ioctl_get_region_info),
         request: Some(bindings::vfio_pci_core_request),
         match_: Some(bindings::vfio_pci_core_match),
@@ -99,21 +141,29 @@ const fn vfio_ops<T: Driver>() -> bindings::vfio_device_ops {
     }
 }
 
-unsafe extern "C" fn open_device(vdev: *mut bindings::vfio_device) -> c_int {
+unsafe extern "C" fn open_device<T: Driver>(vdev: *mut bindings::vfio_device) -> c_int {
     from_result(|| {
         let core = vdev.cast::<bindings::vfio_pci_core_device>();
         // SAFETY: The VFIO core opens a registered device.
         to_result(unsafe { bindings::vfio_pci_core_enable(core) })?;
         // SAFETY: As above; enabled just now.
         unsafe { bindings::vfio_pci_core_finish_enable(core) };
+        // SAFETY: Enabled just now; `close_device` takes the token back first.
+        let opened = unsafe { Opened::new(core) };
+        // SAFETY: The device is open.
+        T::open_device(unsafe { Device::from_raw(vdev) }, opened);
         Ok(0)
     })
 }
 
 unsafe extern "C" fn close_device<T: Driver>(vdev: *mut bindings::vfio_device) {
     // SAFETY: The VFIO core closes a device that it has opened.
-    T::close_device(unsafe { Device::from_raw(vdev) });
-    // SAFETY: As above.
+    let opened = T::close_device(unsafe { Device::from_raw(vdev) });
+    // Better a device that stays open than one that is used after this.
+    if kernel::warn_on!(opened.is_none()) {
+        return;
+    }
+    // SAFETY: The token is back, so nobody relies on the device being open.
     unsafe { bindings::vfio_pci_core_close_device(vdev) };
 }
 
@@ -124,11 +174,17 @@ unsafe extern "C" fn ioctl<T: Driver>(
 ) -> c_long {
     // SAFETY: The device is open.
     let device = unsafe { Device::<T>::from_raw(vdev) };
-    match T::ioctl(device, cmd, UserPtr::from_addr(arg as usize)) {
-        Some(result) => from_result(|| result) as c_long,
+    from_result(|| {
+        if let Some(result) = T::ioctl(device, cmd, UserPtr::from_addr(arg)) {
+            return result;
+        }
+        let _bracket = match cmd {
+            uapi::IOCTL_RESET | uapi::IOCTL_HOT_RESET => T::bracket(device, MemoryChange::Reset)?,
+            _ => None,
+        };
         // SAFETY: The arguments are those that we got.
-        None => unsafe { bindings::vfio_pci_core_ioctl(vdev, cmd, arg) },
-    }
+        Ok(unsafe { bindings::vfio_pci_core_ioctl(vdev, cmd, arg) })
+    })
 }
 
 unsafe extern "C" fn device_feature<T: Driver>(
@@ -144,12 +200,45 @@ unsafe extern "C" fn device_feature<T: Driver>(
         arg: UserPtr::from_ptr(arg),
         argsz,
     };
-    match T::feature(device, call) {
-        Some(result) => from_result(|| result),
+    from_result(|| {
+        if let Some(result) = T::feature(device, call) {
+            return result;
+        }
+        let _bracket = match flags & uapi::FEATURE_MASK {
+            uapi::FEATURE_LOW_POWER_ENTRY | uapi::FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP => {
+                T::bracket(device, MemoryChange::LowPower)?
+            }
+            _ => None,
+        };
         // SAFETY: The arguments are those that we got.
-        None => unsafe { bindings::vfio_pci_core_ioctl_feature(vdev, flags, arg, argsz) },
-    }
+        Ok(unsafe { bindings::vfio_pci_core_ioctl_feature(vdev, flags, arg, argsz) })
+    })
 }
+
+unsafe extern "C" fn write<T: Driver>(
+    vdev: *mut bindings::vfio_device,
+    buf: *const c_char,
+    count: usize,
+    pos: *mut bindings::loff_t,
+) -> isize {
+    from_result(|| {
+        // SAFETY: The VFS passes a valid position; it is not negative.
+        let position = unsafe { *pos } as u64;
+        let _bracket = if position >> bindings::VFIO_PCI_OFFSET_SHIFT == CONFIG_REGION {
+            let offset = position & !(CONFIG_REGION << bindings::VFIO_PCI_OFFSET_SHIFT);
+            // SAFETY: The device is open.
+            let device = unsafe { Device::<T>::from_raw(vdev) };
+            T::bracket(device, MemoryChange::ConfigWrite { offset, count })?
+        } else {
+            None
+        };
+        // SAFETY: The arguments are those that we got.
+        Ok(unsafe { bindings::vfio_pci_core_write(vdev, buf, count, pos) })
+    })
+}
+
+/// `VFIO_PCI_CONFIG_REGION_INDEX`
+const CONFIG_REGION: u64 = bindings::VFIO_PCI_CONFIG_REGION_INDEX as u64;
 
 unsafe extern "C" fn mmap<T: Driver>(
     vdev: *mut bindings::vfio_device,

@@ -12,8 +12,7 @@ use crate::{
     pci,
     rwsem::{
         ReadGuard,
-        RwSemaphore,
-        WriteGuard, //
+        RwSemaphore, //
     },
     vfio, //
 };
@@ -61,6 +60,18 @@ pub struct Bar {
     pub start: u64,
     /// Bytes.
     pub len: u64,
+}
+
+/// A PCI capability, by its ID.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Capability {
+    /// Power management.
+    Pm = bindings::PCI_CAP_ID_PM,
+    /// PCI Express.
+    Express = bindings::PCI_CAP_ID_EXP,
+    /// Advanced features.
+    Af = bindings::PCI_CAP_ID_AF,
 }
 
 impl Core {
@@ -127,8 +138,7 @@ impl Core {
         unsafe { RwSemaphore::from_raw(&raw mut (*self.as_ptr()).memory_lock) }
     }
 
-    /// Keeps the state of the device's memory as it is: neither the core nor another user of
-    /// [`Core::lock_memory`] changes it meanwhile.
+    /// Keeps the state of the device's memory as it is: the core does not change it meanwhile.
     pub fn hold_memory(&self) -> MemoryHold<'_> {
         MemoryHold {
             core: self,
@@ -136,9 +146,34 @@ impl Core {
         }
     }
 
-    /// Excludes everybody in [`Core::hold_memory`].
-    pub fn lock_memory(&self) -> WriteGuard<'_> {
-        self.memory_lock().write()
+    /// Whether the device answers on its BARs: memory enabled, in D0, not in low power.
+    ///
+    /// Without [`Core::hold_memory`] the answer holds only as long as nobody changes it.
+    pub fn memory_answers(&self, opened: &Opened) -> bool {
+        let core = self.as_ptr();
+        if opened.0 != core {
+            return false;
+        }
+        // SAFETY: A flag in a storage unit of its own; who must not miss a change holds the memory.
+        let asleep = unsafe { (&raw const (*core).pm_runtime_engaged).read_volatile() };
+        // SAFETY: The device is open, as `opened` proves. The function reads two words, of which
+        // the same is true.
+        !asleep && unsafe { bindings::__vfio_pci_memory_enabled(core) }
+    }
+
+    /// Where the capability is in the config space, bytes.
+    pub fn capability(&self, capability: Capability) -> Option<u64> {
+        // SAFETY: The PCI device outlives `self`.
+        let offset = unsafe { bindings::pci_find_capability(self.pdev(), capability as c_int) };
+        (offset != 0).then_some(offset.into())
+    }
+
+    /// How peers reach the memory of a BAR; `None` without `CONFIG_PCI_P2PDMA`.
+    ///
+    /// To be called while the device is bound.
+    pub(crate) fn p2p_provider(&self, bar: usize) -> Option<NonNull<bindings::p2pdma_provider>> {
+        // SAFETY: Initialised by `vfio_pci_core_init_dev()`.
+        NonNull::new(unsafe { bindings::pcim_p2pdma_provider(self.pdev(), bar as c_int) })
     }
 
     /// Removes the page table entries of all mappings of a part of the device's offset space.
@@ -160,6 +195,26 @@ impl Core {
     }
 }
 
+/// Proof that the core has a device open: it has its config space, and its BARs claimed.
+///
+/// The driver gets it when the device is opened, and the core does not close the device before the
+/// driver has given it back.
+pub struct Opened(*mut bindings::vfio_pci_core_device);
+
+// SAFETY: The pointer only tells which device it is for.
+unsafe impl Send for Opened {}
+// SAFETY: As above.
+unsafe impl Sync for Opened {}
+
+impl Opened {
+    /// # Safety
+    ///
+    /// The core has enabled `core` and does not disable it before the token is gone.
+    pub(crate) unsafe fn new(core: *mut bindings::vfio_pci_core_device) -> Self {
+        Self(core)
+    }
+}
+
 /// Holds the state of the device's memory; see [`Core::hold_memory`].
 pub struct MemoryHold<'a> {
     core: &'a Core,
@@ -170,14 +225,11 @@ pub struct MemoryHold<'a> {
 pub struct MemoryEnabled<'a>(PhantomData<&'a ()>);
 
 impl MemoryHold<'_> {
-    /// Whether the device answers on its BARs: memory enabled, in D0, not in low power.
-    pub fn enabled(&self) -> Option<MemoryEnabled<'_>> {
-        let core = self.core.as_ptr();
-        // SAFETY: Written with `memory_lock` held for writing only.
-        let asleep = unsafe { (*core).pm_runtime_engaged };
-        // SAFETY: `memory_lock` is held, as the function asks for.
-        let enabled = unsafe { bindings::__vfio_pci_memory_enabled(core) };
-        (enabled && !asleep).then_some(MemoryEnabled(PhantomData))
+    /// The proof, if the device answers on its BARs; see [`Core::memory_answers`].
+    pub fn enabled(&self, opened: &Opened) -> Option<MemoryEnabled<'_>> {
+        self.core
+            .memory_answers(opened)
+            .then_some(MemoryEnabled(PhantomData))
     }
 }
 
@@ -216,6 +268,19 @@ impl<T> Device<T> {
         // CAST: `vdev` is the first member of `core`, which is the first member of `Self`.
         // SAFETY: By the requirements of this function.
         unsafe { &*vdev.cast() }
+    }
+
+    /// The device that our driver has bound, if `probe` got that far.
+    ///
+    /// # Safety
+    ///
+    /// `pdev` is bound to the driver of `T` and stays so for `'a`.
+    unsafe fn bound_to<'a>(pdev: *mut bindings::pci_dev) -> Option<&'a Self> {
+        // SAFETY: `pdev` is valid.
+        let data = unsafe { bindings::dev_get_drvdata(&raw mut (*pdev).dev) };
+        // CAST: `probe` sets the core's device, which is the first member.
+        // SAFETY: Null, or a device that `remove` has not put yet.
+        unsafe { data.cast::<Self>().as_ref() }
     }
 
     fn vfio_device(&self) -> *mut bindings::vfio_device {
@@ -286,8 +351,8 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
         error_detected: Some(bindings::vfio_pci_core_aer_err_detected),
         mmio_enabled: None,
         slot_reset: None,
-        reset_prepare: None,
-        reset_done: None,
+        reset_prepare: Some(reset_prepare::<T>),
+        reset_done: Some(reset_done::<T>),
         resume: None,
         cor_error_detected: None,
     };
@@ -323,6 +388,30 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
         unsafe { bindings::vfio_pci_core_unregister_device(core) };
         // SAFETY: Drops the reference of `_vfio_alloc_device()`.
         unsafe { bindings::put_device(&raw mut (*core).vdev.device) };
+    }
+}
+
+/// `pci_error_handlers.reset_prepare`: called before any reset of the function but the one on close.
+///
+/// # Safety
+///
+/// Called by the PCI core with the device locked, so that it stays bound.
+unsafe extern "C" fn reset_prepare<T: vfio::Driver>(pdev: *mut bindings::pci_dev) {
+    // SAFETY: By the requirements of this function.
+    if let Some(device) = unsafe { Device::<T>::bound_to(pdev) } {
+        T::reset_prepare(device);
+    }
+}
+
+/// `pci_error_handlers.reset_done`: follows each `reset_prepare`.
+///
+/// # Safety
+///
+/// Called by the PCI core with the device locked, so that it stays bound.
+unsafe extern "C" fn reset_done<T: vfio::Driver>(pdev: *mut bindings::pci_dev) {
+    // SAFETY: By the requirements of this function.
+    if let Some(device) = unsafe { Device::<T>::bound_to(pdev) } {
+        T::reset_done(device);
     }
 }
 

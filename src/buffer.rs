@@ -2,15 +2,16 @@
 
 //! A buffer: ranges of a BAR behind a dma-buf.
 //!
-//! Faults and revocation meet at `memory_lock`: a fault looks at the buffer's life and maps with the
-//! lock held for reading; a revoke changes the life and zaps with the lock held for writing. So once
-//! the revoke has the lock no fault is half way, and none that comes later maps.
+//! Faults and revocation meet at the [gate](crate::gate): a fault looks at the buffer's life and maps
+//! inside of it; a revoke changes the life with the gate shut, then zaps. Importers and revocation
+//! meet at the reservation lock; see [`crate::importers`].
 
 use crate::{
     device::{
         Device,
         DeviceData, //
     },
+    gate::Inside,
     memattr::Memattr,
     range::Layout,
     state::{
@@ -20,10 +21,13 @@ use crate::{
     }, //
 };
 use kernel::{
+    page::PAGE_SHIFT,
     prelude::*,
     sync::{
         atomic::{
+            Acquire,
             Atomic,
+            Full,
             Relaxed, //
         },
         Arc,
@@ -34,9 +38,13 @@ use kernel::{
 use kernel_ext::{
     dma_buf::{
         self,
+        Attachment,
+        DeviceMapping,
         DmaBuf,
         Exported,
-        Exporter, //
+        Exporter,
+        MapRequest,
+        Patience, //
     },
     mm::{
         BarMapping,
@@ -54,6 +62,8 @@ static VM_OPS: VmOps<Buffer> = VmOps::new();
 
 /// Ranges of one BAR, laid end to end.
 pub(crate) struct Buffer {
+    /// The BAR that the ranges are of.
+    bar: usize,
     layout: Layout,
     /// How many ranges user space gave; neighbours were merged since.
     nr_ranges: u32,
@@ -61,8 +71,10 @@ pub(crate) struct Buffer {
     window: SetOnce<usize>,
     /// Whether the registry has given it the window. The hidden buffers are where their BAR is.
     registered: Atomic<bool>,
-    /// A [`Life`].
+    /// A [`Life`]. Ends with the gate shut.
     life: Atomic<u32>,
+    /// How many mappings importing devices have. Goes up with the reservation lock held.
+    imports: Atomic<u32>,
     /// A [`Memattr`]. An mmap uses the one it finds.
     memattr: Atomic<u32>,
 }
@@ -79,11 +91,13 @@ impl Buffer {
     ) -> Result<DmaBuf<Self>> {
         let size = usize::try_from(layout.size())?;
         let buffer = Self {
+            bar,
             layout,
             nr_ranges,
             window: SetOnce::new(),
             registered: Atomic::new(false),
             life: Atomic::new(Life::Live as u32),
+            imports: Atomic::new(0),
             memattr: Atomic::new(memattr.as_raw()),
         };
         let core = device.core();
@@ -187,33 +201,59 @@ impl Buffer {
         }
     }
 
-    /// The device is being closed. The caller holds `memory_lock` for writing, and zaps.
+    /// The device is being closed. The caller has shut the gate, and zaps and expels afterwards.
     pub(crate) fn close(&self) {
         // Closing is possible in every state.
         let _ = self.apply(Event::Close);
     }
 
+    /// Whether an importing device has the buffer mapped.
+    pub(crate) fn is_imported(&self) -> bool {
+        self.imports.load(Acquire) != 0
+    }
+
     /// What user space sees of the buffer's state.
     pub(crate) fn status(exported: &Exported<Self>) -> Status {
-        let memory = exported.device().core().hold_memory();
-        exported.life().status(memory.enabled().is_some())
+        let device = exported.device();
+        let memory = device.core().hold_memory();
+        let inside = device.gate.enter();
+        let opened = inside.as_ref().and_then(Inside::opened);
+        let reachable = opened.is_some_and(|opened| memory.enabled(opened).is_some());
+        exported.life().status(reachable)
     }
 
     /// Takes the buffer away from everybody, for good.
     ///
     /// # Errors
     ///
-    /// `EBADFD`: was done before. `ENODEV`: the device was closed.
-    pub(crate) fn revoke(exported: &Exported<Self>) -> Result {
-        let core = exported.device().core();
+    /// `EBADFD`: was done before. `ENODEV`: the device was closed. `EINTR`: a signal came while an
+    /// importer had not unmapped yet; to be called again, to go on waiting.
+    pub(crate) fn revoke(dma_buf: &DmaBuf<Self>) -> Result {
+        let exported = dma_buf.exported();
+        let device = exported.device();
         {
-            let _memory = core.lock_memory();
+            let _shut = device.gate.shut();
             exported.apply(Event::Revoke)?;
-            if let Some(window) = exported.window.copy() {
-                core.zap(window, exported.pages());
-            }
         }
+        if let Some(window) = exported.window.copy() {
+            device.core().zap(window, exported.pages());
+        }
+        device.importers.expel(dma_buf, Patience::UntilSignal)?;
         exported.apply(Event::Drained)
+    }
+
+    /// Whether an importing device may map the buffer now.
+    ///
+    /// `memory_lock` is not held, but who switches memory off suspends importers before.
+    fn may_map(&self, device: &Device) -> bool {
+        let memory_answers = |inside: Inside<'_>| {
+            inside
+                .opened()
+                .is_some_and(|opened| device.core().memory_answers(opened))
+        };
+        self.life().is_live()
+            && !device.importers.are_suspended()
+            && device.gate.enter().is_some_and(memory_answers)
     }
 
     /// The PFN of the block of a fault; `None` when it cannot be mapped with that order.
@@ -251,8 +291,14 @@ impl Exporter for Buffer {
             _ if fault.order() > 0 => return Outcome::Fallback,
             _ => return Outcome::SigBus,
         };
-        let memory = exported.device().core().hold_memory();
-        let Some(enabled) = memory.enabled() else {
+        let device = exported.device();
+        let memory = device.core().hold_memory();
+        let Some(inside) = device.gate.enter() else {
+            drop(memory);
+            device.gate.wait_for_reset();
+            return Outcome::Retry;
+        };
+        let Some(enabled) = inside.opened().and_then(|opened| memory.enabled(opened)) else {
             return Outcome::SigBus;
         };
         if !exported.life().is_live() {
@@ -262,6 +308,45 @@ impl Exporter for Buffer {
             fault.insert_pages(&enabled, pfn, 1)
         } else {
             fault.insert_block(&enabled, pfn)
+        }
+    }
+
+    fn attach(dma_buf: &DmaBuf<Self>, attachment: &Attachment) -> Result {
+        let exported = dma_buf.exported();
+        let device = exported.device();
+        if !attachment.is_peer_to_peer() || !attachment.is_revocable() {
+            return Err(EOPNOTSUPP);
+        }
+        if !exported.may_map(device) {
+            return Err(ENODEV);
+        }
+        let window = exported.window.copy().ok_or(ENODEV)?;
+        device.importers.attach(window, dma_buf)
+    }
+
+    fn detach(exported: &Exported<Self>) {
+        if let Some(window) = exported.window.copy() {
+            exported.device().importers.detach(window);
+        }
+    }
+
+    fn map(exported: &Exported<Self>, request: MapRequest<'_>) -> Result<DeviceMapping> {
+        let device = exported.device();
+        if !exported.may_map(device) {
+            return Err(ENODEV);
+        }
+        let memory = exported
+            .layout
+            .runs()
+            .map(|run| (run.pfn << PAGE_SHIFT, run.pages << PAGE_SHIFT));
+        let mapping = request.map(device.core(), exported.bar, memory, exported.size())?;
+        exported.imports.fetch_add(1, Relaxed);
+        Ok(mapping)
+    }
+
+    fn unmapped(exported: &Exported<Self>) {
+        if exported.imports.fetch_sub(1, Full) == 1 {
+            exported.device().importers.tell_drained();
         }
     }
 

@@ -4,16 +4,22 @@
 
 use crate::{
     buffer::Buffer,
+    config_space::Capabilities,
     feature::{
         Export,
         Request, //
     },
+    gate::Gate,
+    importers::Importers,
     memattr::Memattr,
     range::{
         Layout,
         Range, //
     },
-    registry::Registry, //
+    registry::{
+        Registry,
+        BAR_SPACE, //
+    }, //
 };
 use core::mem::size_of;
 use kernel::{
@@ -29,7 +35,10 @@ use kernel_ext::{
     mm,
     uapi,
     vfio::FeatureCall,
-    vfio_pci_core, //
+    vfio_pci_core::{
+        self,
+        Opened, //
+    }, //
 };
 
 /// A VFIO PCI device with what we know of it.
@@ -38,16 +47,39 @@ pub(crate) type Device = vfio_pci_core::Device<DeviceData>;
 /// What this driver adds to a VFIO PCI device.
 #[pin_data]
 pub(crate) struct DeviceData {
+    /// Where faults pass, and who takes memory away makes them wait.
+    #[pin]
+    pub(crate) gate: Gate,
+    #[pin]
+    pub(crate) importers: Importers,
     #[pin]
     pub(crate) registry: Registry,
+    /// Does not change.
+    pub(crate) capabilities: Capabilities,
 }
 
 impl DeviceData {
-    pub(crate) fn new() -> impl PinInit<Self, Error> {
+    pub(crate) fn new(capabilities: Capabilities) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            gate <- Gate::new(),
+            importers <- Importers::new(),
             registry <- Registry::new(),
+            capabilities,
         })
     }
+}
+
+/// Puts all buffers out of reach for good, before the core closes the device.
+pub(crate) fn close(device: &Device) -> Option<Opened> {
+    let opened = {
+        let mut shut = device.gate.shut();
+        device.registry.close_windows(&shut);
+        shut.take_opened()
+    };
+    device.core().zap(0, BAR_SPACE);
+    device.importers.expel_all();
+    device.registry.drop_bars();
+    opened
 }
 
 /// `VFIO_DEVICE_FEATURE_DMA_BUF`: a new buffer. Gives the fd.
@@ -111,7 +143,7 @@ pub(crate) fn ioctl_revoke(device: &Device, arg: UserPtr) -> Result<isize> {
 
 fn revoke(device: &Device, fd: i32) -> Result {
     let dma_buf = Buffer::from_fd(device, fd)?;
-    Buffer::revoke(&dma_buf.exported())
+    Buffer::revoke(&dma_buf)
 }
 
 /// `VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR`

@@ -54,9 +54,12 @@ use kernel::prelude::*;
 use kernel_ext::vfio_pci_core;
 
 mod buffer;
+mod config_space;
 mod device;
 mod driver;
 mod feature;
+mod gate;
+mod importers;
 mod memattr;
 mod range;
 mod registry;

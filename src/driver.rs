@@ -4,11 +4,14 @@
 
 use crate::{
     buffer::Buffer,
+    config_space::Capabilities,
     device::{
         self,
         Device,
         DeviceData, //
-    }, //
+    },
+    importers::Suspension,
+    registry::BAR_SPACE, //
 };
 use kernel::{
     prelude::*,
@@ -19,20 +22,62 @@ use kernel_ext::{
     uapi,
     vfio::{
         Driver,
-        FeatureCall, //
+        FeatureCall,
+        MemoryChange, //
     },
-    vfio_pci_core::Core, //
+    vfio_pci_core::{
+        Capability,
+        Core,
+        Opened, //
+    }, //
 };
+
+/// How long a reset that cannot be put off waits for importers to unmap, milliseconds.
+const RESET_PATIENCE_MS: u32 = 1000;
 
 impl Driver for DeviceData {
     const NAME: &'static CStr = c"dmabuf-vfio-pci";
 
-    fn new(_core: &Core) -> impl PinInit<Self, Error> {
-        DeviceData::new()
+    type Bracket<'a> = Suspension<'a>;
+
+    fn new(core: &Core) -> impl PinInit<Self, Error> {
+        DeviceData::new(Capabilities {
+            pm: core.capability(Capability::Pm),
+            express: core.capability(Capability::Express),
+            af: core.capability(Capability::Af),
+        })
     }
 
-    fn close_device(device: &Device) {
-        device.registry.close(device.core());
+    fn bracket(device: &Device, change: MemoryChange) -> Result<Option<Suspension<'_>>> {
+        let may_change = match change {
+            MemoryChange::ConfigWrite { offset, count } => {
+                device.capabilities.memory_may_change(offset, count)
+            }
+            MemoryChange::Reset | MemoryChange::LowPower => true,
+        };
+        if !may_change {
+            return Ok(None);
+        }
+        device.importers.suspend().map(Some)
+    }
+
+    fn reset_prepare(device: &Device) {
+        device.gate.reset_begins();
+        device.core().zap(0, BAR_SPACE);
+        device.importers.suspend_for_reset(RESET_PATIENCE_MS);
+    }
+
+    fn reset_done(device: &Device) {
+        device.importers.resume();
+        device.gate.reset_ends();
+    }
+
+    fn open_device(device: &Device, opened: Opened) {
+        device.gate.shut().set_opened(opened);
+    }
+
+    fn close_device(device: &Device) -> Option<Opened> {
+        device::close(device)
     }
 
     fn mmap_bar(device: &Device, index: usize, mapping: BarMapping<'_>) -> Result {

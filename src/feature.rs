@@ -6,7 +6,14 @@
 
 use crate::memattr::Memattr;
 use core::mem::size_of;
-use kernel::prelude::*;
+use kernel::{
+    fs::file::flags::{
+        O_CLOEXEC,
+        O_NONBLOCK,
+        O_RDWR, //
+    },
+    prelude::*, //
+};
 use kernel_ext::uapi;
 
 /// What a call of a feature asks for, once it is known to be well-formed.
@@ -70,12 +77,10 @@ impl Export {
     ///   ranges that reach past the payload.
     /// - `E2BIG`: more ranges than a buffer may have.
     pub(crate) fn decode(raw: &uapi::FeatureDmaBuf, argsz: usize) -> Result<Self> {
-        const OPEN_FLAGS: u32 = O_ACCMODE | O_CLOEXEC | O_NONBLOCK;
+        // A mapping is never only written, so there is no O_WRONLY.
+        const OPEN_FLAGS: u32 = O_RDWR | O_CLOEXEC | O_NONBLOCK;
 
-        if raw.nr_ranges == 0
-            || raw.open_flags & !OPEN_FLAGS != 0
-            || raw.open_flags & O_ACCMODE == O_ACCMODE
-        {
+        if raw.nr_ranges == 0 || raw.open_flags & !OPEN_FLAGS != 0 {
             return Err(EINVAL);
         }
         let memattr = Memattr::from_export_flags(raw.flags)?;
@@ -96,8 +101,3 @@ impl Export {
         })
     }
 }
-
-// Of include/uapi/asm-generic/fcntl.h, the same on all architectures that the kernel crate knows.
-const O_ACCMODE: u32 = 0o3;
-const O_NONBLOCK: u32 = kernel::fs::file::flags::O_NONBLOCK;
-const O_CLOEXEC: u32 = kernel::fs::file::flags::O_CLOEXEC;

@@ -122,6 +122,11 @@ impl Layout {
         let count = 1u64.checked_shl(order)?;
         (run.pages >= count && run.pfn & (count - 1) == 0).then_some(run.pfn)
     }
+
+    /// All spans as runs, in the order of the buffer.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        self.spans.iter().filter_map(|span| self.lookup(span.start))
+    }
 }
 
 /// The sum of the lengths, bytes; checks what does not depend on the BAR.

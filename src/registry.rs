@@ -7,7 +7,10 @@
 //! *windows* in it, so that any mapping of any buffer is linear in the offset space, whatever its
 //! ranges are, and one buffer can be zapped without touching others.
 
-use crate::buffer::Buffer;
+use crate::{
+    buffer::Buffer,
+    gate::Shut, //
+};
 use kernel::{
     maple_tree::AllocErrorKind,
     new_mutex,
@@ -31,7 +34,7 @@ use kernel_ext::{
 };
 
 /// The offset space of all BARs, pages: what the core zaps when the device's memory goes off.
-const BAR_SPACE: usize = NUM_BARS * REGION_PAGES;
+pub(crate) const BAR_SPACE: usize = NUM_BARS * REGION_PAGES;
 
 /// The buffers of a device.
 #[pin_data]
@@ -98,19 +101,17 @@ impl Registry {
         Ok(use_it(dma_buf))
     }
 
-    /// Puts all buffers out of reach for good: the device is being closed.
-    pub(crate) fn close(&self, core: &Core) {
-        {
-            let _memory = core.lock_memory();
-            let mut windows = self.windows.lock();
-            let mut cursor = windows.ma_state(0, usize::MAX);
-            while let Some(exported) = cursor.find(usize::MAX) {
-                exported.close();
-            }
-            // Faults look at the buffer's life under this lock, so none can map after this.
-            drop(windows);
-            core.zap(0, BAR_SPACE);
+    /// Closes all exported buffers. Nobody is inside the gate, as `_shut` proves.
+    pub(crate) fn close_windows(&self, _shut: &Shut<'_>) {
+        let mut windows = self.windows.lock();
+        let mut cursor = windows.ma_state(0, usize::MAX);
+        while let Some(exported) = cursor.find(usize::MAX) {
+            exported.close();
         }
+    }
+
+    /// Drops the hidden buffers. Nothing is mapped through a device fd any more.
+    pub(crate) fn drop_bars(&self) {
         let bars = core::mem::take(&mut *self.bars.lock());
         drop(bars);
     }

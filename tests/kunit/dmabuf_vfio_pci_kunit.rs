@@ -10,6 +10,8 @@ use kernel::{
 };
 
 // The driver uses more of these files than the suites do.
+#[path = "../../src/config_space.rs"]
+mod config_space;
 #[allow(dead_code, reason = "tested through the functions that use it")]
 #[path = "../../src/feature.rs"]
 mod feature;
@@ -23,6 +25,7 @@ mod range;
 #[path = "../../src/state.rs"]
 mod state;
 
+mod config_space_test;
 mod feature_test;
 mod memattr_test;
 mod range_model_test;

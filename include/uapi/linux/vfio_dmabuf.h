@@ -35,6 +35,8 @@
  *   E2BIG      nr_ranges > VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES
  *   ENODEV     region_index is not a BAR (>= 6), or the device has no memory there
  *   EFAULT     the payload cannot be read
+ *   ENOSPC     the ranges are so long together that the device's mmap offsets cannot hold them
+ *   EOPNOTSUPP flags ask for an attribute that this machine does not have
  *   EMFILE, ENFILE, ENOMEM  as usual
  *
  * Memory of the device may be disabled at that time: the buffer is then temporarily revoked.
@@ -54,7 +56,7 @@ struct vfio_region_dma_range {
 /**
  * struct vfio_device_feature_dma_buf - payload of VFIO_DEVICE_FEATURE_DMA_BUF
  * @region_index: the BAR, 0 to 5
- * @open_flags: flags of the new fd as for open(2): O_CLOEXEC and one of O_RDONLY, O_RDWR
+ * @open_flags: flags of the new fd as for open(2): O_RDONLY or O_RDWR, O_CLOEXEC, O_NONBLOCK
  * @flags: a VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_* value; all other bits are 0
  * @nr_ranges: how many elements @dma_ranges has
  * @dma_ranges: the ranges; they may overlap and come in any order
@@ -152,7 +154,7 @@ struct vfio_device_feature_dma_buf_memattr {
 #ifndef VFIO_DEVICE_FEATURE_DMA_BUF_INFO
 /*
  * Upon VFIO_DEVICE_FEATURE_GET describe a buffer. The status may be out of date when the call
- * returns, but for VFIO_DMA_BUF_STATUS_REVOKED and VFIO_DMA_BUF_STATUS_CLOSED, which are final.
+ * returns; only what is revoked or closed never becomes live again.
  *
  * Return: 0, or -1 with errno
  *   EFAULT  the payload cannot be read or written

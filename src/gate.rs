@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The gate between faults and those who take memory away.
+//!
+//! A fault passes the gate from looking whether it may map until it has mapped. Who takes memory
+//! away shuts the gate for the moment in which it says so: nobody is half way then, and who comes
+//! later sees it. What is mapped already can be zapped after that.
+//!
+//! The core's `memory_lock` would do for a revoke, but not for a reset that user space starts through
+//! sysfs: there the core does nothing at all, and whether `memory_lock` is held cannot be known. And
+//! the core holds `memory_lock` all through slow resets, for which a revoke need not wait.
+
+use kernel::{
+    new_condvar,
+    new_mutex,
+    prelude::*,
+    sync::{
+        CondVar,
+        Mutex, //
+    }, //
+};
+use kernel_ext::{
+    new_rwlock,
+    rwsem::{
+        RwLock,
+        RwLockReadGuard,
+        RwLockWriteGuard, //
+    },
+    vfio_pci_core::Opened, //
+};
+
+/// The gate of a device.
+#[pin_data]
+pub(crate) struct Gate {
+    #[pin]
+    state: RwLock<State>,
+    #[pin]
+    waiting: Mutex<()>,
+    #[pin]
+    reset_over: CondVar,
+}
+
+struct State {
+    /// How many resets are under way.
+    resets: u32,
+    /// There while the device is open.
+    opened: Option<Opened>,
+}
+
+/// Inside the gate: nothing is taken away before this is dropped.
+pub(crate) struct Inside<'a> {
+    state: RwLockReadGuard<'a, State>,
+}
+
+impl Inside<'_> {
+    /// The proof that the device is open, if it is; it stays so inside the gate.
+    pub(crate) fn opened(&self) -> Option<&Opened> {
+        self.state.opened.as_ref()
+    }
+}
+
+/// The gate is shut, and nobody inside.
+pub(crate) struct Shut<'a> {
+    state: RwLockWriteGuard<'a, State>,
+}
+
+impl Shut<'_> {
+    /// The device is open from here on.
+    pub(crate) fn set_opened(&mut self, opened: Opened) {
+        self.state.opened = Some(opened);
+    }
+
+    /// The device is being closed: nobody inside finds it open after this.
+    pub(crate) fn take_opened(&mut self) -> Option<Opened> {
+        self.state.opened.take()
+    }
+}
+
+impl Gate {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            state <- new_rwlock!(
+                State {
+                    resets: 0,
+                    opened: None,
+                },
+                "Gate::state"
+            ),
+            waiting <- new_mutex!((), "Gate::waiting"),
+            reset_over <- new_condvar!("Gate::reset_over"),
+        })
+    }
+
+    /// Goes in; `None` while a reset is under way.
+    pub(crate) fn enter(&self) -> Option<Inside<'_>> {
+        let state = self.state.read();
+        (state.resets == 0).then_some(Inside { state })
+    }
+
+    /// Waits until nobody is inside, and keeps everybody out.
+    pub(crate) fn shut(&self) -> Shut<'_> {
+        Shut {
+            state: self.state.write(),
+        }
+    }
+
+    /// Nobody gets in from here on until [`Gate::reset_ends`], and nobody is inside.
+    pub(crate) fn reset_begins(&self) {
+        let mut state = self.state.write();
+        state.resets = state.resets.saturating_add(1);
+    }
+
+    /// Lets everybody in again, after the last of the resets.
+    pub(crate) fn reset_ends(&self) {
+        let over = {
+            let mut state = self.state.write();
+            state.resets = state.resets.saturating_sub(1);
+            state.resets == 0
+        };
+        if over {
+            let _waiting = self.waiting.lock();
+            self.reset_over.notify_all();
+        }
+    }
+
+    /// Waits until no reset is under way, or until the task gets a signal.
+    pub(crate) fn wait_for_reset(&self) {
+        let mut waiting = self.waiting.lock();
+        while self.enter().is_none() {
+            if self.reset_over.wait_interruptible(&mut waiting) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices that import buffers of ours, and how their mappings are taken away.
+//!
+//! An importer maps a buffer with the reservation lock of its dma-buf held, and looks there whether
+//! it may. Who takes memory away first says so, then takes the reservation lock of each imported
+//! buffer: an importer that came before is told to unmap, one that comes later is refused.
+//!
+//! Only buffers that somebody imports are walked.
+
+use crate::buffer::Buffer;
+use kernel::{
+    new_condvar,
+    new_mutex,
+    prelude::*,
+    rbtree::RBTree,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full, //
+        },
+        CondVar,
+        CondVarTimeoutResult,
+        Mutex, //
+    },
+    time::msecs_to_jiffies, //
+};
+use kernel_ext::dma_buf::{
+    DmaBuf,
+    Patience, //
+};
+
+/// The importers of a device's buffers.
+#[pin_data]
+pub(crate) struct Importers {
+    /// How many reasons there are for which no importer may map any buffer.
+    suspensions: Atomic<u32>,
+    /// Imported buffers by their place in the offset space.
+    #[pin]
+    attached: Mutex<RBTree<usize, Attached>>,
+    /// Taken to wait for, and to tell of, the last unmap of a buffer.
+    #[pin]
+    drain: Mutex<()>,
+    #[pin]
+    drained: CondVar,
+}
+
+/// A buffer that is imported.
+struct Attached {
+    dma_buf: DmaBuf<Buffer>,
+    /// By so many attachments, at least 1.
+    count: usize,
+}
+
+/// No importer maps anything before this is dropped.
+pub(crate) struct Suspension<'a>(&'a Importers);
+
+impl Drop for Suspension<'_> {
+    fn drop(&mut self) {
+        self.0.resume();
+    }
+}
+
+impl Importers {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            suspensions: Atomic::new(0),
+            attached <- new_mutex!(RBTree::new(), "Importers::attached"),
+            drain <- new_mutex!((), "Importers::drain"),
+            drained <- new_condvar!("Importers::drained"),
+        })
+    }
+
+    /// Notes an attachment to the buffer at page `place` of the offset space.
+    pub(crate) fn attach(&self, place: usize, dma_buf: &DmaBuf<Buffer>) -> Result {
+        let mut attached = self.attached.lock();
+        if let Some(entry) = attached.get_mut(&place) {
+            entry.count += 1;
+            return Ok(());
+        }
+        let entry = Attached {
+            dma_buf: dma_buf.clone(),
+            count: 1,
+        };
+        attached.try_create_and_insert(place, entry, GFP_KERNEL_ACCOUNT)?;
+        Ok(())
+    }
+
+    /// Forgets an attachment.
+    pub(crate) fn detach(&self, place: usize) {
+        let mut attached = self.attached.lock();
+        let last = attached.get_mut(&place).is_some_and(|entry| {
+            entry.count -= 1;
+            entry.count == 0
+        });
+        let entry = if last { attached.remove(&place) } else { None };
+        drop(attached);
+        drop(entry);
+    }
+
+    /// Whether mappings are taken away from all importers at present. To be asked with the
+    /// reservation lock of the buffer held.
+    pub(crate) fn are_suspended(&self) -> bool {
+        self.suspensions.load(Acquire) != 0
+    }
+
+    /// The last mapping of some buffer is gone.
+    pub(crate) fn tell_drained(&self) {
+        let _drain = self.drain.lock();
+        self.drained.notify_all();
+    }
+
+    /// Keeps importers from mapping anything, and takes away what they have mapped.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: a signal came first. Importers were told to unmap, but may map again.
+    pub(crate) fn suspend(&self) -> Result<Suspension<'_>> {
+        self.suspensions.fetch_add(1, Full);
+        let suspension = Suspension(self);
+        self.for_each(|dma_buf| self.expel_temporarily(dma_buf, Patience::UntilSignal))?;
+        Ok(suspension)
+    }
+
+    /// As [`Importers::suspend`], for a reset that cannot be put off: an importer that takes longer
+    /// than `msecs` milliseconds to unmap is not waited for. [`Importers::resume`] ends it.
+    pub(crate) fn suspend_for_reset(&self, msecs: u32) {
+        self.suspensions.fetch_add(1, Full);
+        let mut left = msecs;
+        let _ = self.for_each(|dma_buf| {
+            // One that is late must not keep the others from being told, nor add up.
+            if self.expel_temporarily(dma_buf, Patience::Limited(left)).is_err() {
+                left = 0;
+            }
+            Ok(())
+        });
+    }
+
+    /// Ends a suspension; after the last one importers are told that mapping may work again.
+    pub(crate) fn resume(&self) {
+        if self.suspensions.fetch_sub(1, Full) == 1 {
+            // They have nothing mapped, so this waits for nobody's device.
+            let _ = self.for_each(|dma_buf| dma_buf.invalidate(Patience::Limited(0)));
+        }
+    }
+
+    /// Takes away all mappings of all buffers, which must have been closed.
+    pub(crate) fn expel_all(&self) {
+        let _ = self.for_each(|dma_buf| self.expel(dma_buf, Patience::Forever));
+    }
+
+    /// Takes away what importers have mapped of one buffer, which they must not be able to map any
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: a signal came first. The importers were told to unmap.
+    pub(crate) fn expel(&self, dma_buf: &DmaBuf<Buffer>, patience: Patience) -> Result {
+        dma_buf.invalidate(patience)?;
+        let buffer = dma_buf.exported();
+        let mut drain = self.drain.lock();
+        while buffer.is_imported() {
+            match patience {
+                Patience::Forever => self.drained.wait(&mut drain),
+                Patience::UntilSignal => {
+                    if self.drained.wait_interruptible(&mut drain) {
+                        return Err(EINTR);
+                    }
+                }
+                Patience::Limited(msecs) => {
+                    let jiffies = msecs_to_jiffies(msecs);
+                    match self.drained.wait_interruptible_timeout(&mut drain, jiffies) {
+                        CondVarTimeoutResult::Woken { .. } => {}
+                        _ => return Err(EINTR),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Importers::expel`], but leaves buffers alone that are being revoked: their importers
+    /// were told before, and one that never unmaps must not hold up anything but the revoke.
+    fn expel_temporarily(&self, dma_buf: &DmaBuf<Buffer>, patience: Patience) -> Result {
+        if !dma_buf.exported().life().is_live() {
+            return Ok(());
+        }
+        self.expel(dma_buf, patience)
+    }
+
+    /// Calls `f` for each imported buffer, without a lock, until it fails.
+    ///
+    /// Buffers that come to be imported meanwhile may be left out: see the module's documentation.
+    fn for_each(&self, mut f: impl FnMut(&DmaBuf<Buffer>) -> Result) -> Result {
+        let mut next = 0;
+        loop {
+            let dma_buf = {
+                let attached = self.attached.lock();
+                let Some(cursor) = attached.cursor_lower_bound(&next) else {
+                    return Ok(());
+                };
+                let (place, entry) = cursor.current();
+                next = *place + 1;
+                entry.dma_buf.clone()
+            };
+            f(&dma_buf)?;
+        }
+    }
+}
