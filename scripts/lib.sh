@@ -41,7 +41,7 @@ need_space() {
 lock() {
 	exec 9>"$1"
 	flock -n 9 || {
-		say "waiting: another run is building the same thing ($1)"
+		say "waiting: another run is building the same thing ($(outside "$1"))"
 		flock 9
 	}
 }

@@ -119,10 +119,10 @@ enter() {
 	mount --rbind /dev "$root/dev"
 	mount --bind "$src" "$root/src"
 	mount --bind "$cache" "$root/cache"
-	mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
-	# The host's certificates: behind some proxies nothing else is accepted.
-	certs=/etc/ssl/certs/ca-certificates.crt
-	[ ! -e "$certs" ] || mount --bind "$certs" "$root$certs"
+	# The host's certificates, too: behind some proxies nothing else is accepted.
+	for file in /etc/resolv.conf /etc/ssl/certs/ca-certificates.crt; do
+		[ ! -e "$file" ] || mount --bind "$file" "$root$file"
+	done
 	set -- HOST_SRC="$src" HOST_CACHE="$cache" "$@"
 	for name in $PASS; do
 		eval "value=\${$name-}"

@@ -18,7 +18,7 @@ import machine
 MODULE = "dmabuf-vfio-pci"
 KUNIT = f"{MODULE}-kunit"
 BUILD = "/src/build"
-PROG_FD = 8  # scripts/env.sh opens the user's program: its path means nothing in here
+PROG_FD = 8  # scripts/run opens the user's program: its path means nothing in here
 
 # The devices of `make test`; what the cases need to know of them is in their
 # configuration space. A case that misses its device skips itself.
@@ -29,10 +29,9 @@ TEST_DEVICES = [
     "ivshmem-plain,memdev=shared",
     "igb",
 ]
-SHARED = f"/dev/shm/dmabuf-vfio-pci-{os.getpid()}"
 TEST_QEMU_ARGS = [
     "-object",
-    f"memory-backend-file,id=shared,share=on,size=1M,mem-path={SHARED}",
+    "memory-backend-file,id=shared,share=on,size=1M,mem-path=/tmp/shared",
 ]
 SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "run": 600}
 
@@ -51,6 +50,18 @@ def write(data):
     """Output of the guest's program, as it comes."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def by_line(function):
+    """A taker of output that calls `function` with each whole line."""
+    rest = [b""]
+
+    def on_output(data):
+        *lines, rest[0] = (rest[0] + data).split(b"\n")
+        for line in lines:
+            function(line)
+
+    return on_output
 
 
 def seconds(what):
@@ -87,22 +98,15 @@ def logs(result):
 def demo(kernel):
     """The demo does its own insmod and bind; its verdict waits for the kernel log's."""
     verdict = []
-    rest = [b""]
 
-    def on_output(data):
-        *lines, rest[0] = (rest[0] + data).split(b"\n")
-        for line in lines:
-            if line.startswith(b"demo: "):
-                verdict.append(line.decode(errors="replace").strip())
-                if not verdict[-1].startswith(("demo: OK", "demo: FAILED")):
-                    write(line + b"\n")
-            else:
-                write(line + b"\n")
+    def on_line(line):
+        if line.startswith((b"demo: OK", b"demo: FAILED")):
+            verdict.append(line.decode(errors="replace").strip())
+        else:
+            write(line + b"\n")
 
     job = base_job("demo", kernel, ["demo"], devices=["edu"])
-    result = machine.run(job, on_output)
-    if rest[0]:
-        on_output(b"\n")
+    result = machine.run(job, by_line(on_line))
     bad = judge.splats(result.kernel_log())
     why = ""
     if result.problem:
@@ -154,33 +158,17 @@ def suite(kernel):
     job.modules.append("vfio-pci")
     load_driver(job)
 
-    def on_output(data):
-        for line in data.split(b"\n"):
-            if line.startswith((b"ok ", b"not ok ")):
-                say(line.decode(errors="replace").strip())
+    def on_line(line):
+        if line.startswith((b"ok ", b"not ok ")):
+            say(line.decode(errors="replace").strip())
 
-    try:
-        result = machine.run(job, _by_line(on_output))
-    finally:
-        if os.path.exists(SHARED):
-            os.unlink(SHARED)
+    result = machine.run(job, by_line(on_line))
     with open(os.path.join(os.path.dirname(result.log), "output"), "wb") as file:
         file.write(result.output)
     say(logs(result))
     return judge.judge_suite(
         result.output.decode(errors="replace"), result.kernel_log(), result.status, result.problem
     )
-
-
-def _by_line(function):
-    rest = [b""]
-
-    def on_output(data):
-        *lines, rest[0] = (rest[0] + data).split(b"\n")
-        for line in lines:
-            function(line)
-
-    return on_output
 
 
 def test(kernel):
