@@ -7,9 +7,13 @@ mod export;
 mod feature;
 mod gup;
 mod independent;
+mod info;
 mod lifetime;
 mod memory;
 mod open;
+mod power;
+mod ptes;
+mod readme;
 mod revoke;
 mod unload;
 
@@ -20,13 +24,17 @@ pub fn all() -> Vec<&'static Case> {
     let files = [
         open::CASES,
         independent::CASES,
+        readme::CASES,
         bar_mmap::CASES,
         export::CASES,
         feature::CASES,
         dmabuf_mmap::CASES,
+        ptes::CASES,
+        info::CASES,
         gup::CASES,
         revoke::CASES,
         memory::CASES,
+        power::CASES,
         lifetime::CASES,
         unload::CASES,
     ];

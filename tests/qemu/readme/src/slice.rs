@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A slice of a BAR, with the crate `libc` and nothing else.
+use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+const VFIO_DEVICE_FEATURE: libc::Ioctl = 0x3b75; // _IO(';', 100 + 17)
+const GET_DMA_BUF: u32 = 1 << 16 | 11;
+const SET_DMA_BUF_REVOKE: u32 = 1 << 17 | 0xff0d;
+
+#[repr(C)]
+struct Export {
+    argsz: u32,
+    feature: u32,
+    region_index: u32,
+    open_flags: u32,
+    flags: u32,
+    nr_ranges: u32,
+    ranges: [(u64, u64); 1],
+}
+
+#[repr(C)]
+struct Revoke {
+    argsz: u32,
+    feature: u32,
+    dmabuf_fd: i32,
+}
+
+fn call<T>(device: BorrowedFd<'_>, payload: &mut T) -> Result<i32> {
+    // SAFETY: The payload begins with its size, and the kernel stays within that.
+    match unsafe { libc::ioctl(device.as_raw_fd(), VFIO_DEVICE_FEATURE, payload) } {
+        -1 => Err(Error::last_os_error()),
+        result => Ok(result),
+    }
+}
+
+/// An fd for `length` bytes at `offset` of a BAR; `device` is the VFIO device fd.
+pub fn export(device: BorrowedFd<'_>, bar: u32, offset: u64, length: u64) -> Result<OwnedFd> {
+    let fd = call(
+        device,
+        &mut Export {
+            argsz: size_of::<Export>() as u32,
+            feature: GET_DMA_BUF,
+            region_index: bar,
+            open_flags: (libc::O_RDWR | libc::O_CLOEXEC) as u32,
+            flags: 0,
+            nr_ranges: 1,
+            ranges: [(offset, length)],
+        },
+    )?;
+    // SAFETY: The kernel made the fd for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// When this has returned, nobody reaches the slice any more.
+pub fn revoke(device: BorrowedFd<'_>, slice: BorrowedFd<'_>) -> Result<()> {
+    let mut payload = Revoke {
+        argsz: size_of::<Revoke>() as u32,
+        feature: SET_DMA_BUF_REVOKE,
+        dmabuf_fd: slice.as_raw_fd(),
+    };
+    call(device, &mut payload).map(drop)
+}
