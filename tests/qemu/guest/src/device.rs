@@ -65,26 +65,24 @@ impl Device {
         let model = uapi::VFIO_TYPE1v2_IOMMU as usize;
         ioctl(container.as_raw_fd(), uapi::VFIO_SET_IOMMU, model).context("VFIO_SET_IOMMU")?;
 
-        let mut name = [0u8; 32];
-        name[..pci.address().len()].copy_from_slice(pci.address().as_bytes());
-        let fd = ioctl_with(group.as_raw_fd(), uapi::VFIO_GROUP_GET_DEVICE_FD, &mut name)
-            .context("VFIO_GROUP_GET_DEVICE_FD")?;
-        // SAFETY: the ioctl made this fd, and nobody else has it.
-        let file = unsafe { File::from_raw_fd(fd) };
+        let file = from_group(pci, &group)?;
         Ok(Device { file, holders: vec![group.into(), container.into()] })
     }
 
     fn open_cdev(pci: &Pci) -> Result<Device> {
-        let file = open(&format!("/dev/vfio/devices/{}", pci.vfio_name()?))?;
         let iommufd = open("/dev/iommu")?;
-        let mut bind = uapi::vfio_device_bind_iommufd {
-            argsz: size_of::<uapi::vfio_device_bind_iommufd>() as u32,
-            iommufd: iommufd.as_raw_fd(),
-            ..Default::default()
-        };
-        ioctl_with(file.as_raw_fd(), uapi::VFIO_DEVICE_BIND_IOMMUFD, &mut bind)
-            .context("VFIO_DEVICE_BIND_IOMMUFD")?;
+        let file = from_cdev(pci, &iommufd)?;
         Ok(Device { file, holders: vec![iommufd.into()] })
+    }
+
+    /// Opens another device of the same IOMMU group, through what holds this one.
+    pub fn open_sibling(&self, pci: &Pci, via: Via) -> Result<Device> {
+        let file = match via {
+            Via::Group => from_group(pci, &self.holders[0]),
+            Via::Cdev => from_cdev(pci, &self.holders[0]),
+        };
+        let file = file.with_context(|| format!("open {pci} via {via:?} of another"))?;
+        Ok(Device { file, holders: Vec::new() })
     }
 
     /// A device fd that came from elsewhere.
@@ -182,6 +180,28 @@ impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+fn from_group(pci: &Pci, group: impl AsFd) -> Result<File> {
+    let mut name = [0u8; 32];
+    name[..pci.address().len()].copy_from_slice(pci.address().as_bytes());
+    let group = group.as_fd().as_raw_fd();
+    let fd = ioctl_with(group, uapi::VFIO_GROUP_GET_DEVICE_FD, &mut name)
+        .context("VFIO_GROUP_GET_DEVICE_FD")?;
+    // SAFETY: the ioctl made this fd, and nobody else has it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+fn from_cdev(pci: &Pci, iommufd: impl AsFd) -> Result<File> {
+    let file = open(&format!("/dev/vfio/devices/{}", pci.vfio_name()?))?;
+    let mut bind = uapi::vfio_device_bind_iommufd {
+        argsz: size_of::<uapi::vfio_device_bind_iommufd>() as u32,
+        iommufd: iommufd.as_fd().as_raw_fd(),
+        ..Default::default()
+    };
+    ioctl_with(file.as_raw_fd(), uapi::VFIO_DEVICE_BIND_IOMMUFD, &mut bind)
+        .context("VFIO_DEVICE_BIND_IOMMUFD")?;
+    Ok(file)
 }
 
 fn open(path: &str) -> Result<File> {

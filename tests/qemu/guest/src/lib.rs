@@ -4,11 +4,14 @@
 //! * [`uapi`]: the kernel's interface, from the header itself
 //! * [`pci`], [`module`]: devices in sysfs, binding; loading and unloading of drivers
 //! * [`device`]: a VFIO device, opened through its group or its character device
+//! * [`power`]: power states and resets of it
 //! * [`feature`]: `VFIO_DEVICE_FEATURE` calls, well-formed and hostile
 //! * [`buffer`]: dma-bufs: export, revoke, name
 //! * [`mm`]: mappings, as addresses; [`fault`]: loads and stores that survive a SIGBUS
-//! * [`link`], [`peer`]: messages with fds over a UNIX socket; a second process on a string
-//! * [`maps`], [`kmsg`]: what the kernel says about a process; marks in the kernel log
+//! * [`link`], [`peer`]: messages with fds over a UNIX socket; a second process on a string;
+//!   [`worker`]: a second process with a mind of its own
+//! * [`maps`], [`ptes`]: what the kernel says about a process's mappings and page tables
+//! * [`kmsg`]: marks in the kernel log
 //!
 //! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
 //! and touched through [`fault`] only, never by a Rust reference: device memory may change or
@@ -25,7 +28,10 @@ pub mod mm;
 pub mod module;
 pub mod pci;
 pub mod peer;
+pub mod power;
+pub mod ptes;
 pub mod uapi;
+pub mod worker;
 
 mod sys;
 

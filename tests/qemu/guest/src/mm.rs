@@ -31,18 +31,32 @@ pub fn map(fd: RawFd, len: u64, prot: i32, flags: i32, offset: u64) -> Result<us
 
 /// mmap() at the start of a 2 MiB boundary, so that the kernel may use huge pages.
 pub fn map_aligned(fd: RawFd, len: u64, prot: i32, offset: u64) -> Result<usize, Errno> {
-    const ALIGN: usize = 2 << 20;
+    map_at_multiple_of(2 << 20, fd, len, prot, offset)
+}
+
+/// mmap() at the start of a 1 GiB boundary.
+pub fn map_gigabyte_aligned(fd: RawFd, len: u64, prot: i32, offset: u64) -> Result<usize, Errno> {
+    map_at_multiple_of(1 << 30, fd, len, prot, offset)
+}
+
+fn map_at_multiple_of(
+    align: usize,
+    fd: RawFd,
+    len: u64,
+    prot: i32,
+    offset: u64,
+) -> Result<usize, Errno> {
     let len = len as usize;
     let reserved = map(
         -1,
-        (len + ALIGN) as u64,
+        (len + align) as u64,
         libc::PROT_NONE,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
         0,
     )?;
-    let address = reserved.next_multiple_of(ALIGN);
+    let address = reserved.next_multiple_of(align);
     unmap(reserved, (address - reserved) as u64)?;
-    unmap(address + len, (reserved + ALIGN - address) as u64)?;
+    unmap(address + len, (reserved + align - address) as u64)?;
     let flags = libc::MAP_SHARED | libc::MAP_FIXED;
     // SAFETY: [address, address + len) is the rest of the reservation made above.
     let got = unsafe { libc::mmap(address as *mut _, len, prot, flags, fd, offset as i64) };

@@ -23,6 +23,9 @@ pub const IVSHMEM: Id = Id(0x1af4, 0x1110);
 /// QEMU's `igb`: a PCI Express function with FLR.
 pub const IGB: Id = Id(0x8086, 0x10c9);
 
+/// QEMU's `pci-testdev`: with `membar=4G`, BAR2 is that large.
+pub const TESTDEV: Id = Id(0x1b36, 0x0005);
+
 /// A PCI function, by its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pci(String);
@@ -140,6 +143,13 @@ impl Pci {
     /// Resets it through sysfs, behind the driver's back.
     pub fn reset(&self) -> Result<(), Errno> {
         self.write("reset", "1")
+    }
+
+    /// Opens the file of BAR `index` in sysfs, which maps it past any driver.
+    pub fn bar_file(&self, index: u32) -> Result<fs::File> {
+        let path = self.dir().join(format!("resource{index}"));
+        let file = fs::File::options().read(true).write(true).open(&path);
+        file.with_context(|| path.display().to_string())
     }
 
     /// Reads two bytes of configuration space, past VFIO.

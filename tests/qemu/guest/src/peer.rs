@@ -13,7 +13,7 @@ use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
-use nix::unistd::{fork, getppid, ForkResult, Pid};
+use nix::unistd::{fork, ForkResult, Pid};
 
 use crate::fault::{self, Fault};
 use crate::link::{Link, Words};
@@ -73,7 +73,7 @@ impl Peer {
             }
             ForkResult::Child => {
                 drop(ours);
-                die_with(parent);
+                crate::worker::die_with(parent);
                 let _ = obey(&theirs);
                 // SAFETY: ends the process, that is all.
                 unsafe { libc::_exit(0) }
@@ -242,16 +242,6 @@ impl From<Errno> for Failure {
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Failure {
         Failure::Fault(fault)
-    }
-}
-
-/// The kernel kills this process when its parent ends.
-fn die_with(parent: Pid) {
-    // SAFETY: sets a number of this process.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    if getppid() != parent {
-        // SAFETY: ends the process, that is all.
-        unsafe { libc::_exit(1) };
     }
 }
 

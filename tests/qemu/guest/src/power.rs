@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The ways in which a VFIO user takes a device's memory away for a while: power states, function
+//! and bus resets.
+
+use std::os::fd::RawFd;
+
+use anyhow::{ensure, Context, Result};
+use nix::errno::Errno;
+
+use crate::device::Device;
+use crate::feature;
+use crate::uapi;
+
+impl Device {
+    /// Where in configuration space capability `id` is, as VFIO shows it.
+    pub fn capability(&self, id: u32) -> Result<Option<u64>> {
+        let mut at = u64::from(self.config8(uapi::PCI_CAPABILITY_LIST.into())?);
+        while at != 0 {
+            if u32::from(self.config8(at)?) == id {
+                return Ok(Some(at));
+            }
+            at = self.config8(at + 1)?.into();
+        }
+        Ok(None)
+    }
+
+    /// Writes the power state (0: D0, 3: D3hot) to the power management capability.
+    pub fn set_power_state(&self, state: u16) -> Result<()> {
+        let at = self.capability(uapi::PCI_CAP_ID_PM)?.context("no PM capability")?;
+        let at = at + u64::from(uapi::PCI_PM_CTRL);
+        let mask = uapi::PCI_PM_CTRL_STATE_MASK as u16;
+        self.set_config16(at, (self.config16(at)? & !mask) | state)?;
+        let now = self.config16(at)? & mask;
+        ensure!(now == state, "power state is {now} after writing {state}");
+        Ok(())
+    }
+
+    /// Starts a function level reset through the PCI Express capability.
+    pub fn express_flr(&self) -> Result<()> {
+        let at = self.capability(uapi::PCI_CAP_ID_EXP)?.context("no PCI Express capability")?;
+        let at = at + u64::from(uapi::PCI_EXP_DEVCTL);
+        let flr = uapi::PCI_EXP_DEVCTL_BCR_FLR as u16;
+        self.set_config16(at, self.config16(at)? | flr)
+    }
+
+    /// VFIO_DEVICE_PCI_HOT_RESET, with the fds of the groups that are concerned; none for a
+    /// device that was opened through its cdev.
+    pub fn hot_reset(&self, groups: &[RawFd]) -> Result<(), Errno> {
+        let size = 12 + 4 * groups.len() as u32;
+        let mut words = vec![size, 0, groups.len() as u32];
+        words.extend(groups.iter().map(|&fd| fd as u32));
+        self.ioctl(uapi::VFIO_DEVICE_PCI_HOT_RESET, words.as_mut_ptr() as usize).map(drop)
+    }
+
+    /// VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY.
+    pub fn enter_low_power(&self) -> Result<(), Errno> {
+        feature::set(self, uapi::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY, &())
+    }
+
+    /// VFIO_DEVICE_FEATURE_LOW_POWER_EXIT.
+    pub fn leave_low_power(&self) -> Result<(), Errno> {
+        feature::set(self, uapi::VFIO_DEVICE_FEATURE_LOW_POWER_EXIT, &())
+    }
+
+    fn config8(&self, offset: u64) -> Result<u8> {
+        let mut byte = [0];
+        self.read(uapi::VFIO_PCI_CONFIG_REGION_INDEX, offset, &mut byte)?;
+        Ok(byte[0])
+    }
+}

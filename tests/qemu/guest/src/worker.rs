@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A second process with a mind of its own: it runs a function and says whether that worked.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Result};
+use nix::sys::signal::{kill, Signal};
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::unistd::{fork, getppid, ForkResult, Pid};
+
+/// A child that runs a function.
+pub struct Worker {
+    pid: Pid,
+    over: bool,
+}
+
+impl Worker {
+    /// Starts a child with copies of all that this process has.
+    pub fn start(work: impl FnOnce() -> Result<()>) -> Result<Worker> {
+        let parent = Pid::this();
+        // SAFETY: cases fork while they have one thread; the child leaves by _exit(), so no
+        // destructor of the parent's objects runs twice.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => Ok(Worker { pid: child, over: false }),
+            ForkResult::Child => {
+                die_with(parent);
+                let status = match work() {
+                    Ok(()) => 0,
+                    Err(error) => {
+                        eprintln!("worker: {error:#}");
+                        1
+                    }
+                };
+                // SAFETY: ends the process, that is all.
+                unsafe { libc::_exit(status) }
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Waits for its end, which must come within `limit` and be a good one.
+    pub fn finish(mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG))? {
+                WaitStatus::StillAlive => {
+                    ensure!(Instant::now() < deadline, "process {} does not end", self.pid);
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                WaitStatus::Exited(_, 0) => {
+                    self.over = true;
+                    return Ok(());
+                }
+                status => {
+                    self.over = true;
+                    bail!("process {}: {status:?}", self.pid);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.over {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = waitpid(self.pid, None);
+        }
+    }
+}
+
+/// The kernel kills this process when its parent ends.
+pub(crate) fn die_with(parent: Pid) {
+    // SAFETY: sets a number of this process.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if getppid() != parent {
+        // SAFETY: ends the process, that is all.
+        unsafe { libc::_exit(1) };
+    }
+}

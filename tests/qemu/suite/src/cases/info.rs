@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+//! INFO and MEMATTR: what they say, what they change, what they refuse.
+
+use anyhow::Result;
+use guest::buffer::{self, Buffer, Export, Range};
+use guest::device::{Device, Via};
+use guest::feature::{self, Call, GET, HEADER, PROBE, SET};
+use guest::pci::EDU;
+use guest::{uapi, Errno, PAGE};
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{edu, export_edu, nth, open_edu, ID, ID_AT};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        info_tells_size_and_ranges,
+        info_follows_the_life_of_a_buffer,
+        info_and_memattr_refuse_what_is_no_buffer,
+        info_and_memattr_obey_the_rules_of_features,
+        memattr_is_uncached_at_birth_and_can_be_set,
+        memattr_of_export_flags_is_that_at_birth,
+        memattr_that_does_not_exist_is_eopnotsupp,
+        memattr_is_of_one_buffer_only,
+        memattr_of_a_closed_buffer_is_enodev;
+    Setup::Bound(&[EDU, EDU]) =>
+        info_and_memattr_through_another_device_are_enodev;
+}
+
+const MEMATTR: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
+const INFO: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
+const NC: u32 = uapi::VFIO_DMA_BUF_MEMATTR_NC;
+const WC: u32 = uapi::VFIO_DMA_BUF_MEMATTR_WC;
+
+fn info(device: &Device, buffer: &Buffer) -> Result<uapi::vfio_device_feature_dma_buf_info> {
+    check::works("INFO", buffer::info(device, buffer.raw()))
+}
+
+fn memattr(device: &Device, fd: i32) -> Result<u32, Errno> {
+    let mut payload =
+        uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd: fd, ..Default::default() };
+    feature::get(device, MEMATTR, &mut payload)?;
+    Ok(payload.memattr)
+}
+
+fn set_memattr(device: &Device, fd: i32, memattr: u32) -> Result<(), Errno> {
+    let payload = uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd: fd, memattr };
+    feature::set(device, MEMATTR, &payload)
+}
+
+fn info_tells_size_and_ranges() -> Result<()> {
+    let device = open_edu()?;
+    for count in [1, 2, 100] {
+        let ranges: Vec<Range> = (0..count).map(|at| Range(at * PAGE, 2 * PAGE)).collect();
+        let buffer = Export::new(0, &ranges).make(&device)?;
+        let info = info(&device, &buffer)?;
+        check::equal("nr_ranges", u64::from(info.nr_ranges), count)?;
+        check::equal("size", info.size, count * 2 * PAGE)?;
+        check::equal("memattr", info.memattr, NC)?;
+        check::equal("dmabuf_fd", info.dmabuf_fd, buffer.raw())?;
+    }
+    Ok(())
+}
+
+fn info_follows_the_life_of_a_buffer() -> Result<()> {
+    let device = open_edu()?;
+    let status = |device: &Device, buffer: &Buffer| Ok(info(device, buffer)?.status);
+    let expect = |when: &str, got: Result<u32>, want: u32| check::equal(when, got?, want);
+    let (live, temporary) =
+        (uapi::VFIO_DMA_BUF_STATUS_LIVE, uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP);
+    let (revoked, closed) = (uapi::VFIO_DMA_BUF_STATUS_REVOKED, uapi::VFIO_DMA_BUF_STATUS_CLOSED);
+
+    let (first, second) = (export_edu(&device)?, export_edu(&device)?);
+    expect("new", status(&device, &first), live)?;
+    device.set_memory(false)?;
+    expect("memory off", status(&device, &first), temporary)?;
+    let third = export_edu(&device)?;
+    expect("new, memory off", status(&device, &third), temporary)?;
+    check::works("REVOKE", buffer::revoke(&device, &third))?;
+    expect("revoked, memory off", status(&device, &third), revoked)?;
+    device.set_memory(true)?;
+    expect("memory on", status(&device, &first), live)?;
+    check::works("reset", device.reset())?;
+    expect("reset", status(&device, &first), live)?;
+    check::works("REVOKE", buffer::revoke(&device, &first))?;
+    expect("revoked", status(&device, &first), revoked)?;
+    expect("the other", status(&device, &second), live)?;
+    drop(device);
+    let device = Device::open(&edu()?, Via::Cdev)?;
+    expect("device opened again", status(&device, &second), closed)?;
+    // What was revoked before the device was closed may say either: both are final.
+    let old = status(&device, &first)?;
+    check::equal("revoked, device opened again", old == revoked || old == closed, true)
+}
+
+fn info_and_memattr_refuse_what_is_no_buffer() -> Result<()> {
+    let device = open_edu()?;
+    let heap = Buffer::from_system_heap(PAGE)?;
+    let closed = export_edu(&device)?.raw();
+    for (what, fd, want) in [
+        ("fd -1", -1, Errno::EBADF),
+        ("an fd that was closed", closed, Errno::EBADF),
+        ("a large number", i32::MAX, Errno::EBADF),
+        ("standard input", 0, Errno::EINVAL),
+        ("the device fd", device.raw(), Errno::EINVAL),
+        ("a heap's dma-buf", heap.raw(), Errno::ENODEV),
+    ] {
+        check::errno(&format!("INFO of {what}"), buffer::info(&device, fd).map(drop), want)?;
+        check::errno(&format!("MEMATTR GET of {what}"), memattr(&device, fd), want)?;
+        check::errno(&format!("MEMATTR SET of {what}"), set_memattr(&device, fd, WC), want)?;
+        // The fd comes before the attribute.
+        check::errno(&format!("MEMATTR SET 99 of {what}"), set_memattr(&device, fd, 99), want)?;
+    }
+    Ok(())
+}
+
+fn info_and_memattr_obey_the_rules_of_features() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let fd = buffer.raw() as u32;
+    for (name, feature, ops, words) in [("INFO", INFO, GET, 6), ("MEMATTR", MEMATTR, GET | SET, 2)]
+    {
+        check::works(name, feature::probe(&device, feature, ops))?;
+        let mut bare = Call::new(PROBE | ops | feature, Vec::new());
+        check::works("PROBE without a payload", bare.make_at_edge(&device))?;
+        for bad in [0, GET | SET, GET | 1 << 19] {
+            let mut call = Call::new(bad | feature, vec![fd; words]);
+            check::errno(&format!("{name}, {bad:#x}"), call.make(&device), Errno::EINVAL)?;
+        }
+        for argsz in [0, 7, HEADER, HEADER + 4, HEADER + words * 4 - 1] {
+            let mut call = Call::new(GET | feature, vec![fd; words]);
+            call.argsz = argsz as u32;
+            check::errno(&format!("{name}, argsz {argsz}"), call.make(&device), Errno::EINVAL)?;
+        }
+        let mut call = Call::new(GET | feature, vec![fd; words - 1]);
+        call.argsz += 4;
+        check::errno(name, call.make_at_edge(&device), Errno::EFAULT)?;
+        let mut call = Call::new(GET | feature, vec![fd; words]);
+        check::works(name, call.make_at_edge(&device))?;
+    }
+    let set = Call::new(SET | INFO, vec![fd; 6]).make(&device);
+    check::errno("SET of INFO", set, Errno::EINVAL)?;
+    check::errno("PROBE of SET of INFO", feature::probe(&device, INFO, SET), Errno::EINVAL)
+}
+
+fn memattr_is_uncached_at_birth_and_can_be_set() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let fd = buffer.raw();
+    check::equal("at birth", memattr(&device, fd), Ok(NC))?;
+    let before = buffer.map(0, PAGE)?;
+    for attribute in [WC, WC, NC, WC] {
+        check::works("SET", set_memattr(&device, fd, attribute))?;
+        check::equal("GET", memattr(&device, fd), Ok(attribute))?;
+        check::equal("INFO", info(&device, &buffer)?.memattr, attribute)?;
+        check::value("a mapping from before", before.load(ID_AT), ID)?;
+        check::value("a new mapping", buffer.map(0, PAGE)?.load(ID_AT), ID)?;
+    }
+    Ok(())
+}
+
+fn memattr_of_export_flags_is_that_at_birth() -> Result<()> {
+    let device = open_edu()?;
+    for (flags, want) in [
+        (uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC, NC),
+        (uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC, WC),
+    ] {
+        let export = Export { flags, ..Export::new(0, &[Range(0, PAGE)]) };
+        let buffer = check::works("export", export.make(&device))?;
+        check::equal("GET", memattr(&device, buffer.raw()), Ok(want))?;
+        check::value("mapped", buffer.map(0, PAGE)?.load(ID_AT), ID)?;
+    }
+    Ok(())
+}
+
+fn memattr_that_does_not_exist_is_eopnotsupp() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    check::works("SET", set_memattr(&device, buffer.raw(), WC))?;
+    for attribute in [2, 3, 255, 1 << 16, 1 << 28, u32::MAX] {
+        let got = set_memattr(&device, buffer.raw(), attribute);
+        check::errno(&format!("SET {attribute:#x}"), got, Errno::EOPNOTSUPP)?;
+        check::equal("GET after it", memattr(&device, buffer.raw()), Ok(WC))?;
+    }
+    Ok(())
+}
+
+fn memattr_is_of_one_buffer_only() -> Result<()> {
+    let device = open_edu()?;
+    let (one, other) = (export_edu(&device)?, export_edu(&device)?);
+    check::works("SET", set_memattr(&device, one.dup()?.raw(), WC))?;
+    check::equal("the one, through another fd", memattr(&device, one.raw()), Ok(WC))?;
+    check::equal("the other", memattr(&device, other.raw()), Ok(NC))?;
+    check::equal("a new one", memattr(&device, export_edu(&device)?.raw()), Ok(NC))
+}
+
+fn memattr_of_a_closed_buffer_is_enodev() -> Result<()> {
+    let buffer = export_edu(&open_edu()?)?;
+    let device = open_edu()?;
+    check::errno("GET", memattr(&device, buffer.raw()), Errno::ENODEV)?;
+    check::errno("SET", set_memattr(&device, buffer.raw(), WC), Errno::ENODEV)
+}
+
+fn info_and_memattr_through_another_device_are_enodev() -> Result<()> {
+    let device = open_edu()?;
+    let other = Device::open(&nth(EDU, 1)?, Via::Cdev)?;
+    let buffer = export_edu(&device)?;
+    let fd = buffer.raw();
+    check::errno("INFO", buffer::info(&other, fd).map(drop), Errno::ENODEV)?;
+    check::errno("GET", memattr(&other, fd), Errno::ENODEV)?;
+    check::errno("SET", set_memattr(&other, fd, WC), Errno::ENODEV)?;
+    check::equal("unchanged", memattr(&device, fd), Ok(NC))
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Temporary revocation by power states and by every kind of reset.
+//!
+//! Each case holds mappings of every kind: of BARs through the device fd, of buffers in a client
+//! process, touched and untouched. See [`Watch`].
+
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result};
+use guest::buffer::{self, Buffer};
+use guest::device::{Device, Via};
+use guest::mm::{self, Mapping};
+use guest::pci::{self, Id, Pci, BOCHS, EDU, IGB};
+use guest::peer::Peer;
+use guest::PAGE;
+
+use crate::case::{cases, Setup, Skip};
+use crate::check;
+use crate::fixture::{nth, BOCHS_SIZE_AT, ID_AT};
+
+cases! {
+    Setup::Bound(&[IGB]) =>
+        d3hot_takes_mappings_and_d0_heals_them,
+        memory_bit_in_d3hot_changes_nothing,
+        express_flr_heals_mappings,
+        reset_of_a_function_with_flr_heals_mappings;
+    Setup::Bound(&[BOCHS]) =>
+        low_power_takes_mappings_and_its_end_heals_them,
+        resets_heal_mappings_of_every_bar,
+        reset_while_memory_is_off_leaves_it_off;
+    Setup::Bound(&[EDU]) =>
+        hot_reset_heals_mappings,
+        siblings_hot_reset_heals_mappings;
+}
+
+/// igb's device status register: the same before and after a reset, and never all ones.
+const IGB_STATUS_AT: u64 = 0x8;
+
+/// Mappings of one device, and what is to be read through them.
+struct Watch {
+    here: Vec<(Mapping, u64, u32)>,
+    client: Peer,
+    there: Vec<(usize, u32)>,
+    buffers: Vec<Buffer>,
+    untouched: Vec<(Mapping, u64, u32)>,
+}
+
+impl Watch {
+    /// Maps the page with each of the given registers: (BAR, offset).
+    fn new(device: &Device, registers: &[(u32, u64)]) -> Result<Watch> {
+        let client = Peer::fork()?;
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        let (mut buffers, mut untouched) = (Vec::new(), Vec::new());
+        for &(bar, at) in registers {
+            let (page, within) = (at & !(PAGE - 1), at % PAGE);
+            let through_bar = device.map_bar_part(bar, page, PAGE)?;
+            let want = through_bar.load(within)?;
+            anyhow::ensure!(want != u32::MAX, "BAR{bar} at {at:#x} reads as if it were off");
+            let buffer = Buffer::export(device, bar, page, PAGE)?;
+            let fd = client.take(&buffer)?;
+            let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+            there.push((address + within as usize, want));
+            here.push((buffer.map(0, PAGE)?, within, want));
+            here.push((through_bar, within, want));
+            untouched.push((buffer.map(0, PAGE)?, within, want));
+            buffers.push(buffer);
+        }
+        let watch = Watch { here, client, there, buffers, untouched };
+        watch.alive("before")?;
+        Ok(watch)
+    }
+
+    fn alive(&self, when: &str) -> Result<()> {
+        for (number, (mapping, at, want)) in self.here.iter().enumerate() {
+            check::value(&format!("mapping {number}, {when}"), mapping.load(*at), *want)?;
+        }
+        for (number, (address, want)) in self.there.iter().enumerate() {
+            let got = self.client.load(*address)?;
+            check::value(&format!("client's mapping {number}, {when}"), got, *want)?;
+        }
+        Ok(())
+    }
+
+    fn dead(&self, when: &str) -> Result<()> {
+        for (number, (mapping, at, _)) in self.here.iter().chain(&self.untouched).enumerate() {
+            check::bus_error(&format!("mapping {number}, {when}"), mapping.load(*at))?;
+        }
+        for (number, (address, _)) in self.there.iter().enumerate() {
+            let got = self.client.load(*address)?;
+            check::bus_error(&format!("client's mapping {number}, {when}"), got)?;
+        }
+        Ok(())
+    }
+
+    /// At the end: what was never touched while all was well, and a revoke.
+    fn finish(&self, device: &Device) -> Result<()> {
+        self.alive("at the end")?;
+        for (mapping, at, want) in &self.untouched {
+            check::value("a mapping never touched before", mapping.load(*at), *want)?;
+        }
+        for buffer in &self.buffers {
+            check::works("REVOKE", buffer::revoke(device, buffer))?;
+        }
+        for (address, _) in &self.there {
+            check::bus_error("after REVOKE", self.client.load(*address)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn open(id: Id, via: Via) -> Result<Device> {
+    Device::open(&nth(id, 0)?, via)
+}
+
+/// Takes the memory away and gives it back, a few times, for both ways of opening.
+fn off_and_on(
+    id: Id,
+    registers: &[(u32, u64)],
+    off: fn(&Device) -> Result<()>,
+    on: fn(&Device) -> Result<()>,
+) -> Result<()> {
+    for via in [Via::Group, Via::Cdev] {
+        let device = open(id, via)?;
+        let watch = Watch::new(&device, registers)?;
+        for round in 0..3 {
+            off(&device)?;
+            watch.dead(&format!("off, {via:?}, round {round}"))?;
+            on(&device)?;
+            watch.alive(&format!("on, {via:?}, round {round}"))?;
+        }
+        watch.finish(&device)?;
+    }
+    Ok(())
+}
+
+/// Resets a few times, for both ways of opening.
+fn resets(
+    id: Id,
+    registers: &[(u32, u64)],
+    reset: impl Fn(&Device, &Pci) -> Result<()>,
+) -> Result<()> {
+    let pci = nth(id, 0)?;
+    for via in [Via::Group, Via::Cdev] {
+        let device = Device::open(&pci, via)?;
+        let watch = Watch::new(&device, registers)?;
+        for round in 0..3 {
+            reset(&device, &pci)?;
+            watch.alive(&format!("after the reset, {via:?}, round {round}"))?;
+        }
+        watch.finish(&device)?;
+    }
+    Ok(())
+}
+
+fn d3hot_takes_mappings_and_d0_heals_them() -> Result<()> {
+    off_and_on(
+        IGB,
+        &[(0, IGB_STATUS_AT)],
+        |device| device.set_power_state(3),
+        |device| device.set_power_state(0),
+    )
+}
+
+fn memory_bit_in_d3hot_changes_nothing() -> Result<()> {
+    let device = open(IGB, Via::Group)?;
+    let watch = Watch::new(&device, &[(0, IGB_STATUS_AT)])?;
+    device.set_power_state(3)?;
+    watch.dead("D3hot")?;
+    device.set_memory(false)?;
+    watch.dead("D3hot, memory off")?;
+    device.set_memory(true)?;
+    watch.dead("D3hot, memory on")?;
+    device.set_memory(false)?;
+    device.set_power_state(0)?;
+    watch.dead("D0, memory off")?;
+    device.set_memory(true)?;
+    watch.alive("D0, memory on")?;
+    watch.finish(&device)
+}
+
+fn express_flr_heals_mappings() -> Result<()> {
+    resets(IGB, &[(0, IGB_STATUS_AT)], |device, _| device.express_flr())
+}
+
+fn reset_of_a_function_with_flr_heals_mappings() -> Result<()> {
+    resets(IGB, &[(0, IGB_STATUS_AT)], |device, _| check::works("reset", device.reset()))?;
+    resets(IGB, &[(0, IGB_STATUS_AT)], |_, pci| check::works("reset", pci.reset()))
+}
+
+/// bochs-display: video memory far in BAR0, a register in BAR2.
+const BOCHS_PLACES: [(u32, u64); 3] = [(0, 0), (0, 777 * PAGE + 8), (2, BOCHS_SIZE_AT)];
+
+fn low_power_takes_mappings_and_its_end_heals_them() -> Result<()> {
+    off_and_on(
+        BOCHS,
+        &BOCHS_PLACES,
+        |device| check::works("LOW_POWER_ENTRY", device.enter_low_power()),
+        |device| check::works("LOW_POWER_EXIT", device.leave_low_power()),
+    )
+}
+
+fn resets_heal_mappings_of_every_bar() -> Result<()> {
+    resets(BOCHS, &BOCHS_PLACES, |device, _| check::works("reset", device.reset()))?;
+    resets(BOCHS, &BOCHS_PLACES, |_, pci| check::works("sysfs reset", pci.reset()))
+}
+
+fn reset_while_memory_is_off_leaves_it_off() -> Result<()> {
+    let pci = nth(BOCHS, 0)?;
+    let device = Device::open(&pci, Via::Group)?;
+    let watch = Watch::new(&device, &BOCHS_PLACES)?;
+    device.set_memory(false)?;
+    check::works("VFIO_DEVICE_RESET", device.reset())?;
+    watch.dead("after VFIO_DEVICE_RESET")?;
+    check::works("sysfs reset", pci.reset())?;
+    watch.dead("after a sysfs reset")?;
+    device.set_memory(true)?;
+    watch.alive("on again")?;
+    watch.finish(&device)
+}
+
+fn hot_reset_heals_mappings() -> Result<()> {
+    resets(EDU, &[(0, ID_AT)], |device, _| {
+        // Opened through its group a device has two holders, the group first.
+        let groups: Vec<i32> = match device.holders.len() {
+            2 => vec![device.holders[0].as_raw_fd()],
+            _ => Vec::new(),
+        };
+        check::works("HOT_RESET", device.hot_reset(&groups))
+    })
+}
+
+/// Two functions in one slot, the second one with the in-tree driver: its hot reset resets both.
+fn siblings_hot_reset_heals_mappings() -> Result<()> {
+    let edus = Pci::find(pci::EDU)?;
+    let slot = |pci: &Pci| pci.address().split('.').next().unwrap_or_default().to_string();
+    let pair = edus.iter().flat_map(|a| edus.iter().map(move |b| (a, b)));
+    let mut pairs = pair.filter(|(a, b)| a != b && slot(a) == slot(b));
+    let Some((ours, sibling)) = pairs.next() else {
+        return Err(Skip("no two edu functions in one slot".into()).into());
+    };
+    let other = guest::module::Module::driver().path().with_file_name("vfio-pci.ko");
+    guest::module::Module::new(other).load()?;
+    ours.bind(&crate::fixture::driver())?;
+    sibling.bind("vfio-pci")?;
+    for via in [Via::Group, Via::Cdev] {
+        let device = Device::open(ours, via)?;
+        let second = device.open_sibling(sibling, via).context("the sibling")?;
+        let watch = Watch::new(&device, &[(0, ID_AT)])?;
+        let groups = match via {
+            Via::Group => vec![device.holders[0].as_raw_fd()],
+            Via::Cdev => Vec::new(),
+        };
+        for round in 0..3 {
+            check::works("HOT_RESET by the sibling", second.hot_reset(&groups))?;
+            watch.alive(&format!("{via:?}, round {round}"))?;
+        }
+        // With the sibling's memory off nothing of ours may change.
+        second.set_memory(false)?;
+        watch.alive("with the sibling's memory off")?;
+        check::works("HOT_RESET by the sibling", second.hot_reset(&groups))?;
+        watch.alive("after the last reset")?;
+        device.set_memory(false)?;
+        watch.dead("memory off")?;
+        check::works("HOT_RESET by the sibling", second.hot_reset(&groups))?;
+        watch.dead("after a reset with memory off")?;
+        device.set_memory(true)?;
+        watch.finish(&device)?;
+    }
+    sibling.release()?;
+    Ok(())
+}
