@@ -94,6 +94,7 @@ impl<T: Exporter> VmOps<T> {
         ops.open = Some(open);
         ops.close = Some(close);
         ops.fault = Some(fault::<T>);
+        ops.map_pages = Some(map_pages);
         if cfg!(CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP) {
             ops.huge_fault = Some(huge_fault::<T>);
         }
@@ -121,6 +122,18 @@ unsafe extern "C" fn close(vma: *mut bindings::vm_area_struct) {
         // `fput()` until no lock is held.
         unsafe { bindings::fput(device_file) };
     }
+}
+
+/// `vm_operations_struct.map_pages`: maps nothing; `fault` maps as many pages as it likes.
+///
+/// Without this function the kernel would drop the lock of the VMA before each `fault`, and try
+/// again with `mmap_lock` (`vmf_can_call_fault()`).
+unsafe extern "C" fn map_pages(
+    _vmf: *mut bindings::vm_fault,
+    _start: c_ulong,
+    _end: c_ulong,
+) -> bindings::vm_fault_t {
+    0
 }
 
 unsafe extern "C" fn fault<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
@@ -311,7 +324,18 @@ impl Fault<'_> {
         }
     }
 
-    /// Maps the whole block, which starts at `pfn`, with one entry.
+    /// How many pages there are from the faulting one to the end of the mapping, or of the page
+    /// table if that comes first. For order 0.
+    pub fn pages_left(&self) -> usize {
+        // SAFETY: By the type invariant; the bounds are stable during a fault.
+        let vm_end = unsafe { (*self.vma()).__bindgen_anon_1.__bindgen_anon_1.vm_end };
+        let start = self.start();
+        // User addresses are far from the end of the machine word.
+        let table_end = (start | ((PAGE_SIZE << PMD_ORDER) - 1)) + 1;
+        (vm_end.min(table_end) - start) >> PAGE_SHIFT
+    }
+
+    /// Maps the whole block, which starts at `pfn`, with one entry. For orders above 0.
     ///
     /// The kernel picks the cache mode that the page attribute table has for the PFN: on x86 that
     /// is uncached. So this is for [`CacheMode::Noncached`] only.
@@ -319,11 +343,8 @@ impl Fault<'_> {
         let vmf = self.vmf.as_ptr();
         // SAFETY: By the type invariant.
         let write = unsafe { (*vmf).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
-        let raw = if self.order == 0 {
+        let raw = if self.order == PMD_ORDER {
             // SAFETY: By the type invariant the VMA is VM_PFNMAP.
-            unsafe { bindings::vmf_insert_pfn(self.vma(), self.start(), pfn) }
-        } else if self.order == PMD_ORDER {
-            // SAFETY: As above.
             unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write) }
         } else if self.order == PUD_ORDER {
             // SAFETY: As above.
@@ -339,18 +360,33 @@ impl Fault<'_> {
         }
     }
 
-    /// Maps `count` pages from the faulting one on, which is at `pfn`, with an entry each.
+    /// Maps `count` pages, `skip` pages after the faulting one, to PFNs from `pfn` on, with an entry
+    /// each. For order 0.
     ///
-    /// The entries have the mapping's own cache mode. Those that exist are left alone. `count` must
-    /// not reach past the mapping or its page table.
-    pub fn insert_pages(&self, _proof: &MemoryEnabled<'_>, pfn: usize, count: usize) -> Outcome {
+    /// The entries have the mapping's own cache mode. Those that exist are left alone.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when that is not within [`Fault::pages_left`]; `ENOMEM`.
+    pub fn insert_pages(
+        &self,
+        _proof: &MemoryEnabled<'_>,
+        skip: usize,
+        pfn: usize,
+        count: usize,
+    ) -> Result {
+        let end = skip.checked_add(count).ok_or(EINVAL)?;
+        if count == 0 || end > self.pages_left() {
+            return Err(EINVAL);
+        }
         let mut cursor = PteCursor {
             vma: self.vma(),
-            start: self.start(),
+            start: self.start() + (skip << PAGE_SHIFT),
             pfn,
         };
-        // SAFETY: `mm` is that of the VMA, which is stable; the callback gets its cursor.
-        let ret = to_result(unsafe {
+        // SAFETY: The addresses are in the VMA, which is stable and has its `mm`; the callback gets
+        // its cursor.
+        to_result(unsafe {
             bindings::apply_to_page_range(
                 (*cursor.vma).vm_mm,
                 cursor.start,
@@ -358,11 +394,7 @@ impl Fault<'_> {
                 Some(set_pte),
                 (&raw mut cursor).cast(),
             )
-        });
-        match ret {
-            Ok(()) => Outcome::Mapped,
-            Err(_) => Outcome::OutOfMemory,
-        }
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 //! meet at the reservation lock; see [`crate::importers`].
 
 use crate::{
+    batch::Trace,
     device::{
         Device,
         DeviceData, //
@@ -54,7 +55,10 @@ use kernel_ext::{
         Outcome,
         VmOps, //
     },
-    vfio_pci_core::REGION_PAGES, //
+    vfio_pci_core::{
+        MemoryEnabled,
+        REGION_PAGES, //
+    }, //
 };
 
 static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::new();
@@ -73,6 +77,8 @@ pub(crate) struct Buffer {
     registered: Atomic<bool>,
     /// A [`Life`]. Ends with the gate shut.
     life: Atomic<u32>,
+    /// A [`Trace`] of the last faults. A hint only, so that races do no harm.
+    trace: Atomic<u64>,
     /// How many mappings importing devices have. Goes up with the reservation lock held.
     imports: Atomic<u32>,
     /// A [`Memattr`]. An mmap uses the one it finds.
@@ -97,6 +103,7 @@ impl Buffer {
             window: SetOnce::new(),
             registered: Atomic::new(false),
             life: Atomic::new(Life::Live as u32),
+            trace: Atomic::new(0),
             imports: Atomic::new(0),
             memattr: Atomic::new(memattr.as_raw()),
         };
@@ -256,12 +263,50 @@ impl Buffer {
             && device.gate.enter().is_some_and(memory_answers)
     }
 
-    /// The PFN of the block of a fault; `None` when it cannot be mapped with that order.
-    fn block(&self, fault: &Fault<'_>) -> Option<usize> {
+    /// The page of the buffer that the block of a fault starts at.
+    fn page_of(&self, fault: &Fault<'_>) -> Option<u64> {
         let page = fault.page_offset()?.checked_sub(self.window.copy()?)?;
-        let pfn = self.layout.block(page as u64, fault.order())?;
+        Some(page as u64)
+    }
+
+    /// The PFN of the block of a fault, which starts at `page`, if one entry of a higher order can
+    /// map it.
+    fn block(&self, fault: &Fault<'_>, page: u64) -> Option<usize> {
+        if fault.order() == 0 {
+            return None;
+        }
+        let pfn = self.layout.block(page, fault.order())?;
+        // A block entry would not get another mode; see `insert_block`.
+        let uncached = fault.cache_mode() == CacheMode::Noncached;
         // CAST: PFNs fit the machine word.
-        Some(pfn as usize)
+        uncached.then_some(pfn as usize)
+    }
+
+    /// Maps the page of a fault and, if it follows on others, some after it.
+    fn insert_batch(&self, fault: &Fault<'_>, enabled: &MemoryEnabled<'_>, page: u64) -> Outcome {
+        let trace = Trace::from_raw(self.trace.load(Relaxed));
+        let (count, trace) = trace.after(page, fault.pages_left() as u64);
+        self.trace.store(trace.as_raw(), Relaxed);
+
+        let mut done = 0;
+        while done < count {
+            let Some(run) = self.layout.lookup(page + done) else {
+                break;
+            };
+            let pages = run.pages.min(count - done);
+            // CAST: A batch is small, and PFNs fit the machine word.
+            let inserted =
+                fault.insert_pages(enabled, done as usize, run.pfn as usize, pages as usize);
+            if inserted.is_err() {
+                break;
+            }
+            done += pages;
+        }
+        match (done, page < self.layout.pages()) {
+            (0, false) => Outcome::SigBus,
+            (0, true) => Outcome::OutOfMemory,
+            _ => Outcome::Mapped,
+        }
     }
 }
 
@@ -284,13 +329,14 @@ impl Exporter for Buffer {
     }
 
     fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome {
-        let write_combining = fault.cache_mode() == CacheMode::WriteCombining;
-        let pfn = match exported.block(fault) {
-            // A block entry would not get the mode; see `insert_block`.
-            Some(pfn) if !(write_combining && fault.order() > 0) => pfn,
-            _ if fault.order() > 0 => return Outcome::Fallback,
-            _ => return Outcome::SigBus,
+        let single = fault.order() == 0;
+        let Some(page) = exported.page_of(fault) else {
+            return if single { Outcome::SigBus } else { Outcome::Fallback };
         };
+        let block = exported.block(fault, page);
+        if block.is_none() && !single {
+            return Outcome::Fallback;
+        }
         let device = exported.device();
         let memory = device.core().hold_memory();
         let Some(inside) = device.gate.enter() else {
@@ -304,10 +350,9 @@ impl Exporter for Buffer {
         if !exported.life().is_live() {
             return Outcome::SigBus;
         }
-        if write_combining {
-            fault.insert_pages(&enabled, pfn, 1)
-        } else {
-            fault.insert_block(&enabled, pfn)
+        match block {
+            Some(pfn) => fault.insert_block(&enabled, pfn),
+            None => exported.insert_batch(fault, &enabled, page),
         }
     }
 

@@ -14,7 +14,9 @@
 //! | `device.rs` | the features of user space on a device: export, revoke, attribute, info |
 //! | `buffer.rs` | one buffer: mapping it, faults on it, revoking it |
 //! | `registry.rs` | the buffers of a device and their places in its offset space |
-//! | `range.rs`, `state.rs`, `memattr.rs`, `feature.rs` | pure: arithmetic, transitions, decoding; KUnit compiles them a second time |
+//! | `gate.rs` | what keeps faults from mapping memory that is being taken away |
+//! | `importers.rs` | the devices that import buffers, and how their mappings are taken away |
+//! | `batch.rs`, `config_space.rs`, `feature.rs`, `memattr.rs`, `range.rs`, `state.rs` | pure: arithmetic, transitions, decoding; KUnit compiles them a second time |
 //!
 //! All unsafe code is in the crate `kernel_ext` (`rust/`).
 //!
@@ -33,12 +35,17 @@
 //! # Lock order
 //!
 //! 1. `mmap_lock`, or the lock of a VMA in a fault
-//! 2. `memory_lock` of the core: faults hold it for reading; who takes memory away, for writing
-//! 3. [`registry::Registry::bars`], the tree lock of [`registry::Registry::windows`]
-//! 4. `i_mmap_rwsem`, page table locks (inside a zap)
+//! 2. `memory_lock` of the core: faults hold it for reading, the core for writing
+//! 3. [`importers::Importers`]: the list of imported buffers
+//! 4. the reservation lock of a dma-buf
+//! 5. the [gate](gate::Gate)
+//! 6. the registry: its hidden buffers, or the tree lock of its windows
+//! 7. `i_mmap_rwsem`, page table locks (inside a zap)
 //!
-//! `memory_lock` is never taken with `mmap_lock` held for writing (the `mmap()` path), for the core
-//! holds it through slow resets. No lock of ours is held while user memory is accessed.
+//! `memory_lock` is never taken with `mmap_lock` held for writing (the `mmap()` path) nor with a
+//! reservation lock held, for the core holds it through slow resets. No lock of ours is held while
+//! user memory is accessed. Who waits for importers holds no lock, but in a reset that cannot be put
+//! off, where the core may hold `memory_lock`: there the wait has a limit.
 //!
 //! # Lifetimes
 //!
@@ -53,6 +60,7 @@
 use kernel::prelude::*;
 use kernel_ext::vfio_pci_core;
 
+mod batch;
 mod buffer;
 mod config_space;
 mod device;

@@ -10,6 +10,8 @@ use kernel::{
 };
 
 // The driver uses more of these files than the suites do.
+#[path = "../../src/batch.rs"]
+mod batch;
 #[path = "../../src/config_space.rs"]
 mod config_space;
 #[allow(dead_code, reason = "tested through the functions that use it")]
@@ -25,6 +27,7 @@ mod range;
 #[path = "../../src/state.rs"]
 mod state;
 
+mod batch_test;
 mod config_space_test;
 mod feature_test;
 mod memattr_test;
