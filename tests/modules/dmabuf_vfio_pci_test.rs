@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A module for the tests only: what user space cannot do by itself.
+//!
+//! Two misc devices, whose interface is [`uapi`]:
+//!
+//! - [`importer`]: stands in for a driver that imports dma-bufs, and behaves as badly as it is told.
+//! - [`ptes`]: reads page table entries of device memory back.
+//!
+//! All unsafe code is in [`sys`].
+
+#![deny(unsafe_code)]
+
+use kernel::{
+    miscdevice::{
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*, //
+};
+
+mod importer;
+mod ptes;
+#[allow(unsafe_code, reason = "the layer that has all of it")]
+mod sys;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the guest programs use what we do not, and want it public"
+)]
+mod uapi;
+
+#[pin_data]
+struct Test {
+    #[pin]
+    _importer: MiscDeviceRegistration<importer::Importer>,
+    #[pin]
+    _ptes: MiscDeviceRegistration<ptes::Reader>,
+}
+
+impl kernel::InPlaceModule for Test {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _importer <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: uapi::IMPORTER,
+            }),
+            _ptes <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::PTES }),
+        })
+    }
+}
+
+module! {
+    type: Test,
+    name: "dmabuf_vfio_pci_test",
+    authors: ["The dmabuf-vfio-pci authors"],
+    description: "Importer and page table reader for the tests of dmabuf-vfio-pci",
+    license: "GPL",
+    imports_ns: ["DMA_BUF"],
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The unsafe layer of the test module: one file per C header, no policy.
+
+pub(crate) mod dma_buf;
+pub(crate) mod pci;
+pub(crate) mod pfnmap;
+pub(crate) mod time;
+pub(crate) mod work;
+
+use crate::uapi;
+use kernel::transmute::{
+    AsBytes,
+    FromBytes, //
+};
+
+/// For structures of numbers without padding, which any bytes may fill.
+macro_rules! plain {
+    ($($type:ty),+ $(,)?) => {$(
+        // SAFETY: Numbers only, so all bit patterns are valid.
+        unsafe impl FromBytes for $type {}
+        // SAFETY: No padding: members are in falling order of alignment or aligned by count.
+        unsafe impl AsBytes for $type {}
+    )+};
+}
+
+plain!(uapi::Attach, uapi::Map, uapi::Stats, uapi::Pte);

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page table entries of mappings of device memory. x86-64 only.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
+
+use core::{
+    arch::asm,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    mm::MmWithUser,
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+/// A present entry.
+pub(crate) struct Entry {
+    /// Page frame of the address that was asked for.
+    pub(crate) pfn: u64,
+    /// Bytes that the entry maps.
+    pub(crate) size: u64,
+    pub(crate) writable: bool,
+    /// The bits that are not the address.
+    pub(crate) protection: u64,
+}
+
+/// The entry for `address` of process `pid`, or of the current one if that is 0.
+/// `follow_pfnmap_start()`
+///
+/// # Errors
+///
+/// `ESRCH`: no such process. `EFAULT`: nothing is mapped there. `ENXIO`: not `VM_PFNMAP`.
+pub(crate) fn entry_at(pid: i32, address: usize) -> Result<Option<Entry>> {
+    let mm = address_space(pid)?;
+    let mm = mm.as_raw();
+    // SAFETY: `address_space` gave us a reference, so there is a user.
+    unsafe { bindings::mmap_read_lock(mm) };
+    // SAFETY: Locked just now.
+    let entry = unsafe { entry_locked(mm, address) };
+    // SAFETY: Locked above.
+    unsafe { bindings::mmap_read_unlock(mm) };
+    entry
+}
+
+/// # Safety
+///
+/// `mm` is valid and its `mmap_lock` held.
+unsafe fn entry_locked(mm: *mut bindings::mm_struct, address: usize) -> Result<Option<Entry>> {
+    // SAFETY: By the requirements of this function.
+    let vma = unsafe { bindings::vma_lookup(mm, address) };
+    if vma.is_null() {
+        return Err(EFAULT);
+    }
+    // SAFETY: The lock keeps the VMA.
+    let flags = unsafe { (*vma).__bindgen_anon_2.vm_flags };
+    if flags & bindings::VM_PFNMAP == 0 {
+        return Err(ENXIO);
+    }
+    let mut args = bindings::follow_pfnmap_args {
+        vma,
+        address,
+        ..pin_init::zeroed()
+    };
+    // SAFETY: The lock is held, and `address` is in the VMA.
+    if unsafe { bindings::follow_pfnmap_start(&mut args) } != 0 {
+        return Ok(None);
+    }
+    let entry = Entry {
+        pfn: args.pfn as u64,
+        size: (!args.addr_mask + 1) as u64,
+        writable: args.writable,
+        protection: args.pgprot.pgprot as u64,
+    };
+    // SAFETY: Started above.
+    unsafe { bindings::follow_pfnmap_end(&mut args) };
+    Ok(Some(entry))
+}
+
+/// A reference to the address space of a process. `get_task_mm()`
+fn address_space(pid: i32) -> Result<ARef<MmWithUser>> {
+    if pid == 0 {
+        return current!().mm().map(ARef::from).ok_or(ESRCH);
+    }
+    // SAFETY: Any number may be asked for.
+    let pid = unsafe { bindings::find_get_pid(pid) };
+    // SAFETY: Null is allowed.
+    let task = unsafe { bindings::get_pid_task(pid, bindings::pid_type_PIDTYPE_PID) };
+    // SAFETY: The reference of `find_get_pid()`; null is allowed.
+    unsafe { bindings::put_pid(pid) };
+    if task.is_null() {
+        return Err(ESRCH);
+    }
+    // SAFETY: `get_pid_task()` gave us a reference.
+    let mm = unsafe { bindings::get_task_mm(task) };
+    // SAFETY: That reference.
+    unsafe { bindings::put_task_struct(task) };
+    let mm = NonNull::new(mm).ok_or(ESRCH)?;
+    // CAST: `MmWithUser` is a transparent wrapper.
+    // SAFETY: `get_task_mm()` gave us a reference to a user of it.
+    Ok(unsafe { ARef::from_raw(mm.cast::<MmWithUser>()) })
+}
+
+/// `IA32_PAT`: a byte with the memory type for each combination of PWT, PCD and PAT.
+pub(crate) fn page_attribute_table() -> u64 {
+    const IA32_PAT: u32 = 0x277;
+    let (low, high): (u32, u32);
+    // SAFETY: Every x86-64 CPU has the register, and reading it has no effect.
+    unsafe {
+        asm!("rdmsr", in("ecx") IA32_PAT, out("eax") low, out("edx") high,
+             options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the test module offers to the guest programs.
+//!
+//! The only description of it: compiled into the module, and a second time into the guest crate
+//! (`tests/qemu/guest/src/testmod.rs`). All sizes and addresses are bytes.
+
+use core::mem::size_of;
+
+/// `/dev/` name of the importer: one attachment of a dma-buf per open file.
+///
+/// Closing the file undoes what is left: it unmaps and detaches.
+pub const IMPORTER: &core::ffi::CStr = c"dmabuf-test-importer";
+
+/// `/dev/` name of the reader of page table entries.
+pub const PTES: &core::ffi::CStr = c"dmabuf-test-ptes";
+
+/// Attaches a device to a dma-buf. Argument: [`Attach`].
+///
+/// Errors: `EBUSY`: the file has an attachment; `ENXIO`: no such importing device; `EINVAL`: unknown
+/// flag or policy; `EBADF`, `EINVAL`: not a dma-buf; and what `dma_buf_dynamic_attach()` says.
+pub const ATTACH: u32 = iow::<Attach>(0);
+/// Maps the dma-buf for the device. Argument: [`Map`].
+///
+/// Errors: `ENOTCONN`: no attachment; `EBUSY`: it is mapped; `EINVAL`: unknown direction; and what
+/// `dma_buf_map_attachment()` says.
+pub const MAP: u32 = iowr::<Map>(1);
+/// Unmaps it. No argument. Errors: `ENOTCONN`: no attachment; `EALREADY`: it is not mapped.
+pub const UNMAP: u32 = io(2);
+/// Unmaps it if it is mapped, and detaches. No argument. Error: `ENOTCONN`: no attachment.
+pub const DETACH: u32 = io(3);
+/// Says what happened to the attachment. Argument: [`Stats`]. Works without one, too.
+pub const STATS: u32 = ior::<Stats>(4);
+/// Reads a page table entry. Argument: [`Pte`].
+///
+/// Errors: `ESRCH`: no such process; `EFAULT`: nothing is mapped there; `ENXIO`: what is mapped there
+/// is not `VM_PFNMAP`.
+pub const READ_PTE: u32 = iowr::<Pte>(8);
+
+/// [`Attach::flags`]: the importer can do without `struct page` (`allow_peer2peer`).
+pub const PEER_TO_PEER: u32 = 1;
+/// [`Attach::flags`]: the importer has `invalidate_mappings`.
+pub const REVOCABLE: u32 = 2;
+/// [`Attach::flags`]: attach without any `dma_buf_attach_ops`, as `dma_buf_attach()` does.
+pub const STATIC: u32 = 4;
+/// [`Attach::flags`]: the importing device is not a PCI device.
+pub const NOT_PCI: u32 = 8;
+
+/// [`Attach::policy`]: when told that its mapping is void, the importer unmaps at once.
+pub const AT_ONCE: u32 = 0;
+/// [`Attach::policy`]: it unmaps after [`Attach::delay_ms`], from a workqueue.
+pub const LATER: u32 = 1;
+/// [`Attach::policy`]: it never does.
+pub const NEVER: u32 = 2;
+
+/// [`Map::direction`]: `DMA_BIDIRECTIONAL`.
+pub const BOTH_WAYS: u32 = 0;
+/// [`Map::direction`]: `DMA_TO_DEVICE`.
+pub const TO_DEVICE: u32 = 1;
+/// [`Map::direction`]: `DMA_FROM_DEVICE`.
+pub const FROM_DEVICE: u32 = 2;
+
+/// Argument of [`ATTACH`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Attach {
+    /// In: the dma-buf.
+    pub dmabuf_fd: i32,
+    /// In: PCI domain of the importing device.
+    pub domain: u32,
+    /// In: its bus.
+    pub bus: u32,
+    /// In: its slot and function, as in `PCI_DEVFN()`.
+    pub devfn: u32,
+    /// In: [`PEER_TO_PEER`], [`REVOCABLE`], [`STATIC`], [`NOT_PCI`].
+    pub flags: u32,
+    /// In: [`AT_ONCE`], [`LATER`] or [`NEVER`].
+    pub policy: u32,
+    /// In: for [`LATER`], milliseconds.
+    pub delay_ms: u32,
+}
+
+/// A piece of a mapping.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Entry {
+    /// DMA address.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// How many entries [`Map`] has room for.
+pub const MAX_ENTRIES: usize = 16;
+
+/// Argument of [`MAP`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Map {
+    /// In: [`BOTH_WAYS`], [`TO_DEVICE`] or [`FROM_DEVICE`].
+    pub direction: u32,
+    /// Out: how many entries the mapping has.
+    pub count: u32,
+    /// Out: the first of them.
+    pub entries: [Entry; MAX_ENTRIES],
+}
+
+/// Argument of [`STATS`]. Times are of `CLOCK_MONOTONIC`, nanoseconds; 0: has not happened.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Stats {
+    /// Out: 1 if there is an attachment.
+    pub attached: u32,
+    /// Out: 1 if it is mapped.
+    pub mapped: u32,
+    /// Out: how often the exporter called `invalidate_mappings` since the attach.
+    pub invalidations: u32,
+    /// Out: how many of them found it mapped.
+    pub hits: u32,
+    /// Out: when the last of these was.
+    pub hit_at: u64,
+    /// Out: when it was last unmapped, by policy or by [`UNMAP`].
+    pub unmapped_at: u64,
+}
+
+/// Argument of [`READ_PTE`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Pte {
+    /// In: virtual address.
+    pub address: u64,
+    /// In: the process; 0 is the caller.
+    pub pid: i32,
+    /// Out: 1 if there is an entry; all that follows is 0 if not.
+    pub present: u32,
+    /// Out: the page frame of `address`.
+    pub pfn: u64,
+    /// Out: how many bytes the entry maps: 4 KiB, 2 MiB or 1 GiB.
+    pub size: u64,
+    /// Out: 1 if it can be written through.
+    pub writable: u32,
+    /// Out: the memory type in the CPU's page attribute table: `MEMORY_*`.
+    pub memory_type: u32,
+}
+
+/// [`Pte::memory_type`]: strong uncached. (The numbers are those of `IA32_PAT`.)
+pub const MEMORY_UC: u32 = 0;
+/// [`Pte::memory_type`]: write-combining.
+pub const MEMORY_WC: u32 = 1;
+/// [`Pte::memory_type`]: write-through.
+pub const MEMORY_WT: u32 = 4;
+/// [`Pte::memory_type`]: write-protected.
+pub const MEMORY_WP: u32 = 5;
+/// [`Pte::memory_type`]: write-back.
+pub const MEMORY_WB: u32 = 6;
+/// [`Pte::memory_type`]: uncached, unless an MTRR says write-combining.
+pub const MEMORY_UC_MINUS: u32 = 7;
+
+const TYPE: u32 = 0xdb;
+
+/// `_IO()`
+const fn io(nr: u32) -> u32 {
+    TYPE << 8 | nr
+}
+
+/// `_IOW()`
+const fn iow<T>(nr: u32) -> u32 {
+    1 << 30 | (size_of::<T>() as u32) << 16 | io(nr)
+}
+
+/// `_IOR()`
+const fn ior<T>(nr: u32) -> u32 {
+    2 << 30 | (size_of::<T>() as u32) << 16 | io(nr)
+}
+
+/// `_IOWR()`
+const fn iowr<T>(nr: u32) -> u32 {
+    iow::<T>(nr) | ior::<T>(nr)
+}
