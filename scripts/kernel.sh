@@ -58,10 +58,13 @@ kmake() {
 build() {
 	mkdir -p "$kernel/build"
 	ln -sfn "../${source##*/}" "$kernel/source"
-	content "$fragment" >"$kernel/fragment"
-	quietly 'kernel: configure' "$kernel/config.log" \
-		kmake KCONFIG_ALLCONFIG="$kernel/fragment" allnoconfig
-	verify_config "$kernel/build/.config"
+	if [ ! -e "$kernel/configured" ]; then # again, it would cost objects that are there
+		content "$fragment" >"$kernel/fragment"
+		quietly 'kernel: configure' "$kernel/config.log" \
+			kmake KCONFIG_ALLCONFIG="$kernel/fragment" allnoconfig
+		verify_config "$kernel/build/.config"
+		touch "$kernel/configured"
+	fi
 	quietly 'kernel: build (about 10 minutes on 2 cores, 1900 lines)' "$kernel/build.log" \
 		kmake bzImage modules
 	rm -rf "$kernel/modules"
