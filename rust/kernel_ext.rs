@@ -13,6 +13,8 @@
 //! | `mm.rs` | `linux/mm.h`: mappings and faults of an exporter's memory |
 //! | `pci.rs` | `linux/pci.h` |
 //! | `rwsem.rs` | `linux/rwsem.h` |
+//! | `uaccess.rs` | `linux/uaccess.h` |
+//! | `uapi.rs` | `uapi/linux/vfio_dmabuf.h` |
 //! | `vfio.rs` | `linux/vfio.h`: the device operations, as trampolines |
 //! | `vfio_pci_core.rs` | `linux/vfio_pci_core.h`: a device on top of the VFIO PCI core |
 
@@ -21,6 +23,7 @@ pub mod maple_tree;
 pub mod mm;
 pub mod pci;
 pub mod rwsem;
+pub mod uaccess;
 pub mod uapi;
 pub mod vfio;
 pub mod vfio_pci_core;

@@ -5,6 +5,10 @@
 //! [`include/uapi/linux/vfio_dmabuf.h`]: ../include/uapi/linux/vfio_dmabuf.h
 
 use crate::bindings;
+use core::mem::{
+    offset_of,
+    size_of, //
+};
 use kernel::transmute::{
     AsBytes,
     FromBytes, //
@@ -22,7 +26,6 @@ pub use bindings::{
     vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_REVOKED as STATUS_REVOKED,
     vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_REVOKED_TEMP as STATUS_REVOKED_TEMP,
     vfio_pci_dmabuf_revoke as IoctlRevoke,
-    vfio_region_dma_range as DmaRange,
     VFIO_DEVICE_FEATURE_DMA_BUF as FEATURE_DMA_BUF,
     VFIO_DEVICE_FEATURE_DMA_BUF_INFO as FEATURE_INFO,
     VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES as MAX_RANGES,
@@ -53,6 +56,23 @@ pub const IOCTL_HOT_RESET: u32 = vfio_io(13);
 const fn vfio_io(nr: u32) -> u32 {
     kernel::ioctl::_IO(bindings::VFIO_TYPE as u32, bindings::VFIO_BASE + nr)
 }
+
+/// `struct vfio_region_dma_range`, which bindgen makes without `Copy` and `Debug`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DmaRange {
+    /// From the start of the BAR, bytes.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+const _: () = {
+    type Raw = bindings::vfio_region_dma_range;
+    assert!(size_of::<DmaRange>() == size_of::<Raw>());
+    assert!(offset_of!(DmaRange, offset) == offset_of!(Raw, offset));
+    assert!(offset_of!(DmaRange, length) == offset_of!(Raw, length));
+};
 
 macro_rules! plain {
     ($($ty:ty),* $(,)?) => {$(

@@ -12,10 +12,7 @@ use crate::{
     gate::Gate,
     importers::Importers,
     memattr::Memattr,
-    range::{
-        Layout,
-        Range, //
-    },
+    range::Layout,
     registry::{
         Registry,
         BAR_SPACE, //
@@ -33,6 +30,7 @@ use kernel::{
 };
 use kernel_ext::{
     mm,
+    uaccess,
     uapi,
     vfio::FeatureCall,
     vfio_pci_core::{
@@ -95,15 +93,7 @@ pub(crate) fn export(device: &Device, call: FeatureCall) -> Result<c_int> {
     let resource = device.core().bar(bar)?;
     check_supported(request.memattr)?;
 
-    let mut ranges = KVVec::with_capacity(request.nr_ranges, GFP_KERNEL_ACCOUNT)?;
-    for _ in 0..request.nr_ranges {
-        let range = reader.read::<uapi::DmaRange>()?;
-        let range = Range {
-            offset: range.offset,
-            length: range.length,
-        };
-        ranges.push(range, GFP_KERNEL_ACCOUNT)?;
-    }
+    let ranges = uaccess::read_array(&mut reader, request.nr_ranges)?;
     let layout = Layout::new(resource.start, resource.len, &ranges)?;
     drop(ranges);
 

@@ -11,6 +11,7 @@ use kernel::{
     },
     prelude::*, //
 };
+use kernel_ext::uapi;
 
 /// Buffers must stay below this many bytes: the DMA layer keeps bit 63 of a size for itself
 /// (`DMA_IOVA_USE_SWIOTLB`).
@@ -46,11 +47,7 @@ pub(crate) struct Run {
 }
 
 /// A range as user space gives it: bytes from the start of the BAR.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Range {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
-}
+pub(crate) type Range = uapi::DmaRange;
 
 impl Layout {
     /// Lays the ranges of the BAR at physical address `bar_start` end to end.
