@@ -289,10 +289,7 @@ impl Buffer {
         self.trace.store(trace.as_raw(), Relaxed);
 
         let mut done = 0;
-        while done < count {
-            let Some(run) = self.layout.lookup(page + done) else {
-                break;
-            };
+        for run in self.layout.runs(page) {
             let pages = run.pages.min(count - done);
             // CAST: A batch is small, and PFNs fit the machine word.
             let inserted =
@@ -301,6 +298,9 @@ impl Buffer {
                 break;
             }
             done += pages;
+            if done == count {
+                break;
+            }
         }
         match (done, page < self.layout.pages()) {
             (0, false) => Outcome::SigBus,
@@ -382,7 +382,7 @@ impl Exporter for Buffer {
         }
         let memory = exported
             .layout
-            .runs()
+            .runs(0)
             .map(|run| (run.pfn << PAGE_SHIFT, run.pages << PAGE_SHIFT));
         let mapping = request.map(device.core(), exported.bar, memory, exported.size())?;
         exported.imports.fetch_add(1, Relaxed);

@@ -99,15 +99,21 @@ impl Layout {
     /// What page `page` of the buffer and those after it are in physical memory, up to the end of
     /// the span. `None` past the end of the buffer.
     pub(crate) fn lookup(&self, page: u64) -> Option<Run> {
-        if page >= self.pages {
-            return None;
-        }
-        let after = self.spans.partition_point(|span| span.start <= page);
-        let end = self.spans.get(after).map_or(self.pages, |next| next.start);
-        let span = self.spans.get(after.checked_sub(1)?)?;
-        Some(Run {
-            pfn: span.pfn + (page - span.start),
-            pages: end - page,
+        self.runs(page).next()
+    }
+
+    /// The pages of the buffer from `page` on, as runs in order.
+    pub(crate) fn runs(&self, page: u64) -> impl Iterator<Item = Run> + '_ {
+        // Spans begin at page 0, so there is one that begins at or before `page`.
+        let first = self.spans.partition_point(|span| span.start <= page) - 1;
+        let spans = self.spans.get(first..).unwrap_or(&[]);
+        let ends = spans.iter().skip(1).map(|next| next.start);
+        let ends = Iterator::chain(ends, core::iter::once(self.pages));
+        spans.iter().zip(ends).filter_map(move |(span, end)| {
+            let start = page.max(span.start);
+            let pages = end.checked_sub(start).filter(|&pages| pages > 0)?;
+            let pfn = span.pfn + (start - span.start);
+            Some(Run { pfn, pages })
         })
     }
 
@@ -118,11 +124,6 @@ impl Layout {
         let run = self.lookup(page)?;
         let count = 1u64.checked_shl(order)?;
         (run.pages >= count && run.pfn & (count - 1) == 0).then_some(run.pfn)
-    }
-
-    /// All spans as runs, in the order of the buffer.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = Run> + '_ {
-        self.spans.iter().filter_map(|span| self.lookup(span.start))
     }
 }
 

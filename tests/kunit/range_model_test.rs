@@ -88,6 +88,14 @@ fn check_case(seed: u64) -> Result {
         let got = layout.block(page as u64, 9);
         expect_eq(fmt!("seed {} page {}: block", seed, page), got, block)?;
     }
+    let mut page = random.below(pfns.len() as u64);
+    for run in layout.runs(page) {
+        let pages = run_length(&pfns, page as usize);
+        let pfn = pfns[page as usize];
+        expect_eq(fmt!("seed {} run at {}", seed, page), run, Run { pfn, pages })?;
+        page += pages;
+    }
+    expect_eq(fmt!("seed {}: end of the runs", seed), page, pfns.len() as u64)?;
     let past = layout.lookup(pfns.len() as u64);
     expect_eq(fmt!("seed {}: past the end", seed), past, None)
 }
