@@ -21,7 +21,7 @@ fn main() {
         .arg("--clang-macro-fallback-build-dir")
         .arg(&out)
         .args(["--allowlist-item", "(VFIO|IOMMU|DMA_BUF|DMA_HEAP|PCI)_.*"])
-        .args(["--allowlist-item", "(vfio|iommu|dma_buf|dma_heap)_.*"])
+        .args(["--allowlist-item", "(vfio|iommu|iommufd|dma_buf|dma_heap)_.*"])
         .arg("-o")
         .arg(out.join("uapi.rs"))
         .arg("--")

@@ -105,6 +105,33 @@ impl Device {
         ioctl_with(self.raw(), request, arg)
     }
 
+    /// An ioctl of the container, for a device that was opened through its group.
+    pub fn container_ioctl<T>(&self, request: u32, arg: &mut T) -> Result<(), Errno> {
+        let container = self.holders.get(1).ok_or(Errno::ENOTCONN)?;
+        ioctl_with(container.as_raw_fd(), request, arg).map(drop)
+    }
+
+    /// An ioctl of the iommufd, for a device that was opened through its cdev.
+    pub fn iommufd_ioctl<T>(&self, request: u32, arg: &mut T) -> Result<(), Errno> {
+        ioctl_with(self.holders[0].as_raw_fd(), request, arg).map(drop)
+    }
+
+    /// Gives a device that was opened through its cdev an address space of its own; returns its id.
+    pub fn attach_ioas(&self) -> Result<u32, Errno> {
+        let mut alloc = uapi::iommu_ioas_alloc {
+            size: size_of::<uapi::iommu_ioas_alloc>() as u32,
+            ..Default::default()
+        };
+        self.iommufd_ioctl(uapi::IOMMU_IOAS_ALLOC, &mut alloc)?;
+        let mut attach = uapi::vfio_device_attach_iommufd_pt {
+            argsz: size_of::<uapi::vfio_device_attach_iommufd_pt>() as u32,
+            pt_id: alloc.out_ioas_id,
+            ..Default::default()
+        };
+        self.ioctl_with(uapi::VFIO_DEVICE_ATTACH_IOMMUFD_PT, &mut attach)?;
+        Ok(alloc.out_ioas_id)
+    }
+
     /// The device's fd.
     pub fn raw(&self) -> RawFd {
         self.file.as_raw_fd()

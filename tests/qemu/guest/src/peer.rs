@@ -95,7 +95,18 @@ impl Peer {
 
     /// mmap(MAP_SHARED) there, of an fd that it has; returns the address.
     pub fn map(&self, fd: RawFd, len: u64, prot: i32, at: u64) -> Result<Result<usize, Errno>> {
-        let answer = self.order([MAP, fd as u64, len, prot as u64, at, 0], None)?;
+        self.begin_map(fd, len, prot, at)?;
+        self.finish_map()
+    }
+
+    /// Starts an mmap() there, without waiting for what comes of it.
+    pub fn begin_map(&self, fd: RawFd, len: u64, prot: i32, at: u64) -> Result<()> {
+        self.link.send([MAP, fd as u64, len, prot as u64, at, 0], None)
+    }
+
+    /// What came of [`Peer::begin_map`].
+    pub fn finish_map(&self) -> Result<Result<usize, Errno>> {
+        let answer = self.answer()?;
         Ok(answer.map(|address| address as usize).map_err(Failure::errno))
     }
 

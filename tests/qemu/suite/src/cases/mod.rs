@@ -2,6 +2,8 @@
 //! The cases, by what they are about.
 
 mod bar_mmap;
+mod bytes;
+mod container;
 mod dmabuf_mmap;
 mod export;
 mod feature;
@@ -10,9 +12,11 @@ mod independent;
 mod info;
 mod lifetime;
 mod memory;
+mod names;
 mod open;
 mod power;
 mod ptes;
+mod race;
 mod readme;
 mod revoke;
 mod unload;
@@ -29,12 +33,16 @@ pub fn all() -> Vec<&'static Case> {
         export::CASES,
         feature::CASES,
         dmabuf_mmap::CASES,
+        names::CASES,
+        bytes::CASES,
         ptes::CASES,
         info::CASES,
         gup::CASES,
         revoke::CASES,
         memory::CASES,
         power::CASES,
+        container::CASES,
+        race::CASES,
         lifetime::CASES,
         unload::CASES,
     ];

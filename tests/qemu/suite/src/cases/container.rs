@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What VFIO users do besides, and must go on working: DMA through a container or an iommufd, with
+//! BAR mappings in it, and interrupts.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer};
+use guest::device::{Device, Via};
+use guest::mm::{self, Mapping};
+use guest::pci::{BOCHS, EDU};
+use guest::{uapi, Errno, PAGE};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::eventfd::EventFd;
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{edu, export_edu, open_bochs, open_edu, wait_for};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        device_reads_and_writes_memory_of_its_container,
+        interrupts_reach_an_eventfd,
+        iommufd_maps_neither_a_mapping_nor_a_buffer;
+    Setup::Bound(&[EDU, BOCHS]) =>
+        device_writes_into_a_bar_mapping_of_another_device,
+        type1_mapping_of_a_buffer_outlives_its_revoke;
+}
+
+/// Where the cases put things in the device's address space; edu reaches 28 bits.
+const IOVA: u64 = 0x10_0000;
+
+/// Sets the command register's bit that lets a device master the bus.
+fn master_the_bus(device: &Device) -> Result<()> {
+    let at = u64::from(uapi::PCI_COMMAND);
+    let bits = (uapi::PCI_COMMAND_MASTER | uapi::PCI_COMMAND_MEMORY) as u16;
+    device.set_config16(at, device.config16(at)? | bits)
+}
+
+/// Maps memory of this process for the devices of the container.
+fn map_dma(device: &Device, iova: u64, mapping: &Mapping) -> Result<(), Errno> {
+    let mut arg = uapi::vfio_iommu_type1_dma_map {
+        argsz: size_of::<uapi::vfio_iommu_type1_dma_map>() as u32,
+        flags: uapi::VFIO_DMA_MAP_FLAG_READ | uapi::VFIO_DMA_MAP_FLAG_WRITE,
+        vaddr: mapping.address() as u64,
+        iova,
+        size: mapping.size(),
+    };
+    device.container_ioctl(uapi::VFIO_IOMMU_MAP_DMA, &mut arg)
+}
+
+/// edu's DMA engine: copies a page between its own memory and `iova`.
+fn copy(bar: &Mapping, iova: u64, out: bool) -> Result<()> {
+    const OWN: u32 = 0x4_0000;
+    const START: u32 = 1;
+    const OUT: u32 = 2;
+    let (from, to) = if out { (OWN, iova as u32) } else { (iova as u32, OWN) };
+    for (register, value) in [(0x80, from), (0x84, 0), (0x88, to), (0x8c, 0)] {
+        bar.store(register, value)?;
+    }
+    bar.store(0x90, PAGE as u32)?;
+    bar.store(0x98, START | if out { OUT } else { 0 })?;
+    wait_for("edu's DMA", || Ok(bar.load(0x98)? & START == 0))
+}
+
+fn anonymous_page() -> Result<Mapping> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    Ok(Mapping::from_raw(mm::map(-1, PAGE, mm::RW, flags, 0)?, PAGE))
+}
+
+fn device_reads_and_writes_memory_of_its_container() -> Result<()> {
+    let device = open_edu()?;
+    master_the_bus(&device)?;
+    let bar = device.map_bar(0)?;
+    let (source, target) = (anonymous_page()?, anonymous_page()?);
+    source.store(0, 0x1234_5678)?;
+    source.store(PAGE - 4, 0x9abc_def0)?;
+    target.store(0, 0)?;
+    check::works("MAP_DMA", map_dma(&device, IOVA, &source))?;
+    check::works("MAP_DMA", map_dma(&device, IOVA + PAGE, &target))?;
+    copy(&bar, IOVA, false)?;
+    copy(&bar, IOVA + PAGE, true)?;
+    check::value("the first word", target.load(0), 0x1234_5678)?;
+    check::value("the last word", target.load(PAGE - 4), 0x9abc_def0)
+}
+
+/// P2P as virtual machines do it: the BAR of one device, mapped by a process, is mapped for
+/// another device by its address in the process.
+fn device_writes_into_a_bar_mapping_of_another_device() -> Result<()> {
+    let device = open_edu()?;
+    master_the_bus(&device)?;
+    let bar = device.map_bar(0)?;
+    let other = open_bochs()?;
+    let memory = other.map_bar_part(0, 0, 8 * PAGE)?;
+    let third = other.map_bar_part(0, 3 * PAGE, PAGE)?;
+    for page in 0..8 {
+        memory.store(page * PAGE, 0)?;
+    }
+    let source = anonymous_page()?;
+    source.store(0, 0x600d_f00d)?;
+    check::works("MAP_DMA of memory", map_dma(&device, IOVA, &source))?;
+    check::works("MAP_DMA of a BAR mapping", map_dma(&device, IOVA + PAGE, &third))?;
+    copy(&bar, IOVA, false)?;
+    copy(&bar, IOVA + PAGE, true)?;
+    for page in 0..8 {
+        let want = if page == 3 { 0x600d_f00d } else { 0 };
+        check::value(&format!("page {page}"), memory.load(page * PAGE), want)?;
+    }
+    Ok(())
+}
+
+/// A limit, not a promise: a type 1 container follows a mapping to its page frames once, when it
+/// is told to, and hears of nothing afterwards. Whoever has a device and a container of their own
+/// keeps what they mapped there. iommufd refuses such mappings.
+fn type1_mapping_of_a_buffer_outlives_its_revoke() -> Result<()> {
+    let device = open_edu()?;
+    master_the_bus(&device)?;
+    let bar = device.map_bar(0)?;
+    let other = open_bochs()?;
+    let memory = other.map_bar_part(0, 4 * PAGE, PAGE)?;
+    let buffer = Buffer::export(&other, 0, 4 * PAGE, PAGE)?;
+    let mapping = buffer.map(0, PAGE)?;
+    let source = anonymous_page()?;
+    check::works("MAP_DMA of memory", map_dma(&device, IOVA, &source))?;
+    check::works("MAP_DMA of a buffer's mapping", map_dma(&device, IOVA + PAGE, &mapping))?;
+    for (value, revoke) in [(1, false), (2, true)] {
+        if revoke {
+            check::works("REVOKE", buffer::revoke(&other, &buffer))?;
+            check::bus_error("the mapping", mapping.load(0))?;
+        }
+        source.store(0, value)?;
+        copy(&bar, IOVA, false)?;
+        copy(&bar, IOVA + PAGE, true)?;
+        check::value("what the device wrote", memory.load(0), value)?;
+    }
+    // From now on nothing can be mapped any more.
+    let again = map_dma(&device, IOVA + 2 * PAGE, &mapping);
+    check::errno("MAP_DMA after the revoke", again, Errno::EFAULT)
+}
+
+/// iommufd wants pages, which a mapping of a BAR has not, or a dma-buf of the core's own exporter.
+fn iommufd_maps_neither_a_mapping_nor_a_buffer() -> Result<()> {
+    /// `IOMMU_IOAS_MAP_FILE`, which headers before 6.13 do not have.
+    const MAP_FILE: u32 = uapi::IOMMU_IOAS_MAP + 0x8f - 0x85;
+    let device = Device::open(&edu()?, Via::Cdev)?;
+    let ioas = device.attach_ioas()?;
+    let buffer = export_edu(&device)?;
+    let (bar, mapping) = (device.map_bar_part(0, 0, PAGE)?, buffer.map(0, PAGE)?);
+    let memory = anonymous_page()?;
+    let flags = uapi::IOMMU_IOAS_MAP_FIXED_IOVA
+        | uapi::IOMMU_IOAS_MAP_READABLE
+        | uapi::IOMMU_IOAS_MAP_WRITEABLE;
+    let map = |mapping: &Mapping, iova| {
+        let mut arg = uapi::iommu_ioas_map {
+            size: size_of::<uapi::iommu_ioas_map>() as u32,
+            flags,
+            ioas_id: ioas,
+            user_va: mapping.address() as u64,
+            length: PAGE,
+            iova,
+            ..Default::default()
+        };
+        device.iommufd_ioctl(uapi::IOMMU_IOAS_MAP, &mut arg)
+    };
+    check::works("memory", map(&memory, IOVA))?;
+    check::errno("a BAR mapping", map(&bar, IOVA + PAGE), Errno::EFAULT)?;
+    check::errno("a buffer's mapping", map(&mapping, IOVA + PAGE), Errno::EFAULT)?;
+    let (length, iova) = (PAGE as u32, (IOVA + PAGE) as u32);
+    let mut arg = [40, flags, ioas, buffer.raw() as u32, 0, 0, length, 0, iova, 0];
+    let got = device.iommufd_ioctl(MAP_FILE, &mut arg);
+    check::errno("a buffer's fd", got, Errno::EOPNOTSUPP)?;
+    check::works("REVOKE", buffer::revoke(&device, &buffer))
+}
+
+fn interrupts_reach_an_eventfd() -> Result<()> {
+    let device = open_edu()?;
+    master_the_bus(&device)?;
+    let bar = device.map_bar(0)?;
+    let event = EventFd::new()?;
+    for index in [uapi::VFIO_PCI_MSI_IRQ_INDEX, uapi::VFIO_PCI_INTX_IRQ_INDEX] {
+        set_irq(&device, index, event.as_raw_fd()).with_context(|| format!("irq {index}"))?;
+        bar.store(0x60, 1)?;
+        let mut fds = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut fds, PollTimeout::from(10_000_u16))?;
+        ensure!(ready == 1, "no interrupt came, irq {index}");
+        check::equal("count", event.read()?, 1)?;
+        bar.store(0x64, 1)?;
+        disable_irq(&device, index)?;
+    }
+    Ok(())
+}
+
+fn set_irq(device: &Device, index: u32, event: RawFd) -> Result<(), Errno> {
+    let flags = uapi::VFIO_IRQ_SET_DATA_EVENTFD | uapi::VFIO_IRQ_SET_ACTION_TRIGGER;
+    let mut arg = [24, flags, index, 0, 1, event as u32];
+    device.ioctl_with(uapi::VFIO_DEVICE_SET_IRQS, &mut arg).map(drop)
+}
+
+fn disable_irq(device: &Device, index: u32) -> Result<(), Errno> {
+    let flags = uapi::VFIO_IRQ_SET_DATA_NONE | uapi::VFIO_IRQ_SET_ACTION_TRIGGER;
+    let mut arg = [20, flags, index, 0, 0];
+    device.ioctl_with(uapi::VFIO_DEVICE_SET_IRQS, &mut arg).map(drop)
+}

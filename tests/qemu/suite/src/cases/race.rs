@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Several processes at once on one device. What each sees is checked; what the kernel makes of it
+//! (lock order, use after free, sleeping where it must not) is for its log to say.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use guest::buffer::{self, Buffer, Export, Range};
+use guest::device::{Device, Via};
+use guest::mm::{self, Mapping};
+use guest::pci::{BOCHS, EDU};
+use guest::peer::Peer;
+use guest::worker::Worker;
+use guest::{Errno, PAGE};
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{edu, export_edu, open_bochs, open_edu, ID, ID_AT};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        racing_revokes_answer_0_or_ebadfd,
+        revokes_race_with_loads,
+        opening_and_closing_races_with_loads,
+        exports_and_revokes_race_with_memory_and_resets,
+        bar_mappings_race_with_memory_and_resets,
+        mmap_races_with_revoke;
+    Setup::Bound(&[BOCHS]) =>
+        huge_faults_race_with_memory_and_revokes;
+}
+
+/// How long each race goes on.
+const RACE: Duration = Duration::from_secs(3);
+
+/// How long its end may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Repeats `step` in a child until the race is over.
+fn racer(step: impl Fn(u32) -> Result<()> + 'static) -> Result<Worker> {
+    let end = Instant::now() + RACE;
+    Worker::start(move || {
+        let mut round = 0;
+        while Instant::now() < end {
+            step(round).with_context(|| format!("round {round}"))?;
+            round += 1;
+        }
+        ensure!(round > 1, "the race was over before it began");
+        Ok(())
+    })
+}
+
+/// A load that gave the id register's value or SIGBUS.
+fn id_or_bus_error(mapping: &Mapping) -> Result<()> {
+    match mapping.load(ID_AT) {
+        Ok(ID) => Ok(()),
+        Err(fault) if fault.is_bus_error() => Ok(()),
+        other => bail!("load: {other:x?}"),
+    }
+}
+
+/// Disturbs the device until the race is over.
+fn disturb(device: &Device, resets: bool) -> Result<()> {
+    let end = Instant::now() + RACE;
+    while Instant::now() < end {
+        device.set_memory(false)?;
+        device.set_memory(true)?;
+        if resets {
+            check::works("reset", device.reset())?;
+        }
+    }
+    Ok(())
+}
+
+fn racing_revokes_answer_0_or_ebadfd() -> Result<()> {
+    let device = open_edu()?;
+    for _ in 0..20 {
+        let buffer = export_edu(&device)?;
+        let mapping = buffer.map(0, PAGE)?;
+        mapping.load(ID_AT)?;
+        let tally = guest::mm::map(-1, PAGE, mm::RW, libc::MAP_SHARED | libc::MAP_ANONYMOUS, 0)?;
+        let tally = Mapping::from_raw(tally, PAGE);
+        let workers: Vec<Worker> = (0..4)
+            .map(|number| {
+                let (device, buffer) = (&device, &buffer);
+                let tally = &tally;
+                Worker::start(move || match buffer::revoke(device, buffer) {
+                    Ok(()) => Ok(tally.store(number * 4, 1)?),
+                    Err(Errno::EBADFD) => Ok(tally.store(number * 4, 2)?),
+                    Err(errno) => bail!("REVOKE: {errno}"),
+                })
+            })
+            .collect::<Result<_>>()?;
+        workers.into_iter().try_for_each(|worker| worker.finish(LIMIT))?;
+        let results: Vec<u32> =
+            (0..4).map(|number| tally.load(number * 4)).collect::<Result<_, _>>()?;
+        let winners = results.iter().filter(|&&result| result == 1).count();
+        ensure!(winners >= 1, "no revoke worked: {results:?}");
+        check::equal("every worker answered", results.contains(&0), false)?;
+        check::bus_error("after all", mapping.load(ID_AT))?;
+        check::errno("once more", buffer::revoke(&device, &buffer), Errno::EBADFD)?;
+    }
+    Ok(())
+}
+
+fn revokes_race_with_loads() -> Result<()> {
+    let clients = [Peer::fork()?, Peer::fork()?];
+    let device = open_edu()?;
+    for round in 0..40 {
+        let buffer = export_edu(&device)?;
+        for client in &clients {
+            let fd = client.take(&buffer)?;
+            let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+            client.close(fd)?;
+            client.begin_hammer(address, ID)?;
+        }
+        std::thread::sleep(Duration::from_millis(round % 7));
+        check::works("REVOKE", buffer::revoke(&device, &buffer))?;
+        for client in &clients {
+            let hits = client.end_hammer()?;
+            check::equal(&format!("wrong values, {hits:?}"), hits.wrong, 0)?;
+        }
+    }
+    Ok(())
+}
+
+fn opening_and_closing_races_with_loads() -> Result<()> {
+    let client = Peer::fork()?;
+    for round in 0..20 {
+        let via = if round % 2 == 0 { Via::Group } else { Via::Cdev };
+        let device = Device::open(&edu()?, via)?;
+        let fd = client.take(export_edu(&device)?)?;
+        let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+        client.close(fd)?;
+        client.begin_hammer(address, ID)?;
+        std::thread::sleep(Duration::from_millis(round % 5));
+        drop(device);
+        let hits = client.end_hammer()?;
+        check::equal(&format!("wrong values, {hits:?}"), hits.wrong, 0)?;
+        check::bus_error("after the close", client.load(address)?)?;
+    }
+    Ok(())
+}
+
+fn exports_and_revokes_race_with_memory_and_resets() -> Result<()> {
+    let device = open_edu()?;
+    let copies = [device.dup()?, device.dup()?, device.dup()?];
+    let workers: Vec<Worker> = copies
+        .into_iter()
+        .map(|device| {
+            racer(move |round| {
+                let count = 1 + u64::from(round % 5);
+                let ranges: Vec<Range> = (0..count).map(|at| Range(at * PAGE, PAGE)).collect();
+                let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
+                let mapping = check::works("mmap", buffer.map(0, count * PAGE))?;
+                id_or_bus_error(&mapping)?;
+                if round % 2 == 0 {
+                    check::works("REVOKE", buffer::revoke(&device, &buffer))?;
+                    check::bus_error("revoked", mapping.load(ID_AT))?;
+                }
+                Ok(())
+            })
+        })
+        .collect::<Result<_>>()?;
+    disturb(&device, true)?;
+    workers.into_iter().try_for_each(|worker| worker.finish(LIMIT))?;
+    check::value("at the end", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)
+}
+
+fn bar_mappings_race_with_memory_and_resets() -> Result<()> {
+    let device = open_edu()?;
+    let copies = [device.dup()?, device.dup()?, device.dup()?];
+    let workers: Vec<Worker> = copies
+        .into_iter()
+        .map(|device| {
+            racer(move |round| {
+                let bar = check::works("mmap", device.map_bar(0))?;
+                id_or_bus_error(&bar)?;
+                bar.unmap_part(PAGE * u64::from(1 + round % 3), PAGE)?;
+                id_or_bus_error(&bar)
+            })
+        })
+        .collect::<Result<_>>()?;
+    disturb(&device, true)?;
+    workers.into_iter().try_for_each(|worker| worker.finish(LIMIT))?;
+    check::value("at the end", device.map_bar(0)?.load(ID_AT), ID)
+}
+
+fn mmap_races_with_revoke() -> Result<()> {
+    let clients = [Peer::fork()?, Peer::fork()?];
+    let device = open_edu()?;
+    for _ in 0..60 {
+        let buffer = export_edu(&device)?;
+        let fds = [clients[0].take(&buffer)?, clients[1].take(&buffer)?];
+        for (client, &fd) in clients.iter().zip(&fds) {
+            client.begin_map(fd, PAGE, mm::RW, 0)?;
+        }
+        check::works("REVOKE", buffer::revoke(&device, &buffer))?;
+        for (client, &fd) in clients.iter().zip(&fds) {
+            match client.finish_map()? {
+                Ok(address) => {
+                    check::bus_error("a mapping that was in time", client.load(address)?)?;
+                    client.unmap(address, PAGE)?;
+                }
+                Err(errno) => check::errno::<()>("mmap", Err(errno), Errno::ENODEV)?,
+            }
+            client.close(fd)?;
+        }
+    }
+    Ok(())
+}
+
+fn huge_faults_race_with_memory_and_revokes() -> Result<()> {
+    const SIZE: u64 = 8 << 20;
+    let device = open_bochs()?;
+    let copies = [device.dup()?, device.dup()?];
+    let workers: Vec<Worker> = copies
+        .into_iter()
+        .map(|device| {
+            racer(move |round| {
+                let buffer = Buffer::export(&device, 0, 0, SIZE)?;
+                let address = mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?;
+                let mapping = Mapping::from_raw(address, SIZE);
+                for at in (0..SIZE).step_by(3 << 20) {
+                    let _ = mapping.store(at, round);
+                }
+                check::works("REVOKE", buffer::revoke(&device, &buffer))?;
+                for at in (0..SIZE).step_by(3 << 20) {
+                    check::bus_error("revoked", mapping.load(at))?;
+                }
+                Ok(())
+            })
+        })
+        .collect::<Result<_>>()?;
+    disturb(&device, false)?;
+    workers.into_iter().try_for_each(|worker| worker.finish(LIMIT))
+}
