@@ -26,34 +26,39 @@ build_guest() {
 	cd /src
 }
 
-kernel=$(/src/scripts/kernel.sh)
-mkdir -p /src/build
-lock /src/build/.lock
-# Only what is needed: a part that does not build must not stop the others.
-case $target/${DRIVER:-dmabuf-vfio-pci} in
-run/dmabuf-vfio-pci | shell/dmabuf-vfio-pci | module/*) build_module ;;
-run/* | shell/*) ;;
-demo/*)
-	build_module
-	build_guest --package demo
-	;;
-test/*)
-	build_module
-	build_guest
-	;;
-esac
-unlock
-case $target in
-module)
-	say "module: $(outside /src/build/module)/dmabuf-vfio-pci.ko"
-	;;
-check)
-	exec /src/scripts/check "$kernel"
-	;;
-fmt)
-	exec /src/scripts/check "$kernel" --fmt
-	;;
-*)
-	exec python3 /src/scripts/guest/run.py "$kernel" "$target"
-	;;
-esac
+# A function and one last line, so that an edit or a git pull cannot touch a running script.
+main() {
+	kernel=$(/src/scripts/kernel.sh)
+	mkdir -p /src/build
+	lock /src/build/.lock
+	# Only what is needed: a part that does not build must not stop the others.
+	case $target/${DRIVER:-dmabuf-vfio-pci} in
+	run/dmabuf-vfio-pci | shell/dmabuf-vfio-pci | module/*) build_module ;;
+	run/* | shell/*) ;;
+	demo/*)
+		build_module
+		build_guest --package demo
+		;;
+	test/*)
+		build_module
+		build_guest
+		;;
+	esac
+	unlock
+	case $target in
+	module)
+		say "module: $(outside /src/build/module)/dmabuf-vfio-pci.ko"
+		;;
+	check)
+		exec /src/scripts/check "$kernel"
+		;;
+	fmt)
+		exec /src/scripts/check "$kernel" --fmt
+		;;
+	*)
+		exec python3 /src/scripts/guest/run.py "$kernel" "$target"
+		;;
+	esac
+}
+
+main "$@"; exit

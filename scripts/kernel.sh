@@ -1,11 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage (inside the root): scripts/kernel.sh [FRAGMENT]
+# usage (inside the root): scripts/kernel.sh [FLAVOUR]
 #
-# Makes sure that the test kernel of a config fragment exists and prints its
-# directory. The fragment names everything that is on (make allnoconfig); default:
-# scripts/kernel/test.config. In that directory:
+# Makes sure that the kernel of a flavour exists and prints its directory. The
+# config fragments scripts/kernel/{machine,FLAVOUR}.config name everything that is
+# on (make allnoconfig); the default flavour is `test`. In that directory:
 #
 #   build/    the O= directory: bzImage, .config, what M= builds of Rust modules need
 #   modules/  lib/modules/RELEASE as the guest gets it
@@ -17,7 +17,8 @@ set -eu
 RECIPE=1 # raise it when build() changes in a way that old kernels must not survive
 
 . /src/scripts/lib.sh
-fragment=${1-/src/scripts/kernel/test.config}
+flavour=${1-test}
+fragments=/src/scripts/kernel
 
 ensure_source() {
 	version=$(awk '/^linux-source/ { print $2 }' /etc/toolchain)
@@ -38,9 +39,13 @@ ensure_source() {
 	unlock
 }
 
+config() {
+	content "$fragments/machine.config" "$fragments/$flavour.config"
+}
+
 # Kconfig drops what it does not know or whose dependencies are off, silently.
 verify_config() {
-	lost=$(content "$fragment" | while read -r line; do
+	lost=$(config | while read -r line; do
 		name=${line#\# }
 		name=${name%%[= ]*}
 		case $line in
@@ -48,7 +53,7 @@ verify_config() {
 		*) grep -qxF "$line" "$1" ;;
 		esac || printf '%s ' "$name"
 	done)
-	[ -z "$lost" ] || die "$(outside "$fragment"): not in effect in the finished .config: $lost"
+	[ -z "$lost" ] || die "$(outside "$fragments"): not in effect in the finished .config: $lost"
 }
 
 kmake() {
@@ -59,7 +64,7 @@ build() {
 	mkdir -p "$kernel/build"
 	ln -sfn "../${source##*/}" "$kernel/source"
 	if [ ! -e "$kernel/configured" ]; then # again, it would cost objects that are there
-		content "$fragment" >"$kernel/fragment"
+		config >"$kernel/fragment"
 		quietly 'kernel: configure' "$kernel/config.log" \
 			kmake KCONFIG_ALLCONFIG="$kernel/fragment" allnoconfig
 		verify_config "$kernel/build/.config"
@@ -76,15 +81,20 @@ build() {
 	say 'kernel: done'
 }
 
-ensure_source
-kernel=/cache/kernel-$(key "$RECIPE" "$(cat /etc/toolchain)" "$(content "$fragment")")
-if [ ! -e "$kernel/done" ]; then
-	mkdir -p "$kernel"
-	lock "$kernel.lock"
-	[ -e "$kernel/done" ] || {
-		need_space /cache
-		build
-	}
-	unlock
-fi
-printf '%s\n' "$kernel"
+# A function and one last line, so that an edit or a git pull cannot touch a running script.
+main() {
+	ensure_source
+	kernel=/cache/kernel-$(key "$RECIPE" "$(cat /etc/toolchain)" "$(config)")
+	if [ ! -e "$kernel/done" ]; then
+		mkdir -p "$kernel"
+		lock "$kernel.lock"
+		[ -e "$kernel/done" ] || {
+			need_space /cache
+			build
+		}
+		unlock
+	fi
+	printf '%s\n' "$kernel"
+}
+
+main "$@"; exit

@@ -139,24 +139,29 @@ remove_cache() {
 	rm -rf --one-file-system "$cache"
 }
 
-case ${1-} in
---remove-cache)
-	remove_cache
-	;;
---make)
-	make_root "$2"
-	;;
---enter)
-	shift
-	enter "$@"
-	;;
-'')
-	die 'usage: scripts/root.sh COMMAND...'
-	;;
-*)
-	check_host
-	mkdir -p "$cache"
-	ensure_root
-	contain "$src/scripts/root.sh" --enter "$root" "$@"
-	;;
-esac
+# A function and one last line, so that an edit or a git pull cannot touch a running script.
+main() {
+	case ${1-} in
+	--remove-cache)
+		remove_cache
+		;;
+	--make)
+		make_root "$2"
+		;;
+	--enter)
+		shift
+		enter "$@"
+		;;
+	'')
+		die 'usage: scripts/root.sh COMMAND...'
+		;;
+	*)
+		check_host
+		mkdir -p "$cache"
+		ensure_root
+		contain "$src/scripts/root.sh" --enter "$root" "$@"
+		;;
+	esac
+}
+
+main "$@"; exit
