@@ -42,6 +42,13 @@ use kernel::{
         Arc,
         ArcBorrow, //
     },
+    time::{
+        msecs_to_jiffies,
+        Delta,
+        Instant,
+        Jiffies,
+        Monotonic, //
+    },
     types::Opaque, //
 };
 
@@ -221,23 +228,30 @@ unsafe extern "C" fn release<T: Exporter>(dma_buf: *mut bindings::dma_buf) {
 }
 
 /// How long to wait for importers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy)]
 pub enum Patience {
     /// Until they are done.
     Forever,
     /// Until they are done or the waiting task gets a signal.
     UntilSignal,
-    /// For about so many milliseconds.
-    Limited(u32),
+    /// Until they are done or that moment has come.
+    Until(Instant<Monotonic>),
 }
 
 impl Patience {
-    fn timeout(self) -> c_ulong {
-        match self {
-            Self::Limited(msecs) => kernel::time::msecs_to_jiffies(msecs),
+    /// Patience for so many milliseconds from now on.
+    pub fn milliseconds(msecs: u32) -> Self {
+        Self::Until(Instant::now() + Delta::from_millis(msecs.into()))
+    }
+
+    /// How much is left.
+    pub fn left(self) -> Jiffies {
+        let Self::Until(end) = self else {
             // `MAX_SCHEDULE_TIMEOUT`
-            _ => c_long::MAX as c_ulong,
-        }
+            return c_long::MAX as c_ulong;
+        };
+        let left = (end - Instant::now()).as_millis_ceil();
+        msecs_to_jiffies(u32::try_from(left.max(0)).unwrap_or(u32::MAX))
     }
 }
 
@@ -424,14 +438,10 @@ impl<T: Exporter> DmaBuf<T> {
         fd as c_int
     }
 
-    /// Tells all importers to unmap, and waits for what their devices are doing with the memory.
+    /// Tells all importers that their mappings are void. `dma_buf_invalidate_mappings()`
     ///
     /// Takes the reservation lock. Importers may still have to unmap when this returns.
-    ///
-    /// # Errors
-    ///
-    /// `EINTR`: a signal came, and `patience` is [`Patience::UntilSignal`].
-    pub fn invalidate(&self, patience: Patience) -> Result {
+    pub fn invalidate(&self) {
         let dma_buf = self.ptr.as_ptr();
         // SAFETY: We hold a reference to the dma-buf, which has the reservation object.
         let resv = unsafe { (*dma_buf).resv };
@@ -439,21 +449,34 @@ impl<T: Exporter> DmaBuf<T> {
         unsafe { bindings::dma_resv_lock(resv, core::ptr::null_mut()) };
         // SAFETY: The reservation is locked.
         unsafe { bindings::dma_buf_invalidate_mappings(dma_buf) };
-        // SAFETY: As above.
+        // SAFETY: Locked above.
+        unsafe { bindings::dma_resv_unlock(resv) };
+    }
+
+    /// Waits for what devices are doing with the memory. `dma_resv_wait_timeout()`
+    ///
+    /// Not under the reservation lock, on which others would hang as long.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: a signal came, and `patience` is [`Patience::UntilSignal`]. `ETIME`: too late.
+    pub fn wait_for_fences(&self, patience: Patience) -> Result {
+        // SAFETY: We hold a reference to the dma-buf, which has the reservation object.
+        let resv = unsafe { (*self.ptr.as_ptr()).resv };
+        // SAFETY: As above; no lock is needed.
         let left = unsafe {
             bindings::dma_resv_wait_timeout(
                 resv,
                 bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
-                patience == Patience::UntilSignal,
-                patience.timeout(),
+                matches!(patience, Patience::UntilSignal),
+                patience.left(),
             )
         };
-        // SAFETY: Locked above.
-        unsafe { bindings::dma_resv_unlock(resv) };
-        if left < 0 {
-            return Err(EINTR);
+        match left {
+            ..0 => Err(EINTR),
+            0 => Err(ETIME),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The exporter and its device.

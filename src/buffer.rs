@@ -44,8 +44,7 @@ use kernel_ext::{
         DmaBuf,
         Exported,
         Exporter,
-        MapRequest,
-        Patience, //
+        MapRequest, //
     },
     mm::{
         BarMapping,
@@ -245,7 +244,7 @@ impl Buffer {
         if let Some(window) = exported.window.copy() {
             device.core().zap(window, exported.pages());
         }
-        device.importers.expel(dma_buf, Patience::UntilSignal)?;
+        device.importers.expel(dma_buf)?;
         exported.apply(Event::Drained)
     }
 
@@ -331,7 +330,11 @@ impl Exporter for Buffer {
     fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome {
         let single = fault.order() == 0;
         let Some(page) = exported.page_of(fault) else {
-            return if single { Outcome::SigBus } else { Outcome::Fallback };
+            return if single {
+                Outcome::SigBus
+            } else {
+                Outcome::Fallback
+            };
         };
         let block = exported.block(fault, page);
         if block.is_none() && !single {

@@ -68,8 +68,9 @@ impl Driver for DeviceData {
     }
 
     fn reset_done(device: &Device) {
-        device.importers.resume();
         device.gate.reset_ends();
+        // With the gate open, so that who maps on being told is let in.
+        device.importers.resume();
     }
 
     fn open_device(device: &Device, opened: Opened) {

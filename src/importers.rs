@@ -23,8 +23,7 @@ use kernel::{
         CondVar,
         CondVarTimeoutResult,
         Mutex, //
-    },
-    time::msecs_to_jiffies, //
+    }, //
 };
 use kernel_ext::dma_buf::{
     DmaBuf,
@@ -119,20 +118,19 @@ impl Importers {
     pub(crate) fn suspend(&self) -> Result<Suspension<'_>> {
         self.suspensions.fetch_add(1, Full);
         let suspension = Suspension(self);
-        self.for_each(|dma_buf| self.expel_temporarily(dma_buf, Patience::UntilSignal))?;
+        self.tell_all();
+        self.for_each_live(|dma_buf| self.wait(dma_buf, Patience::UntilSignal))?;
         Ok(suspension)
     }
 
-    /// As [`Importers::suspend`], for a reset that cannot be put off: an importer that takes longer
-    /// than `msecs` milliseconds to unmap is not waited for. [`Importers::resume`] ends it.
+    /// As [`Importers::suspend`], for a reset that cannot be put off: importers that have not
+    /// unmapped after `msecs` milliseconds are not waited for. [`Importers::resume`] ends it.
     pub(crate) fn suspend_for_reset(&self, msecs: u32) {
         self.suspensions.fetch_add(1, Full);
-        let mut left = msecs;
-        let _ = self.for_each(|dma_buf| {
-            // One that is late must not keep the others from being told, nor add up.
-            if self.expel_temporarily(dma_buf, Patience::Limited(left)).is_err() {
-                left = 0;
-            }
+        let patience = Patience::milliseconds(msecs);
+        self.tell_all();
+        let _ = self.for_each_live(|dma_buf| {
+            let _ = self.wait(dma_buf, patience);
             Ok(())
         });
     }
@@ -140,14 +138,17 @@ impl Importers {
     /// Ends a suspension; after the last one importers are told that mapping may work again.
     pub(crate) fn resume(&self) {
         if self.suspensions.fetch_sub(1, Full) == 1 {
-            // They have nothing mapped, so this waits for nobody's device.
-            let _ = self.for_each(|dma_buf| dma_buf.invalidate(Patience::Limited(0)));
+            self.tell_all();
         }
     }
 
     /// Takes away all mappings of all buffers, which must have been closed.
     pub(crate) fn expel_all(&self) {
-        let _ = self.for_each(|dma_buf| self.expel(dma_buf, Patience::Forever));
+        let _ = self.for_each(|dma_buf| {
+            dma_buf.invalidate();
+            Ok(())
+        });
+        let _ = self.for_each(|dma_buf| self.wait(dma_buf, Patience::Forever));
     }
 
     /// Takes away what importers have mapped of one buffer, which they must not be able to map any
@@ -156,8 +157,26 @@ impl Importers {
     /// # Errors
     ///
     /// `EINTR`: a signal came first. The importers were told to unmap.
-    pub(crate) fn expel(&self, dma_buf: &DmaBuf<Buffer>, patience: Patience) -> Result {
-        dma_buf.invalidate(patience)?;
+    pub(crate) fn expel(&self, dma_buf: &DmaBuf<Buffer>) -> Result {
+        dma_buf.invalidate();
+        self.wait(dma_buf, Patience::UntilSignal)
+    }
+
+    /// Tells the importers of all live buffers to look again.
+    fn tell_all(&self) {
+        let _ = self.for_each_live(|dma_buf| {
+            dma_buf.invalidate();
+            Ok(())
+        });
+    }
+
+    /// Waits until no importer has the buffer mapped, nor does its device use it.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: a signal came first. `ETIME`: it took too long.
+    fn wait(&self, dma_buf: &DmaBuf<Buffer>, patience: Patience) -> Result {
+        dma_buf.wait_for_fences(patience)?;
         let buffer = dma_buf.exported();
         let mut drain = self.drain.lock();
         while buffer.is_imported() {
@@ -168,11 +187,14 @@ impl Importers {
                         return Err(EINTR);
                     }
                 }
-                Patience::Limited(msecs) => {
-                    let jiffies = msecs_to_jiffies(msecs);
-                    match self.drained.wait_interruptible_timeout(&mut drain, jiffies) {
-                        CondVarTimeoutResult::Woken { .. } => {}
-                        _ => return Err(EINTR),
+                Patience::Until(_) => {
+                    let left = patience.left();
+                    if left == 0 {
+                        return Err(ETIME);
+                    }
+                    let result = self.drained.wait_interruptible_timeout(&mut drain, left);
+                    if let CondVarTimeoutResult::Signal { .. } = result {
+                        return Err(EINTR);
                     }
                 }
             }
@@ -180,13 +202,16 @@ impl Importers {
         Ok(())
     }
 
-    /// As [`Importers::expel`], but leaves buffers alone that are being revoked: their importers
-    /// were told before, and one that never unmaps must not hold up anything but the revoke.
-    fn expel_temporarily(&self, dma_buf: &DmaBuf<Buffer>, patience: Patience) -> Result {
-        if !dma_buf.exported().life().is_live() {
-            return Ok(());
-        }
-        self.expel(dma_buf, patience)
+    /// As [`Importers::for_each`], but leaves buffers out that are revoked: their importers were
+    /// told before, and one that never unmaps must not hold up anything but the revoke.
+    fn for_each_live(&self, mut f: impl FnMut(&DmaBuf<Buffer>) -> Result) -> Result {
+        self.for_each(|dma_buf| {
+            if dma_buf.exported().life().is_live() {
+                f(dma_buf)
+            } else {
+                Ok(())
+            }
+        })
     }
 
     /// Calls `f` for each imported buffer, without a lock, until it fails.
