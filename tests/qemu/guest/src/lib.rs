@@ -11,6 +11,9 @@
 //! * [`link`], [`peer`]: messages with fds over a UNIX socket; a second process on a string;
 //!   [`worker`]: a second process with a mind of its own
 //! * [`maps`], [`ptes`]: what the kernel says about a process's mappings and page tables
+//! * [`testmod`]: the test module: importers of any manners, page table entries of any process;
+//!   [`engine`]: a device that does DMA; [`fence`]: one that is not done yet; [`call`]: a system
+//!   call that hangs
 //! * [`kmsg`]: marks in the kernel log
 //!
 //! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
@@ -18,9 +21,12 @@
 //! vanish at any time.
 
 pub mod buffer;
+pub mod call;
 pub mod device;
+pub mod engine;
 pub mod fault;
 pub mod feature;
+pub mod fence;
 pub mod kmsg;
 pub mod link;
 pub mod maps;
@@ -30,6 +36,7 @@ pub mod pci;
 pub mod peer;
 pub mod power;
 pub mod ptes;
+pub mod testmod;
 pub mod uapi;
 pub mod worker;
 

@@ -64,6 +64,15 @@ impl Pci {
         &self.0
     }
 
+    /// Domain, bus, and slot and function in one number, of its address.
+    pub fn numbers(&self) -> Option<(u32, u32, u32)> {
+        let number = |text| u32::from_str_radix(text, 16).ok();
+        let (domain, rest) = self.0.split_once(':')?;
+        let (bus, rest) = rest.split_once(':')?;
+        let (slot, function) = rest.split_once('.')?;
+        Some((number(domain)?, number(bus)?, number(slot)? << 3 | number(function)?))
+    }
+
     /// Its directory in sysfs.
     pub fn dir(&self) -> PathBuf {
         Path::new("/sys/bus/pci/devices").join(&self.0)
@@ -101,11 +110,21 @@ impl Pci {
 
     /// The size of BAR `index`, bytes; 0 if there is none.
     pub fn bar_size(&self, index: u32) -> Result<u64> {
+        let (start, end) = self.bar_bounds(index)?;
+        Ok(if end == 0 { 0 } else { end - start + 1 })
+    }
+
+    /// The physical address of BAR `index`.
+    pub fn bar_start(&self, index: u32) -> Result<u64> {
+        Ok(self.bar_bounds(index)?.0)
+    }
+
+    fn bar_bounds(&self, index: u32) -> Result<(u64, u64)> {
         let text = self.read("resource")?;
         let line = text.lines().nth(index as usize).context("resource")?;
         let number = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16);
         let words = line.split_whitespace().map(number).collect::<Result<Vec<_>, _>>()?;
-        Ok(if words[1] == 0 { 0 } else { words[1] - words[0] + 1 })
+        Ok((words[0], words[1]))
     }
 
     /// Gives it to the driver `name`, through driver_override.
@@ -157,6 +176,12 @@ impl Pci {
         let mut bytes = [0; 2];
         fs::File::open(self.dir().join("config"))?.read_exact_at(&mut bytes, offset)?;
         Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// Writes two bytes of configuration space, past VFIO.
+    pub fn set_config16(&self, offset: u64, value: u16) -> Result<()> {
+        let file = fs::File::options().write(true).open(self.dir().join("config"))?;
+        Ok(file.write_all_at(&value.to_le_bytes(), offset)?)
     }
 
     fn read(&self, file: &str) -> Result<String> {

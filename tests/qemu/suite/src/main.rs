@@ -18,6 +18,7 @@ mod case;
 mod cases;
 mod check;
 mod fixture;
+mod rig;
 mod runner;
 
 use std::env;

@@ -8,12 +8,15 @@ mod dmabuf_mmap;
 mod export;
 mod feature;
 mod gup;
+mod importers;
+mod importers_reset;
 mod independent;
 mod info;
 mod lifetime;
 mod memory;
 mod names;
 mod open;
+mod pfnmap;
 mod power;
 mod ptes;
 mod race;
@@ -37,11 +40,14 @@ pub fn all() -> Vec<&'static Case> {
         bytes::CASES,
         ptes::CASES,
         info::CASES,
+        pfnmap::CASES,
         gup::CASES,
         revoke::CASES,
         memory::CASES,
         power::CASES,
         container::CASES,
+        importers::CASES,
+        importers_reset::CASES,
         race::CASES,
         lifetime::CASES,
         unload::CASES,

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A system call that may take its time, made by a child process.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Result};
+use nix::errno::Errno;
+use nix::sys::signal::{kill, sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::unistd::{fork, ForkResult, Pid};
+
+use crate::worker::die_with;
+
+/// How long a call may go on after what it waits for has happened.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A call under way.
+#[derive(Debug)]
+pub struct Call {
+    pid: Pid,
+    result: Option<Result<(), Errno>>,
+}
+
+impl Call {
+    /// Lets a child, with copies of all that this process has, make the call.
+    pub fn start(call: impl FnOnce() -> Result<(), Errno>) -> Result<Call> {
+        let parent = Pid::this();
+        // SAFETY: cases fork while they have one thread; the child leaves by _exit(), so no
+        // destructor of the parent's objects runs twice.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => Ok(Call { pid: child, result: None }),
+            ForkResult::Child => {
+                die_with(parent);
+                interruptible();
+                let status = call().map_or_else(|errno| errno as i32, |()| 0);
+                // SAFETY: ends the process, that is all.
+                unsafe { libc::_exit(status) }
+            }
+        }
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&mut self) -> Result<bool> {
+        if self.result.is_none() {
+            self.result = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG))? {
+                WaitStatus::StillAlive => None,
+                WaitStatus::Exited(_, 0) => Some(Ok(())),
+                WaitStatus::Exited(_, errno) => Some(Err(Errno::from_raw(errno))),
+                status => bail!("process {}: {status:?}", self.pid),
+            };
+        }
+        Ok(self.result.is_some())
+    }
+
+    /// Checks that it goes on for at least `time`.
+    pub fn hangs_for(&mut self, time: Duration) -> Result<()> {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            ensure!(!self.is_over()?, "it did not wait: {:?}", self.result);
+            sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Waits for what comes of it.
+    pub fn finish(mut self) -> Result<Result<(), Errno>> {
+        let deadline = Instant::now() + LIMIT;
+        while !self.is_over()? {
+            ensure!(Instant::now() < deadline, "the call does not end");
+            sleep(Duration::from_millis(2));
+        }
+        Ok(self.result.unwrap_or(Ok(())))
+    }
+
+    /// Interrupts it with a signal that has a handler, and waits for what comes of it.
+    pub fn interrupt(mut self) -> Result<Result<(), Errno>> {
+        let deadline = Instant::now() + LIMIT;
+        // A signal that comes before the call waits interrupts nothing.
+        while !self.is_over()? {
+            ensure!(Instant::now() < deadline, "the call cannot be interrupted");
+            kill(self.pid, Signal::SIGUSR1)?;
+            sleep(Duration::from_millis(20));
+        }
+        Ok(self.result.unwrap_or(Ok(())))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.result.is_none() {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = waitpid(self.pid, None);
+        }
+    }
+}
+
+extern "C" fn ignore(_signal: i32) {}
+
+/// SIGUSR1 interrupts system calls of this process from here on.
+fn interruptible() {
+    // Without SA_RESTART.
+    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("sigaction takes SIGUSR1");
+}

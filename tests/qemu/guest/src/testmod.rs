@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The test module (`tests/modules`): an importer of dma-bufs with any manners, and the page table
+//! entries of any process.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+
+use crate::buffer::Buffer;
+use crate::module::Module;
+use crate::pci::Pci;
+use crate::sys::{ioctl, ioctl_with};
+
+/// The interface, from the file that the module is compiled with.
+#[allow(dead_code)]
+#[path = "../../../modules/uapi.rs"]
+#[rustfmt::skip]
+pub mod uapi;
+
+pub use uapi::{Attach, Entry, Stats};
+
+/// An importer that unmaps at once, as it should be.
+pub const GOOD: Attach = Attach {
+    dmabuf_fd: -1,
+    domain: 0,
+    bus: 0,
+    devfn: 0,
+    flags: uapi::PEER_TO_PEER | uapi::REVOCABLE,
+    policy: uapi::AT_ONCE,
+    delay_ms: 0,
+};
+
+/// One that takes so many milliseconds to unmap.
+pub const fn slow(delay_ms: u32) -> Attach {
+    Attach { policy: uapi::LATER, delay_ms, ..GOOD }
+}
+
+/// One that never unmaps by itself.
+pub const STUBBORN: Attach = Attach { policy: uapi::NEVER, ..GOOD };
+
+/// The test module itself, which lies beside the driver.
+pub fn module() -> Module {
+    Module::new(Module::driver().path().with_file_name("dmabuf-vfio-pci-test.ko"))
+}
+
+fn open(name: &CStr) -> Result<File> {
+    module().load()?;
+    let path = Path::new("/dev").join(name.to_str()?);
+    File::open(&path).with_context(|| path.display().to_string())
+}
+
+/// An importer; lets go of everything when dropped.
+#[derive(Debug)]
+pub struct Importer(File);
+
+impl Importer {
+    /// An importer without an attachment.
+    pub fn new() -> Result<Importer> {
+        Ok(Importer(open(uapi::IMPORTER)?))
+    }
+
+    /// Attaches the device at `pci` to `buffer`. What matters in `how` is all but fd and address.
+    pub fn attach(&self, buffer: &Buffer, pci: &Pci, how: Attach) -> Result<(), Errno> {
+        let (domain, bus, devfn) = pci.numbers().ok_or(Errno::EINVAL)?;
+        let mut arg = Attach { dmabuf_fd: buffer.raw(), domain, bus, devfn, ..how };
+        self.call(uapi::ATTACH, &mut arg)
+    }
+
+    /// Maps for both directions; the pieces that the device sees.
+    pub fn map(&self) -> Result<Vec<Entry>, Errno> {
+        self.map_for(uapi::BOTH_WAYS)
+    }
+
+    /// Maps for a direction.
+    pub fn map_for(&self, direction: u32) -> Result<Vec<Entry>, Errno> {
+        let mut arg = uapi::Map { direction, ..Default::default() };
+        self.call(uapi::MAP, &mut arg)?;
+        let count = arg.count as usize;
+        assert!(count <= uapi::MAX_ENTRIES, "a mapping of {count} entries");
+        Ok(arg.entries[..count].to_vec())
+    }
+
+    /// Unmaps.
+    pub fn unmap(&self) -> Result<(), Errno> {
+        ioctl(self.0.as_raw_fd(), uapi::UNMAP, 0).map(drop)
+    }
+
+    /// Detaches.
+    pub fn detach(&self) -> Result<(), Errno> {
+        ioctl(self.0.as_raw_fd(), uapi::DETACH, 0).map(drop)
+    }
+
+    /// What happened since the attach.
+    pub fn stats(&self) -> Result<Stats, Errno> {
+        let mut stats = Stats::default();
+        self.call(uapi::STATS, &mut stats)?;
+        Ok(stats)
+    }
+
+    fn call<T>(&self, request: u32, arg: &mut T) -> Result<(), Errno> {
+        ioctl_with(self.0.as_raw_fd(), request, arg).map(drop)
+    }
+}
+
+/// `CLOCK_MONOTONIC`, in the unit of [`Stats`].
+pub fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: fills `time`; it cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// How the CPU treats what an entry maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryType {
+    /// Strong uncached.
+    Uncached,
+    /// Uncached, unless an MTRR says write-combining.
+    UncachedMinus,
+    /// Write-combining.
+    WriteCombining,
+    /// Something that caches.
+    Cached,
+}
+
+/// A present page table entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pte {
+    /// Page frame of the address that was asked for.
+    pub pfn: u64,
+    /// Bytes that the entry maps.
+    pub size: u64,
+    /// Whether it can be written through.
+    pub writable: bool,
+    /// How the CPU treats it.
+    pub memory: MemoryType,
+}
+
+/// Reads page table entries.
+#[derive(Debug)]
+pub struct Ptes(File);
+
+impl Ptes {
+    /// A reader.
+    pub fn new() -> Result<Ptes> {
+        Ok(Ptes(open(uapi::PTES)?))
+    }
+
+    /// The entry for `address` of this process; `None` if an access would fault.
+    pub fn at(&self, address: usize) -> Result<Option<Pte>, Errno> {
+        self.of(0, address)
+    }
+
+    /// The entry for `address` of process `pid`.
+    pub fn of(&self, pid: i32, address: usize) -> Result<Option<Pte>, Errno> {
+        let mut arg = uapi::Pte { address: address as u64, pid, ..Default::default() };
+        ioctl_with(self.0.as_raw_fd(), uapi::READ_PTE, &mut arg)?;
+        let memory = match arg.memory_type {
+            uapi::MEMORY_UC => MemoryType::Uncached,
+            uapi::MEMORY_UC_MINUS => MemoryType::UncachedMinus,
+            uapi::MEMORY_WC => MemoryType::WriteCombining,
+            _ => MemoryType::Cached,
+        };
+        let (pfn, size, writable) = (arg.pfn, arg.size, arg.writable != 0);
+        Ok((arg.present != 0).then_some(Pte { pfn, size, writable, memory }))
+    }
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Devices that import a buffer, and what REVOKE does to them.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Result};
+use guest::buffer::{self, Buffer};
+use guest::call::Call;
+use guest::fence::Fence;
+use guest::pci::{BOCHS, EDU};
+use guest::testmod::{self, slow, Attach, Importer, GOOD, STUBBORN};
+use guest::{uapi, Errno, PAGE};
+
+use crate::case::{cases, Setup, Skip};
+use crate::check;
+use crate::fixture::{ID, ID_AT};
+use crate::rig::{self, expelled, soon, Rig, WHILE};
+
+cases! {
+    Setup::Bound(&[EDU, EDU]) =>
+        importer_maps_and_unmaps,
+        several_importers_share_a_buffer,
+        importer_of_bad_manners_cannot_attach,
+        importer_out_of_reach_cannot_map,
+        revoked_buffer_takes_no_importer,
+        revoke_unmaps_importers,
+        revoke_waits_for_a_slow_importer,
+        revoke_waiting_for_an_importer_is_interruptible,
+        revoke_that_waits_for_an_importer_stalls_nothing_else,
+        revoke_that_waits_for_a_fence_stalls_nothing_else,
+        revoke_waits_for_a_fence,
+        revoke_waiting_for_a_fence_is_interruptible,
+        last_close_waits_for_an_importer,
+        unbind_waits_for_an_importer,
+        attachment_outlives_the_device;
+    Setup::Bound(&[BOCHS, EDU, EDU]) =>
+        revoke_leaves_importers_of_other_buffers_alone;
+}
+
+fn importer_maps_and_unmaps() -> Result<()> {
+    let rig = Rig::new()?;
+    rig::peers_reach_each_other()?;
+    let importer = rig.attached(GOOD)?;
+    for direction in
+        [testmod::uapi::BOTH_WAYS, testmod::uapi::TO_DEVICE, testmod::uapi::FROM_DEVICE]
+    {
+        let entries = check::works("map", importer.map_for(direction))?;
+        let size: u64 = entries.iter().map(|entry| entry.length).sum();
+        check::equal("bytes mapped", size, PAGE)?;
+        ensure!(entries.iter().all(|entry| entry.address % PAGE == 0), "{entries:x?}");
+        check::errno("second map", importer.map(), Errno::EBUSY)?;
+        check::works("unmap", importer.unmap())?;
+        check::errno("second unmap", importer.unmap(), Errno::EALREADY)?;
+    }
+    expelled("nobody revoked it", &importer, 0)?;
+    check::works("detach", importer.detach())?;
+    check::works("REVOKE without importers", buffer::revoke(&rig.device, &rig.buffer))
+}
+
+fn several_importers_share_a_buffer() -> Result<()> {
+    let rig = Rig::new()?;
+    let importers = (0..4).map(|_| rig.mapped(GOOD)).collect::<Result<Vec<Importer>>>()?;
+    check::works("unmap of the first", importers[0].unmap())?;
+    check::works("detach of the second", importers[1].detach())?;
+    rig.revoke()?;
+    for (number, importer) in importers.iter().enumerate().skip(2) {
+        expelled(&format!("importer {number}"), importer, 1)?;
+    }
+    expelled("the first, which had unmapped", &importers[0], 0)
+}
+
+fn importer_of_bad_manners_cannot_attach() -> Result<()> {
+    use testmod::uapi::{PEER_TO_PEER, REVOCABLE, STATIC};
+    let rig = Rig::new()?;
+    for (what, flags) in [
+        ("without peer2peer", REVOCABLE),
+        ("not revocable", PEER_TO_PEER),
+        ("neither", 0),
+        ("static", STATIC),
+    ] {
+        let result = Importer::new()?.attach(&rig.buffer, &rig.importing, Attach { flags, ..GOOD });
+        check::errno(&format!("attach {what}"), result, Errno::EOPNOTSUPP)?;
+    }
+    rig.attached(GOOD).map(drop)
+}
+
+/// An importer must be a PCI device, and one that the kernel believes can reach the exporter; see
+/// [`rig::may_go_through_host_bridge`].
+fn importer_out_of_reach_cannot_map() -> Result<()> {
+    let rig = Rig::new()?;
+    let flags = GOOD.flags | testmod::uapi::NOT_PCI;
+    let importer = rig.attached(Attach { flags, ..GOOD })?;
+    check::errno("map for no PCI device", importer.map(), Errno::EINVAL)?;
+    let importer = rig.attached(GOOD)?;
+    if rig::may_go_through_host_bridge()? {
+        check::works("map through a trusted host bridge", importer.map()).map(drop)
+    } else {
+        check::errno("map through a strange host bridge", importer.map(), Errno::EINVAL)
+    }?;
+    rig.revoke()
+}
+
+fn revoked_buffer_takes_no_importer() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.attached(GOOD)?;
+    rig.revoke()?;
+    rig.refuses("after REVOKE", &importer)?;
+    rig.device.set_memory(false)?;
+    rig.device.set_memory(true)?;
+    rig.refuses("after memory came back", &importer)
+}
+
+fn revoke_unmaps_importers() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(GOOD)?;
+    rig.revoke()?;
+    expelled("REVOKE", &importer, 1)?;
+    rig.refuses("after REVOKE", &importer)?;
+    let again = buffer::revoke(&rig.device, &rig.buffer);
+    check::errno("second REVOKE", again, Errno::EBADFD)
+}
+
+fn revoke_waits_for_a_slow_importer() -> Result<()> {
+    const DELAY: Duration = Duration::from_millis(700);
+    let rig = Rig::new()?;
+    let importer = rig.mapped(slow(DELAY.as_millis() as u32))?;
+    let start = Instant::now();
+    rig.revoke()?;
+    let (took, now) = (start.elapsed(), testmod::now());
+    expelled("REVOKE", &importer, 1)?;
+    let stats = importer.stats()?;
+    let unmapped_after = Duration::from_nanos(stats.unmapped_at - stats.hit_at);
+    ensure!(unmapped_after >= DELAY, "it unmapped after {unmapped_after:?}");
+    ensure!(took >= DELAY, "REVOKE took {took:?} only");
+    ensure!(stats.unmapped_at < now, "REVOKE returned before the unmap");
+    ensure!(took < DELAY + rig::SOON, "REVOKE took {took:?}");
+    Ok(())
+}
+
+/// Starts a REVOKE that an importer holds up.
+fn hanging_revoke(rig: &Rig) -> Result<Call> {
+    let mut call = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
+    call.hangs_for(WHILE)?;
+    Ok(call)
+}
+
+fn revoke_waiting_for_an_importer_is_interruptible() -> Result<()> {
+    let rig = Rig::new()?;
+    let mapping = rig.buffer.map(0, PAGE)?;
+    check::value("before", mapping.load(ID_AT), ID)?;
+    let importer = rig.mapped(STUBBORN)?;
+    let idle = rig.attached(GOOD)?;
+    for round in 0..3 {
+        let call = hanging_revoke(&rig)?;
+        check::errno(&format!("REVOKE, round {round}"), call.interrupt()?, Errno::EINTR)?;
+        // It is in force all the same.
+        check::bus_error("CPU", mapping.load(ID_AT))?;
+        check::errno("mmap", rig.buffer.map(0, PAGE), Errno::ENODEV)?;
+        rig.refuses("after an interrupted REVOKE", &idle)?;
+        rig.has_status("after EINTR", uapi::VFIO_DMA_BUF_STATUS_REVOKED)?;
+        check::equal("still mapped", importer.stats()?.mapped, 1)?;
+    }
+    let call = hanging_revoke(&rig)?;
+    check::works("unmap", importer.unmap())?;
+    check::works("REVOKE, at last", call.finish()?)?;
+    let again = buffer::revoke(&rig.device, &rig.buffer);
+    check::errno("REVOKE, once more", again, Errno::EBADFD)
+}
+
+fn revoke_that_waits_for_an_importer_stalls_nothing_else() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(STUBBORN)?;
+    stalls_nothing(&rig)?;
+    // Nobody told it more than once.
+    check::equal("times told to unmap", importer.stats()?.hits, 1)
+}
+
+fn revoke_that_waits_for_a_fence_stalls_nothing_else() -> Result<()> {
+    let rig = Rig::new()?;
+    let _importer = rig.mapped(GOOD)?;
+    let _fence = fence(&rig)?;
+    stalls_nothing(&rig)
+}
+
+/// A REVOKE hangs; resets, config writes and other buffers do not care.
+fn stalls_nothing(rig: &Rig) -> Result<()> {
+    let other = Buffer::export(&rig.device, 0, 0, PAGE)?;
+    let third = Buffer::export(&rig.device, 0, 0, PAGE)?;
+    let bar = rig.device.map_bar(0)?;
+    let mut call = hanging_revoke(rig)?;
+    let importer = rig.attached_to(&other, GOOD)?;
+    for round in 0..2 {
+        let when = |what| format!("{what} beside a REVOKE, round {round}");
+        check::works(&when("map of another buffer"), importer.map())?;
+        soon(&when("VFIO_DEVICE_RESET"), || rig.device.reset())?;
+        check::works(&when("map of another buffer"), importer.map())?;
+        soon(&when("reset through sysfs"), || rig.pci.reset())?;
+        soon(&when("memory off and on"), || {
+            rig.device.set_memory(false).map_err(|_| Errno::EIO)?;
+            rig.device.set_memory(true).map_err(|_| Errno::EIO)
+        })?;
+        check::value(&when("load"), bar.load(ID_AT), ID)?;
+    }
+    check::works("map of another buffer", importer.map())?;
+    soon("REVOKE of another buffer", || buffer::revoke(&rig.device, &other))?;
+    expelled("REVOKE of another buffer", &importer, 5)?;
+    soon("REVOKE of a third", || buffer::revoke(&rig.device, &third))?;
+    soon("export", || Buffer::export(&rig.device, 0, 0, PAGE).map(drop))?;
+    call.hangs_for(WHILE)?;
+    check::errno("REVOKE", call.interrupt()?, Errno::EINTR)
+}
+
+/// A fence that is not signalled, on the buffer.
+fn fence(rig: &Rig) -> Result<Fence> {
+    let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
+    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
+    Ok(fence)
+}
+
+fn revoke_waits_for_a_fence() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(GOOD)?;
+    let mapping = rig.buffer.map(0, PAGE)?;
+    let fence = fence(&rig)?;
+    let call = hanging_revoke(&rig)?;
+    check::bus_error("CPU", mapping.load(ID_AT))?;
+    check::works("signal", fence.signal())?;
+    check::works("REVOKE", call.finish()?)?;
+    expelled("REVOKE", &importer, 1)
+}
+
+fn revoke_waiting_for_a_fence_is_interruptible() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.attached(GOOD)?;
+    let fence = fence(&rig)?;
+    let call = hanging_revoke(&rig)?;
+    check::errno("REVOKE", call.interrupt()?, Errno::EINTR)?;
+    rig.refuses("after an interrupted REVOKE", &importer)?;
+    let call = hanging_revoke(&rig)?;
+    check::works("signal", fence.signal())?;
+    check::works("REVOKE", call.finish()?)?;
+    let again = buffer::revoke(&rig.device, &rig.buffer);
+    check::errno("REVOKE, once more", again, Errno::EBADFD)
+}
+
+fn last_close_waits_for_an_importer() -> Result<()> {
+    const DELAY: Duration = Duration::from_millis(700);
+    let rig = Rig::new()?;
+    let importer = rig.mapped(slow(DELAY.as_millis() as u32))?;
+    let Rig { device, buffer, importing, .. } = rig;
+    let start = Instant::now();
+    drop(device);
+    let took = start.elapsed();
+    ensure!(took >= DELAY, "close took {took:?}");
+    expelled("close", &importer, 1)?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    check::errno("map", importer.map(), Errno::ENODEV)?;
+    let late = Importer::new()?.attach(&buffer, &importing, GOOD);
+    check::errno("attach", late, Errno::ENODEV)
+}
+
+fn unbind_waits_for_an_importer() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(STUBBORN)?;
+    // The last fds of the device are this child's, which closes them when it ends.
+    let mut close = Call::start(|| {
+        sleep(WHILE);
+        Ok(())
+    })?;
+    let Rig { device, buffer, pci, .. } = rig;
+    drop(device);
+    let mut unbind = Call::start(|| pci.unbind().map_err(|_| Errno::EIO))?;
+    unbind.hangs_for(3 * WHILE)?;
+    close.hangs_for(WHILE)?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    check::equal("times told to unmap", importer.stats()?.hits, 1)?;
+    check::works("unmap", importer.unmap())?;
+    check::works("close", close.finish()?)?;
+    check::works("unbind", unbind.finish()?)?;
+    check::equal("driver", pci.driver(), None)?;
+    check::errno("map", importer.map(), Errno::ENODEV)
+}
+
+fn attachment_outlives_the_device() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.attached(GOOD)?;
+    let Rig { device, buffer, pci, importing } = rig;
+    drop(device);
+    pci.unbind()?;
+    check::errno("map without a driver", importer.map(), Errno::ENODEV)?;
+    let late = Importer::new()?.attach(&buffer, &importing, GOOD);
+    check::errno("attach without a driver", late, Errno::ENODEV)?;
+    drop(buffer);
+    pci.bind(&crate::fixture::driver())?;
+    check::errno("map after bind", importer.map(), Errno::ENODEV)?;
+    check::works("detach", importer.detach())
+}
+
+fn revoke_leaves_importers_of_other_buffers_alone() -> Result<()> {
+    let rig = Rig::with(crate::fixture::nth(BOCHS, 0)?)?;
+    let alias = Buffer::export(&rig.device, 0, 0, 4 * PAGE)?;
+    let importer = rig.mapped(GOOD)?;
+    let other = rig.attached_to(&alias, GOOD)?;
+    check::works("map of the alias", other.map())?;
+    rig.revoke()?;
+    expelled("REVOKE", &importer, 1)?;
+    let stats = other.stats()?;
+    check::equal("the alias: mapped, invalidations", (stats.mapped, stats.invalidations), (1, 0))
+}

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What becomes of importers when the device's memory goes away for a while.
+
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer};
+use guest::call::Call;
+use guest::device::{Device, Via};
+use guest::fence::Fence;
+use guest::module::Module;
+use guest::pci::{Pci, BOCHS, EDU, IGB};
+use guest::testmod::{slow, Importer, GOOD, STUBBORN};
+use guest::{uapi, Errno, PAGE};
+use nix::sys::uio::pwrite;
+
+use crate::case::{cases, Setup, Skip};
+use crate::check;
+use crate::fixture::{driver, nth, ID, ID_AT};
+use crate::rig::{self, expelled, soon, Rig, WHILE};
+
+cases! {
+    Setup::Bound(&[EDU, EDU]) =>
+        no_importer_maps_while_memory_is_off,
+        memory_off_waits_for_a_slow_importer,
+        interrupted_memory_off_does_not_happen,
+        interrupted_reset_does_not_happen,
+        vfio_reset_takes_importers_mappings,
+        hot_reset_takes_importers_mappings,
+        sysfs_reset_takes_importers_mappings,
+        sysfs_reset_does_not_wait_for_ever,
+        siblings_hot_reset_takes_importers_mappings,
+        siblings_hot_reset_does_not_wait_for_ever,
+        siblings_hot_reset_does_not_wait_for_a_revoke,
+        reset_waits_for_a_fence,
+        sysfs_reset_does_not_wait_for_a_reset_that_hangs,
+        several_slow_importers_do_not_add_up;
+    Setup::Bound(&[BOCHS, EDU, EDU]) =>
+        no_importer_maps_in_low_power;
+    Setup::Bound(&[IGB, EDU, EDU]) =>
+        no_importer_maps_in_d3hot,
+        express_flr_takes_importers_mappings;
+}
+
+const TEMPORARILY: u32 = uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP;
+
+/// Memory goes by `off` and comes back by `on`: importers are told, refused, and welcome again.
+fn away_and_back(
+    rig: &Rig,
+    off: impl Fn(&Device) -> Result<()>,
+    on: impl Fn(&Device) -> Result<()>,
+) -> Result<()> {
+    let importer = rig.mapped(GOOD)?;
+    for round in 1..4 {
+        off(&rig.device)?;
+        expelled(&format!("round {round}"), &importer, round)?;
+        rig.refuses(&format!("while it is away, round {round}"), &importer)?;
+        rig.has_status("while it is away", TEMPORARILY)?;
+        on(&rig.device)?;
+        rig.has_status("when it is back", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
+        check::works("map when it is back", importer.map())?;
+        rig.attached(GOOD)?;
+    }
+    // A buffer can be revoked for good while it is away.
+    off(&rig.device)?;
+    rig.revoke()?;
+    on(&rig.device)?;
+    rig.refuses("when it is back, but revoked", &importer)
+}
+
+fn no_importer_maps_while_memory_is_off() -> Result<()> {
+    let rig = Rig::new()?;
+    away_and_back(&rig, |device| device.set_memory(false), |device| device.set_memory(true))
+}
+
+fn no_importer_maps_in_low_power() -> Result<()> {
+    let rig = Rig::with(nth(BOCHS, 0)?)?;
+    let enter = |device: &Device| check::works("enter", device.enter_low_power());
+    let leave = |device: &Device| check::works("leave", device.leave_low_power());
+    away_and_back(&rig, enter, leave)
+}
+
+fn no_importer_maps_in_d3hot() -> Result<()> {
+    let rig = Rig::with(nth(IGB, 0)?)?;
+    let off = |device: &Device| device.set_power_state(3);
+    away_and_back(&rig, off, |device| {
+        device.set_power_state(0)?;
+        device.set_memory(true)
+    })
+}
+
+fn memory_off_waits_for_a_slow_importer() -> Result<()> {
+    const DELAY: Duration = Duration::from_millis(700);
+    let rig = Rig::new()?;
+    let importer = rig.mapped(slow(DELAY.as_millis() as u32))?;
+    let start = Instant::now();
+    rig.device.set_memory(false)?;
+    let took = start.elapsed();
+    ensure!(took >= DELAY, "the write took {took:?}");
+    expelled("memory off", &importer, 1)?;
+    rig.device.set_memory(true)?;
+    check::works("map", importer.map()).map(drop)
+}
+
+fn interrupted_memory_off_does_not_happen() -> Result<()> {
+    let rig = Rig::new()?;
+    let mapping = rig.buffer.map(0, PAGE)?;
+    let importer = rig.mapped(STUBBORN)?;
+    for round in 1..4 {
+        let mut call = Call::start(|| clear_command(&rig.device))?;
+        call.hangs_for(WHILE)?;
+        let errno = call.interrupt()?;
+        check::errno(
+            &format!("write to the command register, round {round}"),
+            errno,
+            Errno::EINTR,
+        )?;
+        // When the write came, and when it was given up.
+        check::equal("times told to look again", importer.stats()?.hits, 2 * round)?;
+        let command = rig.device.config16(uapi::PCI_COMMAND.into())?;
+        ensure!(command & uapi::PCI_COMMAND_MEMORY as u16 != 0, "PCI_COMMAND is {command:#x}");
+        check::value("CPU", mapping.load(ID_AT), ID)?;
+        rig.has_status("after EINTR", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
+    }
+    // Others may map again at once, and so may this one.
+    check::works("map by another", rig.attached(GOOD)?.map())?;
+    check::works("unmap", importer.unmap())?;
+    check::works("map", importer.map())?;
+    check::works("unmap", importer.unmap())?;
+    rig.device.set_memory(false)?;
+    rig.refuses("with memory off", &importer)
+}
+
+/// One write() that clears the command register; [`Device::set_config16`] would start over.
+fn clear_command(device: &Device) -> Result<(), Errno> {
+    let config = device.region(uapi::VFIO_PCI_CONFIG_REGION_INDEX)?.offset;
+    let at = config + u64::from(uapi::PCI_COMMAND);
+    pwrite(device, &[0, 0], at as i64).map(drop)
+}
+
+fn interrupted_reset_does_not_happen() -> Result<()> {
+    use crate::fixture::INVERTER;
+    let rig = Rig::new()?;
+    let mapping = rig.buffer.map(0, PAGE)?;
+    mapping.store(INVERTER, 5)?;
+    let importer = rig.mapped(STUBBORN)?;
+    let mut call = Call::start(|| rig.device.reset())?;
+    call.hangs_for(WHILE)?;
+    check::errno("VFIO_DEVICE_RESET", call.interrupt()?, Errno::EINTR)?;
+    check::value("a register", mapping.load(INVERTER), !5)?;
+    check::works("unmap", importer.unmap())?;
+    check::works("VFIO_DEVICE_RESET", rig.device.reset())
+}
+
+/// Each `reset` tells importers to unmap; afterwards they may map again.
+fn resets(rig: &Rig, reset: impl Fn(&Device) -> Result<()>) -> Result<()> {
+    let importer = rig.mapped(GOOD)?;
+    for round in 1..4 {
+        reset(&rig.device)?;
+        expelled(&format!("round {round}"), &importer, round)?;
+        rig.has_status("after the reset", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
+        check::works("map after the reset", importer.map())?;
+        rig.attached(GOOD)?;
+    }
+    Ok(())
+}
+
+fn vfio_reset_takes_importers_mappings() -> Result<()> {
+    resets(&Rig::new()?, |device| check::works("VFIO_DEVICE_RESET", device.reset()))
+}
+
+fn hot_reset_takes_importers_mappings() -> Result<()> {
+    let rig = Rig::new()?;
+    resets(&rig, |device| {
+        let group = device.holders[0].as_raw_fd();
+        check::works("HOT_RESET", device.hot_reset(&[group]))
+    })
+}
+
+fn sysfs_reset_takes_importers_mappings() -> Result<()> {
+    let rig = Rig::new()?;
+    resets(&rig, |_| check::works("reset through sysfs", rig.pci.reset()))
+}
+
+fn express_flr_takes_importers_mappings() -> Result<()> {
+    resets(&Rig::with(nth(IGB, 0)?)?, Device::express_flr)
+}
+
+/// A reset of that kind cannot be refused: it waits for a while, then goes on.
+fn bounded(
+    what: &str,
+    importer: &Importer,
+    reset: impl FnOnce() -> Result<(), Errno>,
+) -> Result<()> {
+    let start = Instant::now();
+    soon(what, reset)?;
+    let took = start.elapsed();
+    ensure!(took >= WHILE, "{what} took {took:?} only, with an importer that had not unmapped");
+    let stats = importer.stats()?;
+    ensure!(stats.mapped == 1 && stats.hits > 0, "{stats:?}");
+    Ok(())
+}
+
+fn sysfs_reset_does_not_wait_for_ever() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(STUBBORN)?;
+    bounded("reset through sysfs", &importer, || rig.pci.reset())?;
+    check::value("CPU", rig.buffer.map(0, PAGE)?.load(ID_AT), ID)?;
+    check::works("unmap", importer.unmap())?;
+    check::works("map", importer.map()).map(drop)
+}
+
+fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
+    let rig = Rig::new()?;
+    let _importer = rig.mapped(GOOD)?;
+    let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
+    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
+    let mut call = Call::start(|| rig.device.reset())?;
+    call.hangs_for(WHILE)?;
+    soon("reset through sysfs, beside one that waits", || rig.pci.reset())?;
+    call.hangs_for(WHILE)?;
+    check::works("signal", fence.signal())?;
+    check::works("VFIO_DEVICE_RESET", call.finish()?)
+}
+
+fn reset_waits_for_a_fence() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(GOOD)?;
+    let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
+    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
+    let mut call = Call::start(|| rig.device.reset())?;
+    call.hangs_for(WHILE)?;
+    check::errno("VFIO_DEVICE_RESET", call.interrupt()?, Errno::EINTR)?;
+    soon("reset through sysfs", || rig.pci.reset())?;
+    let mut call = Call::start(|| rig.device.reset())?;
+    call.hangs_for(WHILE)?;
+    check::works("signal", fence.signal())?;
+    check::works("VFIO_DEVICE_RESET", call.finish()?)?;
+    check::works("map", importer.map()).map(drop)
+}
+
+/// A reset that cannot be put off waits about a second in all, not for each importer.
+fn several_slow_importers_do_not_add_up() -> Result<()> {
+    let rig = Rig::new()?;
+    let mut importers = Vec::new();
+    let mut buffers = Vec::new();
+    for _ in 0..8 {
+        let buffer = Buffer::export(&rig.device, 0, 0, PAGE)?;
+        let importer = rig.attached_to(&buffer, slow(900))?;
+        check::works("map", importer.map())?;
+        importers.push(importer);
+        buffers.push(buffer);
+    }
+    let start = Instant::now();
+    check::works("reset through sysfs", rig.pci.reset())?;
+    let took = start.elapsed();
+    ensure!(took < Duration::from_millis(2500), "the reset took {took:?}");
+    for importer in &importers {
+        check::equal("times told to unmap", importer.stats()?.hits, 1)?;
+    }
+    Ok(())
+}
+
+/// Two edus in one slot: the one is the exporter, the other one is bound to vfio-pci.
+struct Pair {
+    rig: Rig,
+    sibling: Device,
+    pci: Pci,
+}
+
+impl Pair {
+    fn new() -> Result<Pair> {
+        let edus = Pci::find(EDU)?;
+        let slot = |pci: &Pci| pci.address().split('.').next().unwrap_or_default().to_string();
+        let pair = edus.iter().flat_map(|a| edus.iter().map(move |b| (a, b)));
+        let Some((ours, pci)) = pair.filter(|(a, b)| a != b && slot(a) == slot(b)).next() else {
+            return Err(Skip("no two edu functions in one slot".into()).into());
+        };
+        Module::new(Module::driver().path().with_file_name("vfio-pci.ko")).load()?;
+        ours.bind(&driver())?;
+        pci.bind("vfio-pci")?;
+        let rig = Rig::with(ours.clone())?;
+        let sibling = rig.device.open_sibling(pci, Via::Group).context("the sibling")?;
+        Ok(Pair { rig, sibling, pci: pci.clone() })
+    }
+
+    fn hot_reset(&self) -> Result<(), Errno> {
+        self.sibling.hot_reset(&[self.rig.device.holders[0].as_raw_fd()])
+    }
+
+    fn release(self) -> Result<()> {
+        let Pair { rig, sibling, pci } = self;
+        drop(sibling);
+        drop(rig);
+        pci.release()
+    }
+}
+
+fn siblings_hot_reset_takes_importers_mappings() -> Result<()> {
+    let pair = Pair::new()?;
+    resets(&pair.rig, |_| check::works("HOT_RESET by the sibling", pair.hot_reset()))?;
+    pair.release()
+}
+
+fn siblings_hot_reset_does_not_wait_for_ever() -> Result<()> {
+    let pair = Pair::new()?;
+    let importer = pair.rig.mapped(STUBBORN)?;
+    bounded("HOT_RESET by the sibling", &importer, || pair.hot_reset())?;
+    drop(importer);
+    pair.release()
+}
+
+fn siblings_hot_reset_does_not_wait_for_a_revoke() -> Result<()> {
+    let pair = Pair::new()?;
+    let importer = pair.rig.mapped(STUBBORN)?;
+    let mut call = Call::start(|| buffer::revoke(&pair.rig.device, &pair.rig.buffer))?;
+    call.hangs_for(WHILE)?;
+    for round in 0..3 {
+        let start = Instant::now();
+        check::works("HOT_RESET by the sibling", pair.hot_reset())?;
+        let took = start.elapsed();
+        ensure!(took < rig::SOON, "HOT_RESET took {took:?}, round {round}");
+    }
+    check::equal("times told to unmap", importer.stats()?.hits, 1)?;
+    check::works("unmap", importer.unmap())?;
+    check::works("REVOKE", call.finish()?)?;
+    pair.release()
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the cases about importers start with.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer};
+use guest::device::{Device, Via};
+use guest::pci::{self, Pci};
+use guest::testmod::{Attach, Importer, GOOD};
+use guest::{uapi, Errno};
+
+use crate::case::Skip;
+use crate::check;
+use crate::fixture::{edu, export_edu, nth};
+
+/// Long enough to see that something waits.
+pub const WHILE: Duration = Duration::from_millis(300);
+/// What does not wait is over by then, also in an emulated machine with all checks on.
+pub const SOON: Duration = Duration::from_secs(5);
+
+/// An exporting device with a buffer, and a device that may import it.
+pub struct Rig {
+    /// Open, bound to the driver under test.
+    pub device: Device,
+    /// Its first page.
+    pub buffer: Buffer,
+    /// Another device; it has no driver.
+    pub importing: Pci,
+    /// The address of the exporting one.
+    pub pci: Pci,
+}
+
+impl Rig {
+    /// With the first edu as the exporter.
+    pub fn new() -> Result<Rig> {
+        Rig::with(edu()?)
+    }
+
+    /// With the device at `pci` as the exporter.
+    pub fn with(pci: Pci) -> Result<Rig> {
+        let importing = importing()?;
+        let device = Device::open(&pci, Via::Group)?;
+        let buffer = export_edu(&device)?;
+        Ok(Rig { device, buffer, importing, pci })
+    }
+
+    /// An importer that is attached to the buffer.
+    pub fn attached(&self, how: Attach) -> Result<Importer> {
+        self.attached_to(&self.buffer, how)
+    }
+
+    /// An importer that is attached to another buffer.
+    pub fn attached_to(&self, buffer: &Buffer, how: Attach) -> Result<Importer> {
+        let importer = Importer::new()?;
+        check::works("attach", importer.attach(buffer, &self.importing, how))?;
+        Ok(importer)
+    }
+
+    /// An importer that has the buffer mapped.
+    pub fn mapped(&self, how: Attach) -> Result<Importer> {
+        peers_reach_each_other()?;
+        let importer = self.attached(how)?;
+        check::works("map", importer.map())?;
+        Ok(importer)
+    }
+
+    /// Checks that nobody can attach or map, with an importer that was attached before.
+    pub fn refuses(&self, when: &str, attached: &Importer) -> Result<()> {
+        check::errno(&format!("map {when}"), attached.map(), Errno::ENODEV)?;
+        let late = Importer::new()?.attach(&self.buffer, &self.importing, GOOD);
+        check::errno(&format!("attach {when}"), late, Errno::ENODEV)
+    }
+
+    /// The status that INFO gives.
+    pub fn status(&self) -> Result<u32> {
+        Ok(buffer::info(&self.device, self.buffer.raw())?.status)
+    }
+
+    /// Checks it.
+    pub fn has_status(&self, when: &str, want: u32) -> Result<()> {
+        check::equal(&format!("status {when}"), self.status()?, want)
+    }
+
+    /// REVOKE, that has to work.
+    pub fn revoke(&self) -> Result<()> {
+        check::works("REVOKE", buffer::revoke(&self.device, &self.buffer))?;
+        self.has_status("after REVOKE", uapi::VFIO_DMA_BUF_STATUS_REVOKED)
+    }
+}
+
+/// The device that imports: the second edu, without a driver.
+pub fn importing() -> Result<Pci> {
+    let pci = nth(pci::EDU, 1)?;
+    pci.release()?;
+    Ok(pci)
+}
+
+/// Whether the machine can do peer-to-peer DMA in the eyes of the kernel.
+///
+/// Devices behind different root ports reach each other through the host bridge only. Linux trusts
+/// that to work for a list of host bridges, on which QEMU's is not, and for AMD CPUs from family
+/// 0x17 on (`cpu_supports_p2pdma()`).
+pub fn may_go_through_host_bridge() -> Result<bool> {
+    let text = fs::read_to_string("/proc/cpuinfo")?;
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.split(':').next().unwrap_or("").trim() == name);
+        line.and_then(|line| line.split(':').nth(1)).map(str::trim)
+    };
+    let family: u32 = field("cpu family").context("cpu family")?.parse()?;
+    Ok(field("vendor_id") == Some("AuthenticAMD") && family >= 0x17)
+}
+
+/// Skips the case on a machine whose peers do not.
+pub fn peers_reach_each_other() -> Result<()> {
+    if may_go_through_host_bridge()? {
+        return Ok(());
+    }
+    let why = "the kernel trusts no CPU but AMD's family 0x17 and up with peer-to-peer DMA here";
+    Err(Skip(why.into()).into())
+}
+
+/// Checks that `done` works, and soon.
+pub fn soon(what: &str, done: impl FnOnce() -> Result<(), Errno>) -> Result<()> {
+    let start = Instant::now();
+    check::works(what, done())?;
+    let took = start.elapsed();
+    ensure!(took < SOON, "{what} took {took:?}");
+    Ok(())
+}
+
+/// Checks that the importer was told to unmap, `times` times in all, and has.
+pub fn expelled(what: &str, importer: &Importer, times: u32) -> Result<()> {
+    let stats = importer.stats()?;
+    let got = (stats.attached, stats.mapped, stats.hits);
+    check::equal(&format!("{what}: attached, mapped, times told to unmap"), got, (1, 0, times))
+}
