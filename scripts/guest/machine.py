@@ -27,6 +27,8 @@ GUEST = os.path.dirname(os.path.abspath(__file__))
 FIRST_SLOT = 0x10
 MAX_DEVICES = 15
 CHUNK = 1536
+# Linux trusts QEMU's host bridge with peer-to-peer DMA only beside an AMD CPU from family 0x17 on.
+CPU = "max,vendor=AuthenticAMD,family=23,model=1"
 INITRAMFS = "/tmp/initramfs"  # a tmpfs of this run alone, see scripts/root.sh
 LEAVE_KEY = b"\x1d"  # Ctrl-]
 POWER_OFF_SECONDS = 60
@@ -139,7 +141,7 @@ def _qemu_command(job, folder, console, control):
         accel = "tcg,thread=single"
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
     command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-m", "1G", "-smp", "2"]
-    command += ["-cpu", "host" if accel.startswith("kvm") else "max", "-no-reboot"]
+    command += ["-cpu", "host" if accel.startswith("kvm") else CPU, "-no-reboot"]
     command += ["-kernel", f"{job.kernel}/build/arch/x86/boot/bzImage"]
     command += ["-initrd", INITRAMFS, "-append", f"{APPEND} {job.append}"]
     command += ["-serial", f"file:{folder}/kernel.log"]

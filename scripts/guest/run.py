@@ -24,7 +24,7 @@ PROG_FD = 8  # scripts/run opens the user's program: its path means nothing in h
 # configuration space. A case that misses its device skips itself.
 TEST_DEVICES = [
     "edu",
-    "edu",
+    "edu,dma_mask=0xffffffff",
     "bochs-display,vgamem=16M",
     "ivshmem-plain,memdev=shared",
     "igb",
