@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::Device;
+use guest::feature;
 use guest::mm::{self, Mapping};
 use guest::pci::{BOCHS, EDU, TESTDEV};
 use guest::ptes::{self, Cache, Entry};
@@ -26,6 +27,7 @@ cases! {
         revoke_of_huge_mappings_leaves_no_entry,
         write_combining_is_in_the_entries,
         write_combining_buffer_leaves_other_mappings_uncached,
+        memattr_is_that_of_later_mappings_only,
         prefetchable_bar_stays_uncached;
     Setup::Bound(&[TESTDEV]) =>
         aligned_mappings_of_a_huge_bar_get_gigabyte_entries;
@@ -197,6 +199,43 @@ fn write_combining_buffer_leaves_other_mappings_uncached() -> Result<()> {
         check::equal("another's", cache(other, 0)?, Cache::UncachedMinus)?;
     }
     check::equal("the buffer's, at the end", cache(&mapping, 0)?, Cache::WriteCombining)
+}
+
+fn memattr_is_that_of_later_mappings_only() -> Result<()> {
+    let device = open_bochs()?;
+    let buffer = Buffer::export(&device, 0, 0, 2 * PAGE)?;
+    let set = |memattr| {
+        let payload =
+            uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd: buffer.raw(), memattr };
+        let feature = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
+        check::works("MEMATTR", feature::set(&device, feature, &payload))
+    };
+    let mut mappings = Vec::new();
+    for (memattr, cache) in [
+        (uapi::VFIO_DMA_BUF_MEMATTR_NC, Cache::UncachedMinus),
+        (uapi::VFIO_DMA_BUF_MEMATTR_WC, Cache::WriteCombining),
+        (uapi::VFIO_DMA_BUF_MEMATTR_NC, Cache::UncachedMinus),
+    ] {
+        set(memattr)?;
+        mappings.push((buffer.map(0, 2 * PAGE)?, cache));
+        set(uapi::VFIO_DMA_BUF_MEMATTR_WC)?;
+        // Also a page that is touched for the first time after the change.
+        for (number, (mapping, want)) in mappings.iter().enumerate() {
+            for page in 0..mappings.len().min(2) as u64 {
+                mapping.load(page * PAGE)?;
+                let what = format!("page {page} of mapping {number}");
+                check::equal(&what, self::cache(mapping, page * PAGE)?, *want)?;
+            }
+        }
+    }
+    device.set_memory(false)?;
+    device.set_memory(true)?;
+    for (number, (mapping, want)) in mappings.iter().enumerate() {
+        mapping.load(PAGE)?;
+        let what = format!("mapping {number}, memory off and on");
+        check::equal(&what, self::cache(mapping, PAGE)?, *want)?;
+    }
+    Ok(())
 }
 
 fn prefetchable_bar_stays_uncached() -> Result<()> {
