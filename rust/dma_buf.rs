@@ -8,18 +8,20 @@
 //! The files of all dma-bufs of a device have the device's own address space as `f_mapping`. So one
 //! `unmap_mapping_range()` reaches all mappings of all of them, as it does for the device fds.
 //!
-//! C headers: [`include/linux/dma-buf.h`](srctree/include/linux/dma-buf.h),
-//! [`include/linux/dma-buf-mapping.h`](srctree/include/linux/dma-buf-mapping.h)
+//! C header: [`include/linux/dma-buf.h`](srctree/include/linux/dma-buf.h)
 
 use crate::{
     bindings,
+    dma_buf_mapping::{
+        DeviceMapping,
+        MapRequest, //
+    },
     mm::{
         Fault,
         NewMapping,
         Outcome, //
     },
     vfio_pci_core::{
-        Core,
         Device,
         DeviceRef, //
     }, //
@@ -147,7 +149,7 @@ unsafe impl<T> Sync for Ops<T> {}
 
 impl<T: Exporter> Ops<T> {
     /// Makes the table.
-    pub const fn new() -> Self {
+    pub const fn build() -> Self {
         let mut ops: bindings::dma_buf_ops = pin_init::zeroed();
         ops.attach = Some(attach::<T>);
         ops.detach = Some(detach::<T>);
@@ -159,6 +161,11 @@ impl<T: Exporter> Ops<T> {
     }
 }
 
+/// `dma_buf_ops.attach`
+///
+/// # Safety
+///
+/// Called by the dma-buf core for a dma-buf of exporter `T`.
 unsafe extern "C" fn attach<T: Exporter>(
     dma_buf: *mut bindings::dma_buf,
     attachment: *mut bindings::dma_buf_attachment,
@@ -172,6 +179,11 @@ unsafe extern "C" fn attach<T: Exporter>(
     })
 }
 
+/// `dma_buf_ops.detach`
+///
+/// # Safety
+///
+/// Called by the dma-buf core for a dma-buf of exporter `T`.
 unsafe extern "C" fn detach<T: Exporter>(
     dma_buf: *mut bindings::dma_buf,
     _attachment: *mut bindings::dma_buf_attachment,
@@ -180,34 +192,46 @@ unsafe extern "C" fn detach<T: Exporter>(
     T::detach(unsafe { Exported::<T>::from_dma_buf(dma_buf) });
 }
 
+/// `dma_buf_ops.map_dma_buf`
+///
+/// # Safety
+///
+/// Called by the dma-buf core for an attachment to a dma-buf of exporter `T`.
 unsafe extern "C" fn map<T: Exporter>(
     attachment: *mut bindings::dma_buf_attachment,
     dir: bindings::dma_data_direction,
 ) -> *mut bindings::sg_table {
     // SAFETY: The dma-buf is one of `T`, and the importer holds a reference.
     let exported = unsafe { Exported::<T>::from_dma_buf((*attachment).dmabuf) };
-    let request = MapRequest {
-        attachment,
-        dir,
-        _life: PhantomData,
-    };
+    // SAFETY: The reservation lock is held, here and when the importer unmaps, which it does first.
+    let request = unsafe { MapRequest::from_raw(attachment, dir) };
     match T::map(exported, request) {
-        Ok(mapping) => mapping.0.as_ptr(),
+        Ok(mapping) => mapping.into_raw(),
         Err(err) => err.to_ptr(),
     }
 }
 
+/// `dma_buf_ops.unmap_dma_buf`
+///
+/// # Safety
+///
+/// Called by the dma-buf core with what [`map`] gave for the attachment.
 unsafe extern "C" fn unmap<T: Exporter>(
     attachment: *mut bindings::dma_buf_attachment,
     sgt: *mut bindings::sg_table,
-    dir: bindings::dma_data_direction,
+    _dir: bindings::dma_data_direction,
 ) {
     // SAFETY: `sgt` is what `map` gave for the attachment; the reservation lock is held.
-    unsafe { bindings::dma_buf_free_sgt(attachment, sgt, dir) };
+    drop(unsafe { DeviceMapping::from_raw(sgt) });
     // SAFETY: The dma-buf is one of `T`, and the importer holds a reference.
     T::unmapped(unsafe { Exported::<T>::from_dma_buf((*attachment).dmabuf) });
 }
 
+/// `dma_buf_ops.mmap`
+///
+/// # Safety
+///
+/// Called by the dma-buf core for a dma-buf of exporter `T` and a VMA that is being set up.
 unsafe extern "C" fn mmap<T: Exporter>(
     dma_buf: *mut bindings::dma_buf,
     vma: *mut bindings::vm_area_struct,
@@ -221,6 +245,11 @@ unsafe extern "C" fn mmap<T: Exporter>(
     })
 }
 
+/// `dma_buf_ops.release`
+///
+/// # Safety
+///
+/// Called by the dma-buf core once for a dma-buf of exporter `T`.
 unsafe extern "C" fn release<T: Exporter>(dma_buf: *mut bindings::dma_buf) {
     // SAFETY: `DmaBuf::export` put the reference there, and this is called once.
     let exported = unsafe { Arc::from_raw((*dma_buf).priv_.cast::<Exported<T>>()) };
@@ -270,54 +299,6 @@ impl Attachment {
     pub fn is_revocable(&self) -> bool {
         // SAFETY: The attachment is valid.
         unsafe { bindings::dma_buf_attach_revocable(self.0.get()) }
-    }
-}
-
-/// What an importing device wants mapped.
-pub struct MapRequest<'a> {
-    attachment: *mut bindings::dma_buf_attachment,
-    dir: bindings::dma_data_direction,
-    _life: PhantomData<&'a ()>,
-}
-
-/// Memory mapped for an importing device; [`Exporter::map`] passes it on.
-pub struct DeviceMapping(NonNull<bindings::sg_table>);
-
-impl MapRequest<'_> {
-    /// Maps physical memory of BAR `bar`, given as pairs of address and length in bytes, of `size`
-    /// bytes in all. `dma_buf_phys_vec_to_sgt()`
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` when the topology does not let the importing device reach the BAR, and what the DMA
-    /// layer says.
-    pub fn map(
-        self,
-        core: &Core,
-        bar: usize,
-        memory: impl Iterator<Item = (u64, u64)>,
-        size: u64,
-    ) -> Result<DeviceMapping> {
-        let provider = core.p2p_provider(bar).ok_or(EOPNOTSUPP)?;
-        let mut vec = KVVec::new();
-        for (paddr, len) in memory {
-            // CAST: `size_t` has the width of `u64` here.
-            let len = len as usize;
-            vec.push(bindings::phys_vec { paddr, len }, GFP_KERNEL)?;
-        }
-        // SAFETY: The attachment is valid and its reservation lock held; `vec` has that many
-        // elements; the device is bound, so `provider` is valid.
-        let sgt = from_err_ptr(unsafe {
-            bindings::dma_buf_phys_vec_to_sgt(
-                self.attachment,
-                provider.as_ptr(),
-                vec.as_mut_ptr(),
-                vec.len(),
-                size as usize,
-                self.dir,
-            )
-        })?;
-        NonNull::new(sgt).map(DeviceMapping).ok_or(ENOMEM)
     }
 }
 

@@ -71,9 +71,7 @@ pub enum Outcome {
 impl Outcome {
     fn as_raw(self) -> bindings::vm_fault_t {
         match self {
-            Outcome::Mapped | Outcome::Retry => {
-                bindings::vm_fault_reason_VM_FAULT_NOPAGE
-            }
+            Outcome::Mapped | Outcome::Retry => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
             Outcome::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
             Outcome::SigBus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             Outcome::OutOfMemory => bindings::vm_fault_reason_VM_FAULT_OOM,
@@ -89,7 +87,7 @@ unsafe impl<T> Sync for VmOps<T> {}
 
 impl<T: Exporter> VmOps<T> {
     /// Makes the table; for a `static`.
-    pub const fn new() -> Self {
+    pub const fn build() -> Self {
         let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
         ops.open = Some(open);
         ops.close = Some(close);
@@ -103,6 +101,10 @@ impl<T: Exporter> VmOps<T> {
 }
 
 /// `vm_operations_struct.open`: the mapping was copied, by fork or by a split.
+///
+/// # Safety
+///
+/// Called by the memory management for a VMA that [`NewMapping::install`] set up.
 unsafe extern "C" fn open(vma: *mut bindings::vm_area_struct) {
     // SAFETY: `NewMapping::install` set it to a file of which the original holds a reference, or
     // to null.
@@ -114,6 +116,10 @@ unsafe extern "C" fn open(vma: *mut bindings::vm_area_struct) {
 }
 
 /// `vm_operations_struct.close`: the mapping goes away.
+///
+/// # Safety
+///
+/// Called by the memory management for a VMA that [`NewMapping::install`] set up.
 unsafe extern "C" fn close(vma: *mut bindings::vm_area_struct) {
     // SAFETY: See `open`.
     let device_file = unsafe { (*vma).vm_private_data }.cast::<bindings::file>();
@@ -128,6 +134,10 @@ unsafe extern "C" fn close(vma: *mut bindings::vm_area_struct) {
 ///
 /// Without this function the kernel would drop the lock of the VMA before each `fault`, and try
 /// again with `mmap_lock` (`vmf_can_call_fault()`).
+///
+/// # Safety
+///
+/// Called by the memory management.
 unsafe extern "C" fn map_pages(
     _vmf: *mut bindings::vm_fault,
     _start: c_ulong,
@@ -136,11 +146,21 @@ unsafe extern "C" fn map_pages(
     0
 }
 
+/// `vm_operations_struct.fault`
+///
+/// # Safety
+///
+/// Called by the memory management for a VMA that [`NewMapping::install`] set up.
 unsafe extern "C" fn fault<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
     // SAFETY: As for `huge_fault`.
     unsafe { huge_fault::<T>(vmf, 0) }
 }
 
+/// `vm_operations_struct.huge_fault`
+///
+/// # Safety
+///
+/// As for [`fault`].
 unsafe extern "C" fn huge_fault<T: Exporter>(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
@@ -410,6 +430,10 @@ struct PteCursor {
 }
 
 /// `pte_fn_t` of [`Fault::insert_pages`]; runs with the page table locked.
+///
+/// # Safety
+///
+/// Called by `apply_to_page_range()` with the page table locked and a [`PteCursor`].
 unsafe extern "C" fn set_pte(pte: *mut bindings::pte_t, addr: usize, data: *mut c_void) -> c_int {
     // SAFETY: `insert_pages` passes a cursor.
     let cursor = unsafe { &*data.cast::<PteCursor>() };

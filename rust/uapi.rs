@@ -82,4 +82,11 @@ macro_rules! plain {
         unsafe impl AsBytes for $ty {}
     )*};
 }
-plain!(FeatureDmaBuf, FeatureInfo, FeatureMemattr, FeatureRevoke, IoctlRevoke, DmaRange);
+plain!(
+    FeatureDmaBuf,
+    FeatureInfo,
+    FeatureMemattr,
+    FeatureRevoke,
+    IoctlRevoke,
+    DmaRange
+);

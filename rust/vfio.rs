@@ -82,10 +82,7 @@ pub trait Driver: Sized + Send + Sync + 'static {
     /// The core's function for `change` is about to be called; on an error it is not.
     ///
     /// No lock is held.
-    fn bracket(
-        device: &Device<Self>,
-        change: MemoryChange,
-    ) -> Result<Option<Self::Bracket<'_>>>;
+    fn bracket(device: &Device<Self>, change: MemoryChange) -> Result<Option<Self::Bracket<'_>>>;
 
     /// The function is about to be reset, by whomever.
     ///
@@ -141,6 +138,11 @@ const fn vfio_ops<T: Driver>() -> bindings::vfio_device_ops {
     }
 }
 
+/// `vfio_device_ops.open_device`
+///
+/// # Safety
+///
+/// Called by the VFIO core for a device of driver `T`.
 unsafe extern "C" fn open_device<T: Driver>(vdev: *mut bindings::vfio_device) -> c_int {
     from_result(|| {
         let core = vdev.cast::<bindings::vfio_pci_core_device>();
@@ -156,6 +158,11 @@ unsafe extern "C" fn open_device<T: Driver>(vdev: *mut bindings::vfio_device) ->
     })
 }
 
+/// `vfio_device_ops.close_device`
+///
+/// # Safety
+///
+/// Called by the VFIO core for a device of driver `T`.
 unsafe extern "C" fn close_device<T: Driver>(vdev: *mut bindings::vfio_device) {
     // SAFETY: The VFIO core closes a device that it has opened.
     let opened = T::close_device(unsafe { Device::from_raw(vdev) });
@@ -167,6 +174,11 @@ unsafe extern "C" fn close_device<T: Driver>(vdev: *mut bindings::vfio_device) {
     unsafe { bindings::vfio_pci_core_close_device(vdev) };
 }
 
+/// `vfio_device_ops.ioctl`
+///
+/// # Safety
+///
+/// Called by the VFIO core for a device of driver `T`.
 unsafe extern "C" fn ioctl<T: Driver>(
     vdev: *mut bindings::vfio_device,
     cmd: c_uint,
@@ -187,6 +199,11 @@ unsafe extern "C" fn ioctl<T: Driver>(
     })
 }
 
+/// `vfio_device_ops.device_feature`
+///
+/// # Safety
+///
+/// Called by the VFIO core for a device of driver `T`.
 unsafe extern "C" fn device_feature<T: Driver>(
     vdev: *mut bindings::vfio_device,
     flags: u32,
@@ -215,6 +232,11 @@ unsafe extern "C" fn device_feature<T: Driver>(
     })
 }
 
+/// `vfio_device_ops.write`
+///
+/// # Safety
+///
+/// Called by the VFIO core for a device of driver `T`.
 unsafe extern "C" fn write<T: Driver>(
     vdev: *mut bindings::vfio_device,
     buf: *const c_char,
@@ -240,6 +262,11 @@ unsafe extern "C" fn write<T: Driver>(
 /// `VFIO_PCI_CONFIG_REGION_INDEX`
 const CONFIG_REGION: u64 = bindings::VFIO_PCI_CONFIG_REGION_INDEX as u64;
 
+/// `vfio_device_ops.mmap`
+///
+/// # Safety
+///
+/// Called by the VFIO core for a device of driver `T`.
 unsafe extern "C" fn mmap<T: Driver>(
     vdev: *mut bindings::vfio_device,
     vma: *mut bindings::vm_area_struct,

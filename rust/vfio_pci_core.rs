@@ -366,8 +366,8 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
             let dev = unsafe { &raw mut (*pdev).dev };
             let size = core::mem::size_of::<Device<T>>();
             // SAFETY: `init` fills an allocation of that size.
-            let vdev =
-                from_err_ptr(unsafe { bindings::_vfio_alloc_device(size, dev, T::VFIO_OPS) })?;
+            let vdev = unsafe { bindings::_vfio_alloc_device(size, dev, T::VFIO_OPS) };
+            let vdev = from_err_ptr(vdev)?;
             // CAST: The VFIO device is the first member of the core's.
             let core = vdev.cast::<bindings::vfio_pci_core_device>();
             // SAFETY: The core wants its device as the driver data.

@@ -6,16 +6,19 @@
 # Makes the parts that TARGET needs, kernel first, then runs it:
 #   module                  build/module/*.ko for the test kernel
 #   demo test run shell     that and the guest programs, and boots a guest (scripts/guest/run.py)
+#   bench                   the same with the kernel that is measured
 #   check fmt               scripts/check builds on its own
 set -eu
 
 . /src/scripts/lib.sh
 target=$1
 
+# build_module [DIR]
 build_module() {
-	objects_for "$kernel" /src/build/module
+	objects=${1-/src/build/module}
+	objects_for "$kernel" "$objects"
 	say 'module: build'
-	make ${V:+V=$V} -s -j"$(nproc)" -C "$kernel/build" M=/src MO=/src/build/module LLVM=1 \
+	make ${V:+V=$V} -s -j"$(nproc)" -C "$kernel/build" M=/src MO="$objects" LLVM=1 \
 		modules >&2 9>&- || die 'the module did not build: see above'
 }
 
@@ -28,7 +31,9 @@ build_guest() {
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
 main() {
-	kernel=$(/src/scripts/kernel.sh)
+	flavour=test
+[ "$target" != bench ] || flavour=bench
+kernel=$(/src/scripts/kernel.sh "$flavour")
 	mkdir -p /src/build
 	lock /src/build/.lock
 	# Only what is needed: a part that does not build must not stop the others.

@@ -40,10 +40,12 @@ use kernel_ext::{
     dma_buf::{
         self,
         Attachment,
-        DeviceMapping,
         DmaBuf,
         Exported,
-        Exporter,
+        Exporter, //
+    },
+    dma_buf_mapping::{
+        DeviceMapping,
         MapRequest, //
     },
     mm::{
@@ -60,8 +62,8 @@ use kernel_ext::{
     }, //
 };
 
-static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::new();
-static VM_OPS: VmOps<Buffer> = VmOps::new();
+static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build();
+static VM_OPS: VmOps<Buffer> = VmOps::build();
 
 /// Ranges of one BAR, laid end to end.
 pub(crate) struct Buffer {
@@ -387,7 +389,7 @@ impl Exporter for Buffer {
             .layout
             .runs(0)
             .map(|run| (run.pfn << PAGE_SHIFT, run.pages << PAGE_SHIFT));
-        let mapping = request.map(device.core(), exported.bar, memory, exported.size())?;
+        let mapping = request.map(device.core(), exported.bar, memory)?;
         exported.imports.fetch_add(1, Relaxed);
         Ok(mapping)
     }

@@ -68,9 +68,9 @@ impl Registry {
             if buffer.pages() > free.len() {
                 continue;
             }
-            let result = self
-                .windows
-                .alloc_range(buffer.pages(), buffer.clone(), free, GFP_KERNEL_ACCOUNT);
+            let result =
+                self.windows
+                    .alloc_range(buffer.pages(), buffer.clone(), free, GFP_KERNEL_ACCOUNT);
             match result {
                 Ok(window) => return Ok(window),
                 Err(err) if err.cause == AllocErrorKind::Busy => {}

@@ -52,9 +52,11 @@ class Job:
     files: dict = dataclasses.field(default_factory=dict)  # guest path -> host path
     modules: list = dataclasses.field(default_factory=list)  # for modprobe
     insmod: list = dataclasses.field(default_factory=list)  # guest paths, after `modules`
-    devices: list = dataclasses.field(default_factory=list)  # as for -device, without a bus
+    # As for -device, without a bus; "a+b" are two functions of one device.
+    devices: list = dataclasses.field(default_factory=list)
     qemu_args: list = dataclasses.field(default_factory=list)
     append: str = ""  # more kernel command line
+    icount: bool = False  # one CPU, one instruction per virtual nanosecond
     driver: str = ""
     bind: bool = False
     env: dict = dataclasses.field(default_factory=dict)
@@ -116,6 +118,9 @@ def _write_initramfs(job, path):
     for applet in applets.stdout.split():
         archive.add_link(f"bin/{applet}", "busybox")
     archive.add_tree("lib/modules", f"{job.kernel}/modules/lib/modules")
+    for path in glob.glob(f"{job.kernel}/modules/lib/modules/*/kernel/**/*.ko", recursive=True):
+        target = os.path.relpath(path, f"{job.kernel}/modules/lib/modules")
+        archive.add_link(f"lib/modules/{os.path.basename(path)}", target)
     size = os.get_terminal_size() if job.terminal else os.terminal_size((80, 24))
     settings = {
         "MODPROBE": " ".join(job.modules),
@@ -140,8 +145,12 @@ def _qemu_command(job, folder, console, control):
     if accel == "tcg":
         accel = "tcg,thread=single"
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
-    command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-m", "1G", "-smp", "2"]
-    command += ["-cpu", "host" if accel.startswith("kvm") else CPU, "-no-reboot"]
+    command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-m", "1G", "-no-reboot"]
+    if job.icount:
+        # `rep stosb` would count one instruction per byte.
+        command += ["-icount", "shift=0,sleep=off", "-smp", "1", "-cpu", "max,-erms,-fsrm"]
+    else:
+        command += ["-smp", "2", "-cpu", "host" if accel.startswith("kvm") else CPU]
     command += ["-kernel", f"{job.kernel}/build/arch/x86/boot/bzImage"]
     command += ["-initrd", INITRAMFS, "-append", f"{APPEND} {job.append}"]
     command += ["-serial", f"file:{folder}/kernel.log"]
@@ -157,7 +166,10 @@ def _qemu_command(job, folder, console, control):
             raise Unusable(f"device {device}: leave bus and addr out, each gets its own root port")
         where = f"bus=pcie.0,addr={FIRST_SLOT + i:#x},chassis={i + 1},slot={i + 1}"
         command += ["-device", f"pcie-root-port,id=port{i},{where}"]
-        command += ["-device", f"{device},bus=port{i}"]
+        functions = device.split("+")
+        for function, one in enumerate(functions):
+            more = ",multifunction=on" if len(functions) > 1 and function == 0 else ""
+            command += ["-device", f"{one},bus=port{i},addr=0.{function}{more}"]
     return command
 
 

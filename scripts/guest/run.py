@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""usage (inside the root): run.py KERNEL demo|test|run|shell
+"""usage (inside the root): run.py KERNEL demo|test|bench|run|shell
 
 The targets of the Makefile that boot a guest. They take what the user may set
 from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE.
@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 
+import bench
 import judge
 import machine
 
@@ -25,15 +26,17 @@ PROG_FD = 8  # scripts/run opens the user's program: its path means nothing in h
 TEST_DEVICES = [
     "edu",
     "edu,dma_mask=0xffffffff",
+    "edu+edu",
     "bochs-display,vgamem=16M",
     "ivshmem-plain,memdev=shared",
     "igb",
+    "pci-testdev,membar=4G",
 ]
 TEST_QEMU_ARGS = [
     "-object",
     "memory-backend-file,id=shared,share=on,size=1M,mem-path=/tmp/shared",
 ]
-SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "run": 600}
+SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "bench": 900, "run": 600}
 
 # Exit statuses of `run` that are not the program's.
 STATUS_TIME_LIMIT = 124
@@ -71,7 +74,8 @@ def seconds(what):
 
 def base_job(name, kernel, command, **more):
     """A job with everything that was built in the guest."""
-    files = {f"lib/modules/{os.path.basename(p)}": p for p in glob.glob(f"{BUILD}/module/*.ko")}
+    modules = f"{BUILD}/{'bench-module' if name == 'bench' else 'module'}/*.ko"
+    files = {f"lib/modules/{os.path.basename(p)}": p for p in glob.glob(modules)}
     for path in glob.glob(f"{BUILD}/guest/x86_64-unknown-linux-gnu/release/*"):
         if os.path.isfile(path) and os.access(path, os.X_OK):
             files[f"bin/{os.path.basename(path)}"] = path
@@ -145,7 +149,7 @@ def kunit(kernel):
     start = next((i for i, line in enumerate(log) if "guest: begin" in line), 0)
     with open(os.path.join(os.path.dirname(result.log), "kunit"), "w") as report:
         with contextlib.redirect_stdout(report):
-            test = kunit_parser.parse_run_tests(log[start:], kunit_printer.Printer(report))
+            test = kunit_parser.parse_run_tests(log[start:], kunit_printer.Printer(output=report))
     say(logs(result))
     return judge.judge_kunit(test, kunit_parser, log, result.problem)
 
@@ -185,6 +189,11 @@ def test(kernel):
     line, good = judge.totals(cases)
     print(line, flush=True)
     return 0 if good else 1
+
+
+def measure(kernel):
+    """The table of costs; see bench.py."""
+    return bench.bench(base_job("bench", kernel, ["bench"]), BUILD)
 
 
 def user_job(name, kernel, command):
@@ -245,7 +254,8 @@ def main():
     """Runs one target."""
     try:
         kernel, target = sys.argv[1:]
-        sys.exit({"demo": demo, "test": test, "run": run, "shell": shell}[target](kernel))
+        targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
+        sys.exit(targets[target](kernel))
     except machine.Unusable as problem:
         sys.exit(f"error: {problem}")
     except KeyboardInterrupt:

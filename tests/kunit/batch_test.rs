@@ -69,7 +69,11 @@ mod tests {
             (0, 262144, 1, 523),
         ] {
             let (faults, _) = walk(Trace::from_raw(0), first, end, phase);
-            expect_eq(fmt!("{}..{}: {} faults", first, end, faults), faults <= most, true)?;
+            expect_eq(
+                fmt!("{}..{}: {} faults", first, end, faults),
+                faults <= most,
+                true,
+            )?;
         }
         for limit in [0, 1] {
             let (count, _) = Trace::from_raw(u64::MAX).after(5, limit);
@@ -86,7 +90,11 @@ mod tests {
         for raw in [0, 1, u64::MAX, 1 << 63, 0x3ff] {
             let next = raw >> 10;
             let (count, _) = Trace::from_raw(raw).after(next, 100);
-            expect_eq(fmt!("{:#x}: {}", raw, count), (1..=100).contains(&count), true)?;
+            expect_eq(
+                fmt!("{:#x}: {}", raw, count),
+                (1..=100).contains(&count),
+                true,
+            )?;
         }
         Ok(())
     }

@@ -30,7 +30,11 @@ mod tests {
             let got = ALL.memory_may_change(offset, 1);
             expect_eq(fmt!("byte {:#x}", offset), got, want)?;
             let got = NONE.memory_may_change(offset, 1);
-            expect_eq(fmt!("byte {:#x} without capabilities", offset), got, offset == 4)?;
+            expect_eq(
+                fmt!("byte {:#x} without capabilities", offset),
+                got,
+                offset == 4,
+            )?;
         }
         Ok(())
     }

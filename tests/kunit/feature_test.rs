@@ -28,7 +28,10 @@ const RANGE: usize = 16;
 /// The payload as user memory has it: four 32 bit numbers.
 fn raw(open_flags: u32, flags: u32, nr_ranges: u32) -> FeatureDmaBuf {
     let mut bytes = [0; HEADER];
-    for (chunk, word) in bytes.chunks_exact_mut(4).zip([2, open_flags, flags, nr_ranges]) {
+    for (chunk, word) in bytes
+        .chunks_exact_mut(4)
+        .zip([2, open_flags, flags, nr_ranges])
+    {
         chunk.copy_from_slice(&u32::to_ne_bytes(word));
     }
     FeatureDmaBuf::from_bytes_copy(&bytes).expect("16 bytes")
@@ -54,7 +57,11 @@ mod tests {
             (GET, 0, GET, Err(EINVAL)),
         ] {
             let got = Request::check(flags | 0xff0d, argsz, ops, 8);
-            expect_eq(fmt!("{:#x} of {:#x}, {} bytes", flags, ops, argsz), got, want)?;
+            expect_eq(
+                fmt!("{:#x} of {:#x}, {} bytes", flags, ops, argsz),
+                got,
+                want,
+            )?;
         }
         Ok(())
     }
@@ -99,7 +106,11 @@ mod tests {
             (1, HEADER + RANGE - 1, Err(EINVAL)),
             (1, HEADER + RANGE, Ok(1)),
             (2, HEADER + RANGE, Err(EINVAL)),
-            (MAX_RANGES, HEADER + MAX_RANGES as usize * RANGE - 1, Err(EINVAL)),
+            (
+                MAX_RANGES,
+                HEADER + MAX_RANGES as usize * RANGE - 1,
+                Err(EINVAL),
+            ),
         ] {
             let got = Export::decode(&raw(0, 0, nr_ranges), argsz).map(|it| it.nr_ranges);
             expect_eq(fmt!("{} ranges in {} bytes", nr_ranges, argsz), got, want)?;

@@ -30,7 +30,11 @@ mod tests {
             expect_eq(fmt!("{:#x}", raw), Memattr::from_raw(raw), want)?;
         }
         for memattr in [Noncached, WriteCombining] {
-            expect_eq(fmt!("{:?}", memattr), Memattr::from_raw(memattr.as_raw()), Ok(memattr))?;
+            expect_eq(
+                fmt!("{:?}", memattr),
+                Memattr::from_raw(memattr.as_raw()),
+                Ok(memattr),
+            )?;
         }
         Ok(())
     }
@@ -38,17 +42,33 @@ mod tests {
     #[test]
     fn export_flags_have_the_attribute_and_nothing_else() -> Result {
         expect_eq(fmt!("UC"), Memattr::from_export_flags(0), Ok(Noncached))?;
-        expect_eq(fmt!("WC"), Memattr::from_export_flags(1 << 28), Ok(WriteCombining))?;
+        expect_eq(
+            fmt!("WC"),
+            Memattr::from_export_flags(1 << 28),
+            Ok(WriteCombining),
+        )?;
         // Every other value of the field.
         for value in 2..16 {
-            expect_eq(fmt!("attribute {}", value), Memattr::from_export_flags(value << 28), Err(EINVAL))?;
+            expect_eq(
+                fmt!("attribute {}", value),
+                Memattr::from_export_flags(value << 28),
+                Err(EINVAL),
+            )?;
         }
         // Every bit outside of it, alone and along with WC.
         for bit in 0..28 {
             let flags = 1 << bit;
-            expect_eq(fmt!("bit {}", bit), Memattr::from_export_flags(flags), Err(EINVAL))?;
+            expect_eq(
+                fmt!("bit {}", bit),
+                Memattr::from_export_flags(flags),
+                Err(EINVAL),
+            )?;
             let flags = 1 << bit | 1 << 28;
-            expect_eq(fmt!("WC, bit {}", bit), Memattr::from_export_flags(flags), Err(EINVAL))?;
+            expect_eq(
+                fmt!("WC, bit {}", bit),
+                Memattr::from_export_flags(flags),
+                Err(EINVAL),
+            )?;
         }
         Ok(())
     }
@@ -56,6 +76,10 @@ mod tests {
     #[test]
     fn cache_modes_match() -> Result {
         expect_eq(fmt!("NC"), Noncached.cache_mode(), CacheMode::Noncached)?;
-        expect_eq(fmt!("WC"), WriteCombining.cache_mode(), CacheMode::WriteCombining)
+        expect_eq(
+            fmt!("WC"),
+            WriteCombining.cache_mode(),
+            CacheMode::WriteCombining,
+        )
     }
 }

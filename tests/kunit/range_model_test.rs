@@ -79,11 +79,19 @@ fn check_case(seed: u64) -> Result {
     let pfns = model(first_pfn, &ranges)?;
     let layout = Layout::new(first_pfn * PAGE, BAR_PAGES * PAGE, &ranges)?;
 
-    expect_eq(fmt!("seed {}: pages", seed), layout.pages(), pfns.len() as u64)?;
+    expect_eq(
+        fmt!("seed {}: pages", seed),
+        layout.pages(),
+        pfns.len() as u64,
+    )?;
     for (page, &pfn) in pfns.iter().enumerate() {
         let pages = run_length(&pfns, page);
         let got = layout.lookup(page as u64);
-        expect_eq(fmt!("seed {} page {}", seed, page), got, Some(Run { pfn, pages }))?;
+        expect_eq(
+            fmt!("seed {} page {}", seed, page),
+            got,
+            Some(Run { pfn, pages }),
+        )?;
         let block = (pages >= 512 && pfn % 512 == 0).then_some(pfn);
         let got = layout.block(page as u64, 9);
         expect_eq(fmt!("seed {} page {}: block", seed, page), got, block)?;
@@ -92,10 +100,18 @@ fn check_case(seed: u64) -> Result {
     for run in layout.runs(page) {
         let pages = run_length(&pfns, page as usize);
         let pfn = pfns[page as usize];
-        expect_eq(fmt!("seed {} run at {}", seed, page), run, Run { pfn, pages })?;
+        expect_eq(
+            fmt!("seed {} run at {}", seed, page),
+            run,
+            Run { pfn, pages },
+        )?;
         page += pages;
     }
-    expect_eq(fmt!("seed {}: end of the runs", seed), page, pfns.len() as u64)?;
+    expect_eq(
+        fmt!("seed {}: end of the runs", seed),
+        page,
+        pfns.len() as u64,
+    )?;
     let past = layout.lookup(pfns.len() as u64);
     expect_eq(fmt!("seed {}: past the end", seed), past, None)
 }

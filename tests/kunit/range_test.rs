@@ -65,7 +65,11 @@ mod tests {
         let good = range(0, PAGE);
         for bad in [range(0, 0), range(1, PAGE), range(LEN, PAGE)] {
             for ranges in [[bad, good, good], [good, bad, good], [good, good, bad]] {
-                expect_eq(fmt!("{:?}", ranges), pages(START, LEN, &ranges), Err(EINVAL))?;
+                expect_eq(
+                    fmt!("{:?}", ranges),
+                    pages(START, LEN, &ranges),
+                    Err(EINVAL),
+                )?;
             }
         }
         Ok(())
@@ -82,13 +86,20 @@ mod tests {
             (&[half, half, half, half], Err(EINVAL)),
             (&[range(0, 1 << 63)], Err(EINVAL)),
             (&[range(0, u64::MAX - PAGE + 1)], Err(EINVAL)),
-            (&[range(0, u64::MAX - PAGE + 1), range(0, PAGE)], Err(EINVAL)),
+            (
+                &[range(0, u64::MAX - PAGE + 1), range(0, PAGE)],
+                Err(EINVAL),
+            ),
         ] {
             expect_eq(fmt!("{:?}", ranges), pages(0, 1 << 63, ranges), want)?;
         }
         // One page less than bit 63.
         let most = [range(0, (1 << 63) - PAGE)];
-        expect_eq(fmt!("most"), pages(0, 1 << 63, &most), Ok(((1 << 63) - PAGE) / PAGE))
+        expect_eq(
+            fmt!("most"),
+            pages(0, 1 << 63, &most),
+            Ok(((1 << 63) - PAGE) / PAGE),
+        )
     }
 
     #[test]
@@ -110,7 +121,11 @@ mod tests {
 
     #[test]
     fn pages_are_found_in_the_order_given() -> Result {
-        let ranges = [range(8 * PAGE, 2 * PAGE), range(0, PAGE), range(8 * PAGE, PAGE)];
+        let ranges = [
+            range(8 * PAGE, 2 * PAGE),
+            range(0, PAGE),
+            range(8 * PAGE, PAGE),
+        ];
         let layout = Layout::new(START, LEN, &ranges)?;
         for (page, pfn, pages) in [(0, 8, 2), (1, 9, 1), (2, 0, 1), (3, 8, 1)] {
             let want = Run {
@@ -144,7 +159,11 @@ mod tests {
         // 4 MiB at 2 MiB, as 1 MiB + 3 MiB that touch, then 2 MiB of which the address is odd.
         let mib = 1 << 20;
         let start = 0x1_0020_0000;
-        let ranges = [range(0, mib), range(mib, 3 * mib), range(4 * mib + PAGE, 2 * mib)];
+        let ranges = [
+            range(0, mib),
+            range(mib, 3 * mib),
+            range(4 * mib + PAGE, 2 * mib),
+        ];
         let layout = Layout::new(start, 8 * mib, &ranges)?;
         let pfn = start / PAGE;
         for (page, order, want) in [

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping device memory for a device that imports it.
+//!
+//! The kernel's own function for this, `dma_buf_phys_vec_to_sgt()`, takes a list of ranges, but up to
+//! Linux 7.3 at least it puts each of them at the start of the same stretch of I/O addresses, so that
+//! the IOMMU refuses the second one (`EADDRINUSE`). So it is called once for each range, and what it
+//! gives is joined.
+//!
+//! C header: [`include/linux/dma-buf-mapping.h`](srctree/include/linux/dma-buf-mapping.h)
+
+use crate::{
+    bindings,
+    vfio_pci_core::Core, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    prelude::*, //
+};
+
+/// What an importing device wants mapped.
+pub struct MapRequest<'a> {
+    attachment: NonNull<bindings::dma_buf_attachment>,
+    dir: bindings::dma_data_direction,
+    _life: PhantomData<&'a ()>,
+}
+
+/// Memory mapped for an importing device; [`Exporter::map`](crate::dma_buf::Exporter::map) passes it
+/// on.
+pub struct DeviceMapping(KBox<Joined>);
+
+/// The table that the importer sees, and those that it was made of.
+///
+/// # Invariants
+///
+/// `table` was allocated by `sg_alloc_table()`, or is all zero.
+#[repr(C)]
+struct Joined {
+    table: bindings::sg_table,
+    parts: Parts,
+}
+
+/// A table for each range. Unmaps when dropped, for which the reservation lock must be held.
+///
+/// # Invariants
+///
+/// `tables` are what `dma_buf_phys_vec_to_sgt()` gave for `attachment` and `dir`.
+struct Parts {
+    attachment: NonNull<bindings::dma_buf_attachment>,
+    dir: bindings::dma_data_direction,
+    tables: KVVec<NonNull<bindings::sg_table>>,
+}
+
+impl MapRequest<'_> {
+    /// # Safety
+    ///
+    /// During `'a` the attachment is valid and the reservation lock of its dma-buf held; what
+    /// [`MapRequest::map`] gives does not live longer than the attachment, and is dropped with that
+    /// lock held.
+    pub(crate) unsafe fn from_raw(
+        attachment: *mut bindings::dma_buf_attachment,
+        dir: bindings::dma_data_direction,
+    ) -> Self {
+        Self {
+            // SAFETY: A valid attachment is not null.
+            attachment: unsafe { NonNull::new_unchecked(attachment) },
+            dir,
+            _life: PhantomData,
+        }
+    }
+
+    /// Maps physical memory of BAR `bar`, given as pairs of address and length in bytes.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the topology does not let the importing device reach the BAR, and what the DMA
+    /// layer says.
+    pub fn map(
+        self,
+        core: &Core,
+        bar: usize,
+        memory: impl Iterator<Item = (u64, u64)>,
+    ) -> Result<DeviceMapping> {
+        let provider = core.p2p_provider(bar).ok_or(EOPNOTSUPP)?;
+        // INVARIANT: No table yet.
+        let mut parts = Parts {
+            attachment: self.attachment,
+            dir: self.dir,
+            tables: KVVec::new(),
+        };
+        for (paddr, len) in memory {
+            parts.add(provider, paddr, len)?;
+        }
+        Joined::new(parts).map(DeviceMapping)
+    }
+}
+
+impl Parts {
+    /// Maps one more range. `dma_buf_phys_vec_to_sgt()`
+    fn add(
+        &mut self,
+        provider: NonNull<bindings::p2pdma_provider>,
+        paddr: u64,
+        len: u64,
+    ) -> Result {
+        self.tables.reserve(1, GFP_KERNEL)?;
+        // CAST: `size_t` has the width of `u64` here.
+        let len = len as usize;
+        let mut range = bindings::phys_vec { paddr, len };
+        // SAFETY: The attachment is valid and its reservation lock held; the device is bound, so
+        // `provider` is valid; there is one range.
+        let table = from_err_ptr(unsafe {
+            bindings::dma_buf_phys_vec_to_sgt(
+                self.attachment.as_ptr(),
+                provider.as_ptr(),
+                &mut range,
+                1,
+                len,
+                self.dir,
+            )
+        })?;
+        // INVARIANT: Made just now. There is room for it.
+        self.tables
+            .push(NonNull::new(table).ok_or(ENOMEM)?, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Calls `f` with DMA address and length of each entry of each table.
+    fn for_each_entry(&self, mut f: impl FnMut(u64, u32)) {
+        for table in &self.tables {
+            // SAFETY: By the type invariant.
+            let (mut entry, count) = unsafe { ((*table.as_ptr()).sgl, (*table.as_ptr()).nents) };
+            for _ in 0..count {
+                // SAFETY: The list has `count` entries.
+                let address = unsafe { bindings::sg_dma_address(entry) };
+                // SAFETY: As above.
+                f(address, unsafe { bindings::sg_dma_len(entry) });
+                // SAFETY: As above; null behind the last.
+                entry = unsafe { bindings::sg_next(entry) };
+            }
+        }
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        for table in &self.tables {
+            let table = table.as_ptr();
+            // `dma_buf_phys_vec_to_sgt()` sets `orig_nents` to 0, to tell that there are no pages,
+            // but it is what `sg_free_table()` goes by: without this the list would leak.
+            // SAFETY: By the type invariant; nobody uses the table any more.
+            unsafe { (*table).orig_nents = (*table).nents };
+            // SAFETY: By the type invariant; the reservation lock is held.
+            unsafe { bindings::dma_buf_free_sgt(self.attachment.as_ptr(), table, self.dir) };
+        }
+    }
+}
+
+impl Joined {
+    fn new(parts: Parts) -> Result<KBox<Self>> {
+        let mut count = 0u32;
+        parts.for_each_entry(|_, _| count = count.saturating_add(1));
+        // INVARIANT: All zero.
+        let mut joined = KBox::new(
+            Self {
+                table: pin_init::zeroed(),
+                parts,
+            },
+            GFP_KERNEL,
+        )?;
+        let Self { table, parts } = &mut *joined;
+        // INVARIANT: Allocated, or zeroed again.
+        // SAFETY: `table` is ours.
+        to_result(unsafe { bindings::sg_alloc_table(table, count, bindings::GFP_KERNEL) })?;
+        let mut entry = table.sgl;
+        parts.for_each_entry(|address, length| {
+            // SAFETY: The list has as many entries as we copy.
+            unsafe { (*entry).dma_address = address };
+            // SAFETY: As above. Lengths are there, where architectures have CONFIG_NEED_SG_DMA_LENGTH.
+            unsafe { (*entry).dma_length = length };
+            // SAFETY: As above.
+            entry = unsafe { bindings::sg_next(entry) };
+        });
+        // Importers see by this that there are no pages.
+        table.orig_nents = 0;
+        Ok(joined)
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.table.orig_nents = self.table.nents;
+        // SAFETY: By the type invariant; an all-zero table is left alone.
+        unsafe { bindings::sg_free_table(&mut self.table) };
+    }
+}
+
+impl DeviceMapping {
+    /// The table for the importer.
+    pub(crate) fn into_raw(self) -> *mut bindings::sg_table {
+        // CAST: It is the first member.
+        KBox::into_raw(self.0).cast()
+    }
+
+    /// Takes back what [`DeviceMapping::into_raw`] gave; it is unmapped when dropped.
+    ///
+    /// # Safety
+    ///
+    /// `table` is from there, and is taken back once.
+    pub(crate) unsafe fn from_raw(table: *mut bindings::sg_table) -> Self {
+        // SAFETY: By the requirements of this function.
+        Self(unsafe { KBox::from_raw(table.cast()) })
+    }
+}

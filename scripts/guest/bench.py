@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0
+"""`make bench`: what the driver costs, beside the in-tree vfio-pci in the same boot.
+
+The guest has one CPU that executes one instruction per virtual nanosecond, so its
+program `bench` counts instructions; the figures repeat exactly. They say nothing about
+caches, contention or TLB shootdown.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+
+import machine
+
+DEVICES = ["bochs-display,vgamem=256M", "pci-testdev,membar=1G"]
+
+
+@dataclasses.dataclass
+class Limit:
+    """What a row must not exceed: a number, and a share of an in-tree figure."""
+
+    most: float = float("inf")
+    ratio: float = float("inf")
+    of: str = ""  # the row whose in-tree figure counts, if not this one
+
+
+LIMITS = {
+    "fault_2m": Limit(ratio=1.05),
+    "fault_4k": Limit(ratio=1.1),
+    "touch_4k": Limit(ratio=0.06),
+    "touch_4k_faults": Limit(most=64),
+    "touch_wc": Limit(ratio=0.06, of="touch_4k"),
+    "touch_wc_faults": Limit(most=64),
+    "touch_1g_faults": Limit(most=1),
+    "touch_1g_odd_faults": Limit(most=600),
+    "bar_mmap": Limit(ratio=1.3),
+    "buf_mmap": Limit(most=9500),
+    "export_1": Limit(ratio=1.3),
+    "export_4k_ranges": Limit(ratio=1.1),
+    "last_of_16384": Limit(most=6000),
+    "touch_16384": Limit(most=10_000_000),
+    "touch_16384_faults": Limit(most=64),
+    "revoke_1": Limit(most=2200),
+    "revoke_1_among_1000": Limit(most=2200),
+    "revoke_innocent": Limit(most=0),
+    "memoff_1000_bar_maps": Limit(ratio=1.05),
+    "memoff_1000_mapped": Limit(ratio=1.05),
+    "memoff_1000_exported": Limit(most=5000),
+    "memon_1000": Limit(most=2500),
+    "slab_per_bar_map": Limit(most=1500),
+}
+
+
+def parse(text):
+    """The rows that the guest's program printed."""
+    rows = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 4 and words[2].isdigit():
+            peer = int(words[3]) if words[3].isdigit() else None
+            rows.append({"id": words[0], "ours": int(words[2]), "in_tree": peer, "unit": words[1]})
+    return rows
+
+
+def bound(row, rows):
+    """The largest figure that the row may have, or None."""
+    limit = LIMITS.get(row["id"])
+    if not limit:
+        return None
+    peers = {other["id"]: other["in_tree"] for other in rows}
+    peer = peers.get(limit.of or row["id"])
+    bounds = [limit.most] + ([] if peer is None else [limit.ratio * peer])
+    return min(bounds)
+
+
+def table(rows):
+    """Prints the rows as Markdown; returns those that miss their limit."""
+    print("| row | unit | ours | in-tree | ours/in-tree | limit | |")
+    print("|---|---|---:|---:|---:|---:|---|")
+    missed = []
+    for row in rows:
+        most = bound(row, rows)
+        good = most is None or row["ours"] <= most
+        if not good:
+            missed.append(row["id"])
+        peer = row["in_tree"]
+        ratio = f"{row['ours'] / peer:.3f}" if peer else "–"
+        print(
+            f"| {row['id']} | {row['unit']} | {row['ours']:,} | "
+            f"{'–' if peer is None else f'{peer:,}'} | {ratio} | "
+            f"{'–' if most is None else f'{int(most):,}'} | "
+            f"{'' if most is None else 'ok' if good else 'MISSED'} |"
+        )
+    return missed
+
+
+def bench(job, build):
+    """Boots, prints the table, writes bench.json; 0 if every limit is met."""
+    job.devices, job.icount, job.append = DEVICES, True, "norandmaps quiet loglevel=4"
+    job.modules.append("vfio-pci")
+    result = machine.run(job)
+    text = result.output.decode(errors="replace")
+    rows = parse(text)
+    lost = set(LIMITS) - {row["id"] for row in rows}
+    if result.problem or result.status != 0 or lost:
+        print(text, end="")
+        why = result.problem or f"status {result.status}, rows missing: {sorted(lost)}"
+        print(f"error: bench: {why}; kernel log: {machine.outside(result.log)}", file=sys.stderr)
+        return 1
+    with open(os.path.join(build, "bench.json"), "w") as file:
+        json.dump({"rows": rows}, file, indent=1)
+        file.write("\n")
+    missed = table(rows)
+    if missed:
+        print(f"bench: over the limit: {', '.join(missed)}")
+        return 1
+    print("bench: every limit is met")
+    return 0

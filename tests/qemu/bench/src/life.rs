@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Making and taking away: mappings, buffers, revocation.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::Result;
+use guest::buffer::{self, Buffer, Export, Range};
+use guest::device::Device;
+use guest::mm::{self, Mapping};
+use guest::PAGE;
+
+use crate::measure::{count, faults, median, slab, touch};
+use crate::{Rows, Unit};
+
+/// mmap() and munmap() of a page.
+fn map_and_unmap(fd: impl AsFd, offset: u64) -> Result<u64> {
+    let fd = fd.as_fd().as_raw_fd();
+    let (count, result) = count(|| {
+        let address = mm::map(fd, PAGE, mm::RW, mm::SHARED, offset)?;
+        mm::unmap(address, PAGE)
+    });
+    result?;
+    Ok(count)
+}
+
+/// A page of the device fd and of a dma-buf; kernel memory of a mapping.
+pub fn mappings(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
+    let bar = device.region(0)?.offset;
+    let cost = median(101, |_| map_and_unmap(device, bar))?;
+    rows.push(("bar_mmap", Unit::Instructions, cost));
+    if ours {
+        let buffer = Buffer::export(device, 0, 0, PAGE)?;
+        let cost = median(101, |_| map_and_unmap(&buffer, 0))?;
+        rows.push(("buf_mmap", Unit::Instructions, cost));
+    }
+    const MAPPINGS: u64 = 4000;
+    let before = slab()?;
+    let all = (0..MAPPINGS)
+        .map(|n| device.map_bar_part(0, n * 2 * PAGE, PAGE))
+        .collect::<Result<Vec<_>, _>>()?;
+    rows.push(("slab_per_bar_map", Unit::Bytes, (slab()? - before) / MAPPINGS));
+    drop(all);
+    Ok(())
+}
+
+/// Export and close.
+pub fn exports(device: &Device, rows: &mut Rows) -> Result<()> {
+    for (row, ranges) in [("export_1", 1), ("export_4k_ranges", 4096)] {
+        let ranges: Vec<Range> = (0..ranges).map(|n| Range(n * 2 * PAGE, PAGE)).collect();
+        let export = Export::new(0, &ranges);
+        let mut call = export.call();
+        let cost = median(101, |_| {
+            let (count, result) = count(|| Buffer::by_call(device, &mut call).map(drop));
+            result?;
+            Ok(count)
+        })?;
+        rows.push((row, Unit::Instructions, cost));
+    }
+    Ok(())
+}
+
+/// Buffers of a page each, mapped and touched.
+pub fn touched(device: &Device, count: u64) -> Result<Vec<(Buffer, Mapping)>> {
+    let mut all = Vec::new();
+    for n in 0..count {
+        let buffer = Buffer::export(device, 0, n * 2 * PAGE, PAGE)?;
+        let mapping = buffer.map(0, PAGE)?;
+        touch(mapping.address())?;
+        all.push((buffer, mapping));
+    }
+    Ok(all)
+}
+
+fn revoke_one(device: &Device, offset: u64) -> Result<u64> {
+    let buffer = Buffer::export(device, 0, offset, PAGE)?;
+    let mapping = buffer.map(0, PAGE)?;
+    touch(mapping.address())?;
+    let (count, result) = count(|| buffer::revoke(device, &buffer));
+    result?;
+    Ok(count)
+}
+
+/// Revocation of one touched page, alone and among a thousand others.
+pub fn revokes(device: &Device, rows: &mut Rows) -> Result<()> {
+    let far = 4096 * PAGE;
+    let cost = median(51, |_| revoke_one(device, far))?;
+    rows.push(("revoke_1", Unit::Instructions, cost));
+    let others = touched(device, 1000)?;
+    let cost = median(51, |_| revoke_one(device, far))?;
+    rows.push(("revoke_1_among_1000", Unit::Instructions, cost));
+    let before = faults();
+    others.iter().try_for_each(|(_, mapping)| touch(mapping.address()))?;
+    rows.push(("revoke_innocent", Unit::Faults, faults() - before));
+    Ok(())
+}

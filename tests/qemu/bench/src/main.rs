@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the driver costs, in instructions, beside the in-tree vfio-pci in the same boot.
+//!
+//!     bench    prints a line `ROW UNIT OURS IN_TREE` for each row, `-` where in-tree has no such thing
+//!
+//! Meant for QEMU with `-icount shift=0`, one CPU and `norandmaps`: there the time stamp counter
+//! counts instructions, kernel and user space alike, and figures repeat exactly. It says nothing
+//! about caches, contention or the cost of TLB shootdown.
+//!
+//! Devices: `bochs-display,vgamem=256M` and `pci-testdev,membar=1G`, both bound to no driver.
+
+mod faults;
+mod life;
+mod measure;
+mod memory;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use guest::device::{Device, Via};
+use guest::module::Module;
+use guest::pci::{Id, Pci, BOCHS, TESTDEV};
+
+/// What is measured with one driver: rows in order, each with its unit.
+pub type Rows = Vec<(&'static str, Unit, u64)>;
+
+/// What a row counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// Instructions of kernel and user space.
+    Instructions,
+    /// Page faults.
+    Faults,
+    /// Bytes of kernel memory.
+    Bytes,
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Unit::Instructions => "instructions",
+            Unit::Faults => "faults",
+            Unit::Bytes => "bytes",
+        }
+    }
+}
+
+/// The driver under test.
+pub const OURS: &str = "dmabuf-vfio-pci";
+/// What it is measured against.
+pub const IN_TREE: &str = "vfio-pci";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("bench: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    Module::driver().load()?;
+    Module::new("/lib/modules/vfio-pci.ko").load()?;
+    let in_tree = measure_driver(IN_TREE)?;
+    let ours = measure_driver(OURS)?;
+    for (id, unit, value) in &ours {
+        let peer = in_tree.iter().find(|row| row.0 == *id);
+        let peer = peer.map_or("-".to_string(), |row| row.2.to_string());
+        println!("{id} {} {value} {peer}", unit.name());
+    }
+    Ok(())
+}
+
+fn measure_driver(driver: &str) -> Result<Rows> {
+    let mut rows = Rows::new();
+    let ours = driver == OURS;
+    let (pci, device) = open(BOCHS, driver)?;
+    faults::small_and_middle(&device, ours, &mut rows)?;
+    life::mappings(&device, ours, &mut rows)?;
+    life::exports(&device, &mut rows)?;
+    if ours {
+        life::revokes(&device, &mut rows)?;
+    }
+    memory::disable_and_enable(&device, ours, &mut rows)?;
+    drop(device);
+    pci.release()?;
+
+    let (pci, device) = open(TESTDEV, driver)?;
+    faults::huge(&device, &mut rows)?;
+    drop(device);
+    pci.release()?;
+    Ok(rows)
+}
+
+fn open(id: Id, driver: &str) -> Result<(Pci, Device)> {
+    let pci = Pci::find(id)?.into_iter().next().with_context(|| format!("no {id:?}"))?;
+    pci.bind(driver)?;
+    let device = Device::open(&pci, Via::Group)?;
+    Ok((pci, device))
+}

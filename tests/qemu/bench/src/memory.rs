@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Switching the device's memory off and on.
+
+use anyhow::Result;
+use guest::buffer::Buffer;
+use guest::device::Device;
+use guest::{uapi, PAGE};
+
+use crate::life::touched;
+use crate::measure::{count, median, touch};
+use crate::{Rows, Unit};
+
+const COUNT: u64 = 1000;
+
+/// Writes the command register; gives the instructions of the one write.
+fn set_memory(device: &Device, on: bool) -> Result<u64> {
+    let command = u64::from(uapi::PCI_COMMAND);
+    let bit = uapi::PCI_COMMAND_MEMORY as u16;
+    let old = device.config16(command)?;
+    let new = if on { old | bit } else { old & !bit };
+    let (count, result) = count(|| device.set_config16(command, new));
+    result?;
+    Ok(count)
+}
+
+/// The medians of switching off and on, `again` touching what is mapped in between.
+fn off_and_on(device: &Device, mut again: impl FnMut() -> Result<()>) -> Result<(u64, u64)> {
+    let mut on = Vec::new();
+    let off = median(11, |_| {
+        let off = set_memory(device, false)?;
+        on.push(set_memory(device, true)?);
+        again()?;
+        Ok(off)
+    })?;
+    on.sort_unstable();
+    Ok((off, on[on.len() / 2]))
+}
+
+/// With nothing, with a thousand mapped and with a thousand exported buffers.
+pub fn disable_and_enable(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
+    let (off, _) = off_and_on(device, || Ok(()))?;
+    rows.push(("memoff_0", Unit::Instructions, off));
+
+    let bars = (0..COUNT)
+        .map(|n| device.map_bar_part(0, n * 2 * PAGE, PAGE))
+        .collect::<Result<Vec<_>, _>>()?;
+    let touch_bars = || bars.iter().try_for_each(|mapping| touch(mapping.address()));
+    touch_bars()?;
+    let (bars_off, bars_on) = off_and_on(device, touch_bars)?;
+    rows.push(("memoff_1000_bar_maps", Unit::Instructions, bars_off));
+    drop(bars);
+
+    if ours {
+        // What in-tree has instead of mapped buffers are BAR mappings.
+        let all = touched(device, COUNT)?;
+        let touch_all = || all.iter().try_for_each(|(_, mapping)| touch(mapping.address()));
+        let (off, on) = off_and_on(device, touch_all)?;
+        rows.push(("memoff_1000_mapped", Unit::Instructions, off));
+        rows.push(("memon_1000", Unit::Instructions, on));
+    } else {
+        rows.push(("memoff_1000_mapped", Unit::Instructions, bars_off));
+        rows.push(("memon_1000", Unit::Instructions, bars_on));
+    }
+
+    let exported = (0..COUNT)
+        .map(|n| Buffer::export(device, 0, n * 2 * PAGE, PAGE))
+        .collect::<Result<Vec<_>, _>>()?;
+    let (off, on) = off_and_on(device, || Ok(()))?;
+    rows.push(("memoff_1000_exported", Unit::Instructions, off));
+    rows.push(("memon_1000_exported", Unit::Instructions, on));
+    drop(exported);
+    Ok(())
+}
