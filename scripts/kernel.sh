@@ -53,9 +53,10 @@ verify_config() {
 		*) grep -qxF "$line" "$1" ;;
 		esac || printf '%s ' "$name"
 	done)
-	[ -z "$lost" ] || die "$(outside "$fragments"): not in effect in the finished .config: $lost"
+	[ -z "$lost" ] || die "$(outside "$fragments"): no effect in the finished .config: $lost"
 }
 
+# shellcheck disable=SC2317 # quietly() calls it
 kmake() {
 	make -C "$source" O="$kernel/build" LLVM=1 -j"$(nproc)" "$@"
 }

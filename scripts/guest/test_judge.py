@@ -151,7 +151,7 @@ class Kunit(unittest.TestCase):
 
         log = [f"[    1.000000] {line[8:]}" for line in ("        " + text).split("\n")]
         with contextlib.redirect_stdout(io.StringIO()) as report:
-            test = kunit_parser.parse_run_tests(log, kunit_printer.Printer(report))
+            test = kunit_parser.parse_run_tests(log, kunit_printer.Printer(output=report))
         return judge.totals(judge.judge_kunit(test, kunit_parser, log, problem))
 
     def test_good_run(self):
