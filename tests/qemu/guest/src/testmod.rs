@@ -70,7 +70,8 @@ impl Importer {
         self.call(uapi::ATTACH, &mut arg)
     }
 
-    /// Maps for both directions; the pieces that the device sees.
+    /// Maps for both directions; the pieces that the device sees, the first
+    /// [`uapi::MAX_ENTRIES`] of them.
     pub fn map(&self) -> Result<Vec<Entry>, Errno> {
         self.map_for(uapi::BOTH_WAYS)
     }
@@ -79,9 +80,7 @@ impl Importer {
     pub fn map_for(&self, direction: u32) -> Result<Vec<Entry>, Errno> {
         let mut arg = uapi::Map { direction, ..Default::default() };
         self.call(uapi::MAP, &mut arg)?;
-        let count = arg.count as usize;
-        assert!(count <= uapi::MAX_ENTRIES, "a mapping of {count} entries");
-        Ok(arg.entries[..count].to_vec())
+        Ok(arg.entries[..uapi::MAX_ENTRIES.min(arg.count as usize)].to_vec())
     }
 
     /// Unmaps.

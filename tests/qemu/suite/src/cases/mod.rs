@@ -16,6 +16,7 @@ mod lifetime;
 mod memory;
 mod names;
 mod open;
+mod p2p;
 mod pfnmap;
 mod power;
 mod ptes;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<&'static Case> {
         container::CASES,
         importers::CASES,
         importers_reset::CASES,
+        p2p::CASES,
         race::CASES,
         lifetime::CASES,
         unload::CASES,

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What an importing device reaches: real DMA from one device into another one's BAR.
+//!
+//! The second edu's engine reads and writes through the addresses that the importer got; what it
+//! does is seen through the CPU's mapping of the exporting device. Between them is the emulated
+//! IOMMU, which sends what it translates to the other device: that is a mapping through the host
+//! bridge. Where two devices have a bridge in common, the kernel maps bus addresses instead, which
+//! the emulated IOMMU does not know; there only the addresses are checked.
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{Buffer, Export, Range};
+use guest::device::{Device, Via};
+use guest::engine::Engine;
+use guest::mm::Mapping;
+use guest::pci::{Pci, BOCHS, EDU, IVSHMEM};
+use guest::testmod::{Entry, Importer, GOOD};
+use guest::PAGE;
+
+use crate::case::{cases, Setup, Skip};
+use crate::check;
+use crate::fixture::{colour, nth, paint};
+use crate::rig;
+
+cases! {
+    Setup::Bound(&[BOCHS, EDU, EDU]) =>
+        mapping_has_the_bytes_of_all_ranges,
+        device_writes_into_video_memory,
+        device_reads_from_video_memory,
+        device_reaches_each_range_of_a_buffer,
+        device_reaches_nothing_after_a_revoke,
+        device_reaches_memory_again_after_a_reset;
+    Setup::Bound(&[IVSHMEM, EDU, EDU]) =>
+        device_writes_into_shared_memory;
+    Setup::Bound(&[EDU, EDU]) =>
+        functions_of_one_slot_use_bus_addresses,
+        unmapping_gives_all_memory_back;
+}
+
+/// An exporting device, its memory as the CPU sees it, and an engine in another device.
+struct Bench {
+    device: Device,
+    memory: Mapping,
+    bar: u32,
+    importing: Pci,
+    engine: Engine,
+}
+
+/// How much of the memory is looked at, pages.
+const PAGES: u64 = 64;
+
+impl Bench {
+    fn new(pci: Pci, bar: u32) -> Result<Bench> {
+        rig::peers_reach_each_other()?;
+        let importing = rig::importing()?;
+        let engine = Engine::new(&importing)?;
+        let device = Device::open(&pci, Via::Group)?;
+        let memory = device.map_bar_part(bar, 0, PAGES * PAGE)?;
+        paint(&memory, PAGES)?;
+        Ok(Bench { device, memory, bar, importing, engine })
+    }
+
+    fn bochs() -> Result<Bench> {
+        Bench::new(nth(BOCHS, 0)?, 0)
+    }
+
+    /// A buffer over runs of pages: (first, count).
+    fn export(&self, runs: &[(u64, u64)]) -> Result<Buffer> {
+        let ranges: Vec<Range> =
+            runs.iter().map(|(first, count)| Range(first * PAGE, count * PAGE)).collect();
+        check::works("export", Export::new(self.bar, &ranges).make(&self.device))
+    }
+
+    fn import(&self, buffer: &Buffer) -> Result<(Importer, Vec<Entry>)> {
+        let importer = Importer::new()?;
+        check::works("attach", importer.attach(buffer, &self.importing, GOOD))?;
+        let entries = check::works("map", importer.map())?;
+        Ok((importer, entries))
+    }
+
+    /// Checks that the first words of all pages are as painted, but for these.
+    fn only_changed(&self, changed: &[(u64, u32)]) -> Result<()> {
+        for page in 0..PAGES {
+            let want = changed.iter().find(|(at, _)| *at == page).map(|(_, word)| *word);
+            let got = self.memory.load(page * PAGE);
+            check::value(&format!("page {page}"), got, want.unwrap_or(colour(page)))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the engine copy four bytes within device memory, by DMA addresses.
+    fn copy(&self, from: u64, to: u64) -> Result<()> {
+        self.engine.read(from, 4)?;
+        self.engine.write(to, 4)
+    }
+}
+
+/// The DMA address of a page of the buffer.
+fn address(entries: &[Entry], page: u64) -> Result<u64> {
+    let mut at = page * PAGE;
+    for entry in entries {
+        if at < entry.length {
+            return Ok(entry.address + at);
+        }
+        at -= entry.length;
+    }
+    anyhow::bail!("page {page} is not mapped: {entries:x?}")
+}
+
+fn mapping_has_the_bytes_of_all_ranges() -> Result<()> {
+    let bench = Bench::bochs()?;
+    for runs in [
+        &[(0, 1)][..],
+        &[(3, 5)],
+        &[(8, 2), (0, 1), (40, 8)],
+        &[(7, 1), (7, 1), (6, 3), (0, 64)],
+        &[(0, 2), (2, 2), (4, 2)],
+    ] {
+        let buffer = bench.export(runs)?;
+        let pages: u64 = runs.iter().map(|(_, count)| count).sum();
+        for round in 0..2 {
+            let (_importer, entries) = bench.import(&buffer)?;
+            let size: u64 = entries.iter().map(|entry| entry.length).sum();
+            check::equal(&format!("{runs:?}, round {round}, bytes"), size, pages * PAGE)?;
+            let aligned = |entry: &Entry| (entry.address | entry.length) % PAGE == 0;
+            ensure!(entries.iter().all(aligned), "{entries:x?}");
+        }
+    }
+    Ok(())
+}
+
+fn device_writes_into_video_memory() -> Result<()> {
+    writes(&Bench::bochs()?)
+}
+
+fn device_writes_into_shared_memory() -> Result<()> {
+    writes(&Bench::new(nth(IVSHMEM, 0)?, 2)?)
+}
+
+fn writes(bench: &Bench) -> Result<()> {
+    let buffer = bench.export(&[(10, 4)])?;
+    let (_importer, entries) = bench.import(&buffer)?;
+    bench.copy(address(&entries, 0)?, address(&entries, 3)?)?;
+    bench.only_changed(&[(13, colour(10))])?;
+    bench.copy(address(&entries, 2)?, address(&entries, 1)?)?;
+    bench.only_changed(&[(13, colour(10)), (11, colour(12))])
+}
+
+fn device_reads_from_video_memory() -> Result<()> {
+    let bench = Bench::bochs()?;
+    let (source, target) = (bench.export(&[(20, 1)])?, bench.export(&[(30, 1)])?);
+    let (_first, source) = bench.import(&source)?;
+    let (_second, target) = bench.import(&target)?;
+    let words: Vec<u32> = (0..1024).map(|word| 0xd0a0_0000 | word).collect();
+    for (word, value) in words.iter().enumerate() {
+        bench.memory.store(20 * PAGE + word as u64 * 4, *value)?;
+    }
+    bench.engine.read(address(&source, 0)?, 4096)?;
+    bench.engine.write(address(&target, 0)?, 4096)?;
+    for (word, value) in words.iter().enumerate() {
+        let got = bench.memory.load(30 * PAGE + word as u64 * 4);
+        check::value(&format!("word {word}"), got, *value)?;
+    }
+    bench.only_changed(&[(20, words[0]), (30, words[0])])
+}
+
+fn device_reaches_each_range_of_a_buffer() -> Result<()> {
+    let bench = Bench::bochs()?;
+    let (source, target) = (bench.export(&[(50, 6)])?, bench.export(&[(9, 2), (3, 1), (40, 3)])?);
+    let (_first, source) = bench.import(&source)?;
+    let (_second, target) = bench.import(&target)?;
+    let mut changed = Vec::new();
+    for (page, place) in [9, 10, 3, 40, 41, 42].into_iter().enumerate() {
+        let page = page as u64;
+        bench.copy(address(&source, page)?, address(&target, page)?)?;
+        changed.push((place, colour(50 + page)));
+        bench.only_changed(&changed)?;
+    }
+    Ok(())
+}
+
+fn device_reaches_nothing_after_a_revoke() -> Result<()> {
+    let bench = Bench::bochs()?;
+    let (source, target) = (bench.export(&[(20, 1)])?, bench.export(&[(30, 1)])?);
+    let (_first, source) = bench.import(&source)?;
+    let (importer, entries) = bench.import(&target)?;
+    bench.copy(address(&source, 0)?, address(&entries, 0)?)?;
+    bench.only_changed(&[(30, colour(20))])?;
+    bench.memory.store(30 * PAGE, colour(30))?;
+    check::works("REVOKE", guest::buffer::revoke(&bench.device, &target))?;
+    check::equal("mapped", importer.stats()?.mapped, 0)?;
+    bench.copy(address(&source, 0)?, address(&entries, 0)?)?;
+    bench.only_changed(&[])
+}
+
+fn device_reaches_memory_again_after_a_reset() -> Result<()> {
+    let bench = Bench::bochs()?;
+    let buffer = bench.export(&[(10, 4)])?;
+    let (importer, _) = bench.import(&buffer)?;
+    for round in 0..2 {
+        if round == 0 {
+            check::works("VFIO_DEVICE_RESET", bench.device.reset())?;
+        } else {
+            bench.device.set_memory(false)?;
+            bench.device.set_memory(true)?;
+        }
+        paint(&bench.memory, PAGES)?;
+        let entries = check::works("map", importer.map())?;
+        bench.copy(address(&entries, 0)?, address(&entries, 3)?)?;
+        bench.only_changed(&[(13, colour(10))])?;
+    }
+    Ok(())
+}
+
+/// Two edu functions in one slot: the first is bound to the driver, the second one has none.
+fn pair() -> Result<[Pci; 2]> {
+    let edus = Pci::find(EDU)?;
+    let slot = |pci: &Pci| pci.address().split('.').next().unwrap_or_default().to_string();
+    let mut pairs = edus.iter().flat_map(|a| edus.iter().map(move |b| (a, b)));
+    let Some((ours, sibling)) = pairs.find(|(a, b)| a != b && slot(a) == slot(b)) else {
+        return Err(Skip("no two edu functions in one slot".into()).into());
+    };
+    sibling.release()?;
+    ours.bind(&crate::fixture::driver())?;
+    Ok([ours.clone(), sibling.clone()])
+}
+
+fn functions_of_one_slot_use_bus_addresses() -> Result<()> {
+    let [ours, sibling] = pair()?;
+    let device = Device::open(&ours, Via::Group)?;
+    let ranges = [Range(8 * PAGE, 2 * PAGE), Range(0, PAGE), Range(40 * PAGE, 8 * PAGE)];
+    let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(&buffer, &sibling, GOOD))?;
+    let entries = check::works("map", importer.map())?;
+    let start = ours.bar_start(0).context("BAR0")?;
+    let want: Vec<_> = ranges.iter().map(|range| (start + range.0, range.1)).collect();
+    let got: Vec<_> = entries.iter().map(|entry| (entry.address, entry.length)).collect();
+    check::equal("bus addresses and lengths", got, want)?;
+    check::works("REVOKE", guest::buffer::revoke(&device, &buffer))?;
+    check::equal("mapped", importer.stats()?.mapped, 0)
+}
+
+/// Linux 7.3's `dma_buf_free_sgt()` forgets the list of entries, if left to itself: 128 KiB each
+/// time here.
+fn unmapping_gives_all_memory_back() -> Result<()> {
+    let [ours, sibling] = pair()?;
+    let device = Device::open(&ours, Via::Group)?;
+    let ranges: Vec<Range> = (0..4096).map(|number| Range(number % 2 * 2 * PAGE, PAGE)).collect();
+    let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(&buffer, &sibling, GOOD))?;
+    let rounds = |count| -> Result<()> {
+        for _ in 0..count {
+            check::works("map", importer.map())?;
+            check::works("unmap", importer.unmap())?;
+        }
+        Ok(())
+    };
+    rounds(4)?;
+    let before = available()?;
+    rounds(100)?;
+    let lost = before.saturating_sub(available()?);
+    ensure!(lost < 6 << 10, "{lost} KiB are gone");
+    Ok(())
+}
+
+/// Memory that can be had, KiB.
+fn available() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:")).context("meminfo")?;
+    Ok(line.split_whitespace().nth(1).context("MemAvailable")?.parse()?)
+}
