@@ -31,9 +31,10 @@ build_guest() {
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
 main() {
-	flavour=test
-[ "$target" != bench ] || flavour=bench
-kernel=$(/src/scripts/kernel.sh "$flavour")
+	case $target in
+	bench) kernel=$(/src/scripts/kernel.sh bench) ;;
+	*) kernel=$(/src/scripts/kernel.sh) ;;
+	esac
 	mkdir -p /src/build
 	lock /src/build/.lock
 	# Only what is needed: a part that does not build must not stop the others.
@@ -47,6 +48,10 @@ kernel=$(/src/scripts/kernel.sh "$flavour")
 	test/*)
 		build_module
 		build_guest
+		;;
+	bench/*)
+		build_module /src/build/bench-module
+		build_guest --package bench
 		;;
 	esac
 	unlock
