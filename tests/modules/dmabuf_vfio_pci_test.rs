@@ -4,7 +4,8 @@
 //!
 //! Two misc devices, whose interface is [`uapi`]:
 //!
-//! - [`importer`]: stands in for a driver that imports dma-bufs, and behaves as badly as it is told.
+//! - [`importer`]: stands in for a driver that imports dma-bufs, and behaves as badly as it is
+//!   told.
 //! - [`ptes`]: reads page table entries of device memory back.
 //!
 //! All unsafe code is in [`sys`].

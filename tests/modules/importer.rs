@@ -2,8 +2,9 @@
 
 //! The importer: one attachment per open file, with the manners that user space chose.
 //!
-//! Lock order: [`Importer::attachment`], then the reservation lock of the dma-buf. The exporter tells
-//! us that a mapping is void with the reservation lock held, so nothing there takes the former.
+//! Lock order: [`Importer::attachment`], then the reservation lock of the dma-buf. The exporter
+//! tells us that a mapping is void with the reservation lock held, so nothing there takes the
+//! former.
 
 use crate::{
     sys::{

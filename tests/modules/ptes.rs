@@ -75,5 +75,5 @@ fn memory_type(entry: &Entry) -> u32 {
         }
     }
     // CAST: A byte.
-    (pfnmap::page_attribute_table() >> (8 * index) & 0xff) as u32
+    ((pfnmap::page_attribute_table() >> (8 * index)) & 0xff) as u32
 }

@@ -17,8 +17,9 @@ pub const PTES: &core::ffi::CStr = c"dmabuf-test-ptes";
 
 /// Attaches a device to a dma-buf. Argument: [`Attach`].
 ///
-/// Errors: `EBUSY`: the file has an attachment; `ENXIO`: no such importing device; `EINVAL`: unknown
-/// flag or policy; `EBADF`, `EINVAL`: not a dma-buf; and what `dma_buf_dynamic_attach()` says.
+/// Errors: `EBUSY`: the file has an attachment; `ENXIO`: no such importing device; `EINVAL`:
+/// unknown flag or policy; `EBADF`, `EINVAL`: not a dma-buf; and what `dma_buf_dynamic_attach()`
+/// says.
 pub const ATTACH: u32 = iow::<Attach>(0);
 /// Maps the dma-buf for the device. Argument: [`Map`].
 ///
@@ -33,8 +34,8 @@ pub const DETACH: u32 = io(3);
 pub const STATS: u32 = ior::<Stats>(4);
 /// Reads a page table entry. Argument: [`Pte`].
 ///
-/// Errors: `ESRCH`: no such process; `EFAULT`: nothing is mapped there; `ENXIO`: what is mapped there
-/// is not `VM_PFNMAP`.
+/// Errors: `ESRCH`: no such process; `EFAULT`: nothing is mapped there; `ENXIO`: what is mapped
+/// there is not `VM_PFNMAP`.
 pub const READ_PTE: u32 = iowr::<Pte>(8);
 
 /// [`Attach::flags`]: the importer can do without `struct page` (`allow_peer2peer`).
@@ -160,17 +161,17 @@ const TYPE: u32 = 0xdb;
 
 /// `_IO()`
 const fn io(nr: u32) -> u32 {
-    TYPE << 8 | nr
+    (TYPE << 8) | nr
 }
 
 /// `_IOW()`
 const fn iow<T>(nr: u32) -> u32 {
-    1 << 30 | (size_of::<T>() as u32) << 16 | io(nr)
+    (1 << 30) | ((size_of::<T>() as u32) << 16) | io(nr)
 }
 
 /// `_IOR()`
 const fn ior<T>(nr: u32) -> u32 {
-    2 << 30 | (size_of::<T>() as u32) << 16 | io(nr)
+    (2 << 30) | ((size_of::<T>() as u32) << 16) | io(nr)
 }
 
 /// `_IOWR()`

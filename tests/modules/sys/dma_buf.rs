@@ -226,8 +226,8 @@ impl<T: Invalidate> Locked<'_, T> {
         }
         let direction = direction.as_raw();
         // SAFETY: The attachment is valid and the reservation lock held.
-        let table =
-            from_err_ptr(unsafe { bindings::dma_buf_map_attachment(self.attachment, direction) })?;
+        let table = unsafe { bindings::dma_buf_map_attachment(self.attachment, direction) };
+        let table = from_err_ptr(table)?;
         let table = NonNull::new(table).ok_or(ENOMEM)?;
         // SAFETY: By the type invariant nobody else has access.
         unsafe { *self.slot.mapping.get() = Some((table, direction)) };

@@ -111,5 +111,5 @@ pub(crate) fn page_attribute_table() -> u64 {
         asm!("rdmsr", in("ecx") IA32_PAT, out("eax") low, out("edx") high,
              options(nomem, nostack, preserves_flags));
     }
-    u64::from(high) << 32 | u64::from(low)
+    (u64::from(high) << 32) | u64::from(low)
 }

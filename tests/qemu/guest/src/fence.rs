@@ -22,9 +22,9 @@ struct Create {
 }
 
 /// `SW_SYNC_IOC_CREATE_FENCE`
-const CREATE: u32 = 3 << 30 | (size_of::<Create>() as u32) << 16 | (b'W' as u32) << 8;
+const CREATE: u32 = (3 << 30) | ((size_of::<Create>() as u32) << 16) | ((b'W' as u32) << 8);
 /// `SW_SYNC_IOC_INC`
-const INC: u32 = 1 << 30 | 4 << 16 | (b'W' as u32) << 8 | 1;
+const INC: u32 = (1 << 30) | (4 << 16) | ((b'W' as u32) << 8) | 1;
 
 /// A fence. Signalled at the latest when dropped.
 #[derive(Debug)]

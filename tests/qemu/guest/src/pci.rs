@@ -70,7 +70,7 @@ impl Pci {
         let (domain, rest) = self.0.split_once(':')?;
         let (bus, rest) = rest.split_once(':')?;
         let (slot, function) = rest.split_once('.')?;
-        Some((number(domain)?, number(bus)?, number(slot)? << 3 | number(function)?))
+        Some((number(domain)?, number(bus)?, (number(slot)? << 3) | number(function)?))
     }
 
     /// Its directory in sysfs.

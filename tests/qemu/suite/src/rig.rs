@@ -97,6 +97,18 @@ pub fn importing() -> Result<Pci> {
     Ok(pci)
 }
 
+/// Two edu functions in one slot.
+pub fn siblings() -> Result<[Pci; 2]> {
+    let edus = Pci::find(pci::EDU)?;
+    let slot = |pci: &Pci| pci.address().split('.').next().unwrap_or_default().to_string();
+    for pair in edus.windows(2) {
+        if slot(&pair[0]) == slot(&pair[1]) {
+            return Ok([pair[0].clone(), pair[1].clone()]);
+        }
+    }
+    Err(Skip("no two edu functions in one slot".into()).into())
+}
+
 /// Whether the machine can do peer-to-peer DMA in the eyes of the kernel.
 ///
 /// Devices behind different root ports reach each other through the host bridge only. Linux trusts

@@ -271,18 +271,13 @@ struct Pair {
 
 impl Pair {
     fn new() -> Result<Pair> {
-        let edus = Pci::find(EDU)?;
-        let slot = |pci: &Pci| pci.address().split('.').next().unwrap_or_default().to_string();
-        let pair = edus.iter().flat_map(|a| edus.iter().map(move |b| (a, b)));
-        let Some((ours, pci)) = pair.filter(|(a, b)| a != b && slot(a) == slot(b)).next() else {
-            return Err(Skip("no two edu functions in one slot".into()).into());
-        };
+        let [ours, pci] = rig::siblings()?;
         Module::new(Module::driver().path().with_file_name("vfio-pci.ko")).load()?;
         ours.bind(&driver())?;
         pci.bind("vfio-pci")?;
-        let rig = Rig::with(ours.clone())?;
-        let sibling = rig.device.open_sibling(pci, Via::Group).context("the sibling")?;
-        Ok(Pair { rig, sibling, pci: pci.clone() })
+        let rig = Rig::with(ours)?;
+        let sibling = rig.device.open_sibling(&pci, Via::Group).context("the sibling")?;
+        Ok(Pair { rig, sibling, pci })
     }
 
     fn hot_reset(&self) -> Result<(), Errno> {

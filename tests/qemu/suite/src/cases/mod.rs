@@ -9,6 +9,7 @@ mod export;
 mod feature;
 mod gup;
 mod importers;
+mod importers_race;
 mod importers_reset;
 mod independent;
 mod info;
@@ -49,6 +50,7 @@ pub fn all() -> Vec<&'static Case> {
         container::CASES,
         importers::CASES,
         importers_reset::CASES,
+        importers_race::CASES,
         p2p::CASES,
         race::CASES,
         lifetime::CASES,

@@ -16,7 +16,7 @@ use guest::pci::{Pci, BOCHS, EDU, IVSHMEM};
 use guest::testmod::{Entry, Importer, GOOD};
 use guest::PAGE;
 
-use crate::case::{cases, Setup, Skip};
+use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::{colour, nth, paint};
 use crate::rig;
@@ -211,17 +211,12 @@ fn device_reaches_memory_again_after_a_reset() -> Result<()> {
     Ok(())
 }
 
-/// Two edu functions in one slot: the first is bound to the driver, the second one has none.
+/// Two functions in one slot: the first is bound to the driver, the second one has none.
 fn pair() -> Result<[Pci; 2]> {
-    let edus = Pci::find(EDU)?;
-    let slot = |pci: &Pci| pci.address().split('.').next().unwrap_or_default().to_string();
-    let mut pairs = edus.iter().flat_map(|a| edus.iter().map(move |b| (a, b)));
-    let Some((ours, sibling)) = pairs.find(|(a, b)| a != b && slot(a) == slot(b)) else {
-        return Err(Skip("no two edu functions in one slot".into()).into());
-    };
+    let [ours, sibling] = rig::siblings()?;
     sibling.release()?;
     ours.bind(&crate::fixture::driver())?;
-    Ok([ours.clone(), sibling.clone()])
+    Ok([ours, sibling])
 }
 
 fn functions_of_one_slot_use_bus_addresses() -> Result<()> {

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Importers that map all the time, while memory goes and comes, buffers are revoked, and the
+//! device is reset and closed.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer};
+use guest::device::{Device, Via};
+use guest::pci::{Pci, EDU};
+use guest::testmod::{slow, Attach, Importer, GOOD};
+use guest::worker::Worker;
+use guest::{Errno, PAGE};
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::edu;
+use crate::rig::{self, Rig};
+
+cases! {
+    Setup::Bound(&[EDU, EDU]) =>
+        nothing_is_mapped_when_memory_is_off,
+        importers_race_with_revokes,
+        importers_race_with_resets,
+        importers_race_with_closing;
+}
+
+/// How long each of the races goes on.
+const RACE: Duration = Duration::from_secs(4);
+
+/// Maps and unmaps until it is killed.
+fn map_all_the_time(importer: &Importer) -> Result<()> {
+    let mut mapped = 0;
+    let deadline = Instant::now() + 10 * RACE;
+    while Instant::now() < deadline {
+        match importer.map() {
+            Ok(_) => mapped += 1,
+            // Refused, mapped by an earlier round, or not attached at present.
+            Err(Errno::ENODEV | Errno::EBUSY | Errno::ENOTCONN) => {}
+            Err(errno) => Err(errno).context("map")?,
+        }
+        if mapped % 3 == 0 {
+            match importer.unmap() {
+                Ok(()) | Err(Errno::EALREADY | Errno::ENOTCONN) => {}
+                Err(errno) => Err(errno).context("unmap")?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Importers of one buffer, each driven by a process of its own.
+struct Crowd {
+    importers: Vec<Importer>,
+    _workers: Vec<Worker>,
+}
+
+impl Crowd {
+    fn new(buffer: &Buffer, importing: &Pci) -> Result<Crowd> {
+        let (mut importers, mut workers) = (Vec::new(), Vec::new());
+        for how in [GOOD, slow(1), slow(20)] {
+            let importer = attach(buffer, importing, how)?;
+            workers.push(Worker::start(|| map_all_the_time(&importer))?);
+            importers.push(importer);
+        }
+        Ok(Crowd { importers, _workers: workers })
+    }
+
+    /// Checks that none has anything mapped.
+    fn idle(&self, when: &str) -> Result<()> {
+        for (number, importer) in self.importers.iter().enumerate() {
+            check::equal(&format!("{when}: importer {number}"), importer.stats()?.mapped, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the race was one.
+    fn were_hit(&self) -> Result<()> {
+        let hits = self.importers.iter().map(|importer| Ok(importer.stats()?.hits));
+        let hits = hits.collect::<Result<Vec<u32>>>()?;
+        ensure!(hits.iter().any(|&hits| hits > 0), "no mapping was ever taken away");
+        Ok(())
+    }
+}
+
+fn attach(buffer: &Buffer, importing: &Pci, how: Attach) -> Result<Importer> {
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(buffer, importing, how))?;
+    Ok(importer)
+}
+
+/// Calls `disturb` over and over while a crowd maps the buffer of a rig.
+fn race(disturb: impl Fn(&Rig, &Crowd) -> Result<()>) -> Result<()> {
+    rig::peers_reach_each_other()?;
+    let rig = Rig::new()?;
+    let crowd = Crowd::new(&rig.buffer, &rig.importing)?;
+    let deadline = Instant::now() + RACE;
+    while Instant::now() < deadline {
+        disturb(&rig, &crowd)?;
+        sleep(Duration::from_millis(5));
+    }
+    crowd.were_hit()?;
+    rig.revoke()?;
+    crowd.idle("after REVOKE")
+}
+
+fn nothing_is_mapped_when_memory_is_off() -> Result<()> {
+    race(|rig, crowd| {
+        rig.device.set_memory(false)?;
+        crowd.idle("memory off")?;
+        sleep(Duration::from_millis(5));
+        crowd.idle("memory off for a while")?;
+        rig.device.set_memory(true)
+    })
+}
+
+fn importers_race_with_resets() -> Result<()> {
+    race(|rig, _| {
+        check::works("VFIO_DEVICE_RESET", rig.device.reset())?;
+        sleep(Duration::from_millis(5));
+        check::works("reset through sysfs", rig.pci.reset())
+    })
+}
+
+fn importers_race_with_revokes() -> Result<()> {
+    rig::peers_reach_each_other()?;
+    let rig = Rig::new()?;
+    let deadline = Instant::now() + RACE;
+    while Instant::now() < deadline {
+        let buffer = Buffer::export(&rig.device, 0, 0, PAGE)?;
+        let crowd = Crowd::new(&buffer, &rig.importing)?;
+        sleep(Duration::from_millis(30));
+        check::works("REVOKE", buffer::revoke(&rig.device, &buffer))?;
+        crowd.idle("after REVOKE")?;
+        sleep(Duration::from_millis(5));
+        crowd.idle("some time after REVOKE")?;
+    }
+    Ok(())
+}
+
+fn importers_race_with_closing() -> Result<()> {
+    const MANNERS: [Attach; 3] = [GOOD, slow(1), slow(20)];
+    rig::peers_reach_each_other()?;
+    let importing = rig::importing()?;
+    let importers = MANNERS.iter().map(|_| Importer::new()).collect::<Result<Vec<_>>>()?;
+    // Forked before the device is opened, so that they do not hold it open.
+    let workers = importers.iter().map(|importer| Worker::start(|| map_all_the_time(importer)));
+    let _workers = workers.collect::<Result<Vec<_>>>()?;
+    let mut hits = 0;
+    let deadline = Instant::now() + RACE;
+    while Instant::now() < deadline {
+        let device = Device::open(&edu()?, Via::Group)?;
+        let buffer = Buffer::export(&device, 0, 0, PAGE)?;
+        for (importer, how) in importers.iter().zip(MANNERS) {
+            check::works("attach", importer.attach(&buffer, &importing, how))?;
+        }
+        sleep(Duration::from_millis(30));
+        drop(device);
+        for (number, importer) in importers.iter().enumerate() {
+            let stats = importer.stats()?;
+            check::equal(&format!("importer {number}, mapped"), stats.mapped, 0)?;
+            hits += stats.hits;
+            check::works("detach", importer.detach())?;
+        }
+    }
+    ensure!(hits > 0, "no mapping was ever taken away");
+    Ok(())
+}
