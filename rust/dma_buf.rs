@@ -140,8 +140,8 @@ impl<T: Exporter> Deref for Exported<T> {
     }
 }
 
-/// The `dma_buf_ops` of exporter `T`. For a `static`: its address tells the exporter's dma-bufs from
-/// others, so there must be one per exporter.
+/// The `dma_buf_ops` of exporter `T`. For a `static`: its address tells the exporter's dma-bufs
+/// from others, so there must be one per exporter.
 pub struct Ops<T>(bindings::dma_buf_ops, PhantomData<T>);
 
 // SAFETY: Never written.
@@ -393,8 +393,8 @@ impl<T: Exporter> DmaBuf<T> {
     ///
     /// # Errors
     ///
-    /// `EBADF` when it is not open, `EINVAL` when it is no dma-buf, `ENODEV` when it is not one with
-    /// the table `ops`.
+    /// `EBADF` when it is not open, `EINVAL` when it is no dma-buf, `ENODEV` when it is not one
+    /// with the table `ops`.
     pub fn from_fd(ops: &'static Ops<T>, fd: i32) -> Result<Self> {
         // SAFETY: Any number may be asked for.
         let ptr = from_err_ptr(unsafe { bindings::dma_buf_get(fd) })?;

@@ -2,10 +2,10 @@
 
 //! Mapping device memory for a device that imports it.
 //!
-//! The kernel's own function for this, `dma_buf_phys_vec_to_sgt()`, takes a list of ranges, but up to
-//! Linux 7.3 at least it puts each of them at the start of the same stretch of I/O addresses, so that
-//! the IOMMU refuses the second one (`EADDRINUSE`). So it is called once for each range, and what it
-//! gives is joined.
+//! The kernel's own function for this, `dma_buf_phys_vec_to_sgt()`, takes a list of ranges, but up
+//! to Linux 7.3 at least it puts each of them at the start of the same stretch of I/O addresses, so
+//! that the IOMMU refuses the second one (`EADDRINUSE`). So it is called once for each range, and
+//! what it gives is joined.
 //!
 //! C header: [`include/linux/dma-buf-mapping.h`](srctree/include/linux/dma-buf-mapping.h)
 
@@ -32,8 +32,8 @@ pub struct MapRequest<'a> {
     _life: PhantomData<&'a ()>,
 }
 
-/// Memory mapped for an importing device; [`Exporter::map`](crate::dma_buf::Exporter::map) passes it
-/// on.
+/// Memory mapped for an importing device; [`Exporter::map`](crate::dma_buf::Exporter::map) passes
+/// it on.
 pub struct DeviceMapping(KBox<Joined>);
 
 /// The table that the importer sees, and those that it was made of.
@@ -183,7 +183,8 @@ impl Joined {
         parts.for_each_entry(|address, length| {
             // SAFETY: The list has as many entries as we copy.
             unsafe { (*entry).dma_address = address };
-            // SAFETY: As above. Lengths are there, where architectures have CONFIG_NEED_SG_DMA_LENGTH.
+            // SAFETY: As above. Lengths are there, where architectures have
+            // CONFIG_NEED_SG_DMA_LENGTH.
             unsafe { (*entry).dma_length = length };
             // SAFETY: As above.
             entry = unsafe { bindings::sg_next(entry) };

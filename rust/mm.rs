@@ -46,8 +46,8 @@ pub enum CacheMode {
     WriteCombining,
 }
 
-/// Whether [`CacheMode::WriteCombining`] is something else than [`CacheMode::Noncached`] here: an x86
-/// CPU needs a page attribute table for it.
+/// Whether [`CacheMode::WriteCombining`] is something else than [`CacheMode::Noncached`] here: an
+/// x86 CPU needs a page attribute table for it.
 pub fn has_write_combining() -> bool {
     // SAFETY: Has no preconditions.
     unsafe { bindings::kernel_ext_has_write_combining() }
@@ -216,8 +216,8 @@ impl<'a> BarMapping<'a> {
 ///
 /// # Invariants
 ///
-/// `vma` has the file of a dma-buf of `T`; it is not yet visible to anybody; `mmap_lock` is held for
-/// writing. `vm_private_data` is null, or a file to which the VMA owns a reference.
+/// `vma` has the file of a dma-buf of `T`; it is not yet visible to anybody; `mmap_lock` is held
+/// for writing. `vm_private_data` is null, or a file to which the VMA owns a reference.
 pub struct NewMapping<'a, T> {
     vma: NonNull<bindings::vm_area_struct>,
     _exporter: PhantomData<&'a T>,
@@ -380,8 +380,8 @@ impl Fault<'_> {
         }
     }
 
-    /// Maps `count` pages, `skip` pages after the faulting one, to PFNs from `pfn` on, with an entry
-    /// each. For order 0.
+    /// Maps `count` pages, `skip` pages after the faulting one, to PFNs from `pfn` on, with an
+    /// entry each. For order 0.
     ///
     /// The entries have the mapping's own cache mode. Those that exist are left alone.
     ///

@@ -391,7 +391,8 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
     }
 }
 
-/// `pci_error_handlers.reset_prepare`: called before any reset of the function but the one on close.
+/// `pci_error_handlers.reset_prepare`: called before any reset of the function but the one on
+/// close.
 ///
 /// # Safety
 ///

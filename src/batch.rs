@@ -2,9 +2,9 @@
 
 //! How many pages to map at a fault.
 //!
-//! Pure. As with readahead of files: the first access maps one page; each one that goes on where the
-//! last batch ended maps twice as many. So a lone access stays cheap, and one that walks through
-//! memory takes few faults.
+//! Pure. As with readahead of files: the first access maps one page; each one that goes on where
+//! the last batch ended maps twice as many. So a lone access stays cheap, and one that walks
+//! through memory takes few faults.
 
 /// Where the last batch of a buffer ended, and how large it was; packed for an atomic.
 ///

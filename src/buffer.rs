@@ -2,9 +2,9 @@
 
 //! A buffer: ranges of a BAR behind a dma-buf.
 //!
-//! Faults and revocation meet at the [gate](crate::gate): a fault looks at the buffer's life and maps
-//! inside of it; a revoke changes the life with the gate shut, then zaps. Importers and revocation
-//! meet at the reservation lock; see [`crate::importers`].
+//! Faults and revocation meet at the [gate](crate::gate): a fault looks at the buffer's life and
+//! maps inside of it; a revoke changes the life with the gate shut, then zaps. Importers and
+//! revocation meet at the reservation lock; see [`crate::importers`].
 
 use crate::{
     batch::Trace,

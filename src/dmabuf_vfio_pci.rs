@@ -16,7 +16,7 @@
 //! | `registry.rs` | the buffers of a device and their places in its offset space |
 //! | `gate.rs` | what keeps faults from mapping memory that is being taken away |
 //! | `importers.rs` | the devices that import buffers, and how their mappings are taken away |
-//! | `batch.rs`, `config_space.rs`, `feature.rs`, `memattr.rs`, `range.rs`, `state.rs` | pure: arithmetic, transitions, decoding; KUnit compiles them a second time |
+//! | all others | pure: arithmetic, transitions, decoding; KUnit compiles them a second time |
 //!
 //! All unsafe code is in the crate `kernel_ext` (`rust/`).
 //!
@@ -44,8 +44,8 @@
 //!
 //! `memory_lock` is never taken with `mmap_lock` held for writing (the `mmap()` path) nor with a
 //! reservation lock held, for the core holds it through slow resets. No lock of ours is held while
-//! user memory is accessed. Who waits for importers holds no lock, but in a reset that cannot be put
-//! off, where the core may hold `memory_lock`: there the wait has a limit.
+//! user memory is accessed. Who waits for importers holds no lock, but in a reset that cannot be
+//! put off, where the core may hold `memory_lock`: there the wait has a limit.
 //!
 //! # Lifetimes
 //!

@@ -73,8 +73,8 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// - `EINVAL`: no ranges, a flag without a meaning, an access mode that open(2) does not have, or
-    ///   ranges that reach past the payload.
+    /// - `EINVAL`: no ranges, a flag without a meaning, an access mode that open(2) does not have,
+    ///   or ranges that reach past the payload.
     /// - `E2BIG`: more ranges than a buffer may have.
     pub(crate) fn decode(raw: &uapi::FeatureDmaBuf, argsz: usize) -> Result<Self> {
         // A mapping is never only written, so there is no O_WRONLY.

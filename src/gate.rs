@@ -6,9 +6,10 @@
 //! away shuts the gate for the moment in which it says so: nobody is half way then, and who comes
 //! later sees it. What is mapped already can be zapped after that.
 //!
-//! The core's `memory_lock` would do for a revoke, but not for a reset that user space starts through
-//! sysfs: there the core does nothing at all, and whether `memory_lock` is held cannot be known. And
-//! the core holds `memory_lock` all through slow resets, for which a revoke need not wait.
+//! The core's `memory_lock` would do for a revoke, but not for a reset that user space starts
+//! through sysfs: there the core does nothing at all, and whether `memory_lock` is held cannot be
+//! known. And the core holds `memory_lock` all through slow resets, for which a revoke need not
+//! wait.
 
 use kernel::{
     new_condvar,

@@ -13,8 +13,8 @@
 //! | `Revoked` | `EBADFD` | `Revoked` | → `Closed` |
 //! | `Closed` | `ENODEV` | `Closed` | `Closed` |
 //!
-//! *drained* says that no importer has a mapping any more. In `Revoking` the buffer is already out of
-//! reach of all processes and of new importers; what may be left is an importer that is slow to
+//! *drained* says that no importer has a mapping any more. In `Revoking` the buffer is already out
+//! of reach of all processes and of new importers; what may be left is an importer that is slow to
 //! unmap. A revoke that was interrupted leaves that state behind, and the next one goes on.
 
 use kernel::prelude::*;

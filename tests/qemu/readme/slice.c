@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+// SPDX-License-Identifier: GPL-2.0
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <linux/vfio_dmabuf.h>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the driver costs, in instructions, beside the in-tree vfio-pci in the same boot.
 //!
-//!     bench    prints a line `ROW UNIT OURS IN_TREE` for each row, `-` where in-tree has no such thing
+//!     bench    prints a line `ROW UNIT OURS IN_TREE` for each row, `-` where in-tree has no such
+//!     thing
 //!
 //! Meant for QEMU with `-icount shift=0`, one CPU and `norandmaps`: there the time stamp counter
 //! counts instructions, kernel and user space alike, and figures repeat exactly. It says nothing

@@ -153,7 +153,7 @@ impl Peer {
     /// Ends [`Peer::begin_hammer`], and says what came of it.
     pub fn end_hammer(&self) -> Result<Hits> {
         let word = self.order([HAMMER, 0, 0, 0, 0, 0], None)?.map_err(Failure::errno)?;
-        let part = |number: u32| word >> (21 * number) & MANY;
+        let part = |number: u32| (word >> (21 * number)) & MANY;
         Ok(Hits { good: part(0), faults: part(1), wrong: part(2) })
     }
 
@@ -171,7 +171,7 @@ impl Peer {
 
     /// ioctl() there with two 32-bit words behind its pointer.
     pub fn ioctl(&self, fd: RawFd, request: u32, arg: [u32; 2]) -> Result<Result<i32, Errno>> {
-        let arg = u64::from(arg[0]) | u64::from(arg[1]) << 32;
+        let arg = u64::from(arg[0]) | (u64::from(arg[1]) << 32);
         let answer = self.order([IOCTL, fd as u64, request.into(), arg, 0, 0], None)?;
         Ok(answer.map(|value| value as i32).map_err(Failure::errno))
     }
@@ -305,5 +305,5 @@ fn hammer(link: &Link, address: usize, want: u32) -> Result<u64> {
         }
     }
     link.receive()?;
-    Ok(good.min(MANY) | faults.min(MANY) << 21 | wrong.min(MANY) << 42)
+    Ok(good.min(MANY) | (faults.min(MANY) << 21) | (wrong.min(MANY) << 42))
 }

@@ -4,8 +4,8 @@ use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const VFIO_DEVICE_FEATURE: libc::Ioctl = 0x3b75; // _IO(';', 100 + 17)
-const GET_DMA_BUF: u32 = 1 << 16 | 11;
-const SET_DMA_BUF_REVOKE: u32 = 1 << 17 | 0xff0d;
+const GET_DMA_BUF: u32 = (1 << 16) | 11;
+const SET_DMA_BUF_REVOKE: u32 = (1 << 17) | 0xff0d;
 
 #[repr(C)]
 struct Export {

@@ -85,7 +85,7 @@ fn bytes_written_by_a_client_are_at_their_place_and_nowhere_else() -> Result<()>
         let address = check::works("mmap", client.map(fd, pages * PAGE, mm::RW, 0)?)?;
         for page in 0..pages {
             for word in 0..WORDS {
-                let value = 0x5000_0000 | (first << 12 | page << 4 | word) as u32;
+                let value = 0x5000_0000 | ((first << 12) | (page << 4) | word) as u32;
                 client.store(address + place(page, word) as usize, value)??;
                 oracle.expect(first + page, word, value);
             }

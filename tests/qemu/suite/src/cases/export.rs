@@ -177,7 +177,7 @@ fn export_with_unknown_open_flags_is_einval() -> Result<()> {
             ("O_TRUNC", with(libc::O_RDWR | libc::O_TRUNC)),
             ("O_PATH", with(libc::O_RDWR | libc::O_PATH)),
             ("O_DIRECT", with(libc::O_RDWR | libc::O_DIRECT)),
-            ("bit 30", with(libc::O_RDWR | 1 << 30)),
+            ("bit 30", with(libc::O_RDWR | (1 << 30))),
             ("bit 31", with(libc::O_RDWR | i32::MIN)),
         ],
     )

@@ -75,12 +75,12 @@ fn unknown_operations_are_einval() -> Result<()> {
     let buffer = export_edu(&device)?;
     let fd = buffer.raw() as u32;
     let before = fds()?;
-    for ops in [0, SET, GET | SET, GET | 1 << 19, GET | 1 << 24, GET | 1 << 31] {
+    for ops in [0, SET, GET | SET, GET | (1 << 19), GET | (1 << 24), GET | (1 << 31)] {
         let mut call = one_page();
         call.flags = ops | DMA_BUF;
         check::errno(&format!("DMA_BUF, operations {ops:#x}"), call.make(&device), Errno::EINVAL)?;
     }
-    for ops in [0, GET, GET | SET, SET | 1 << 19, SET | 1 << 31] {
+    for ops in [0, GET, GET | SET, SET | (1 << 19), SET | (1 << 31)] {
         let mut call = Call::new(ops | REVOKE, vec![fd]);
         check::errno(&format!("REVOKE, operations {ops:#x}"), call.make(&device), Errno::EINVAL)?;
     }

@@ -242,6 +242,7 @@ fn reset_waits_for_a_fence() -> Result<()> {
 
 /// A reset that cannot be put off waits about a second in all, not for each importer.
 fn several_slow_importers_do_not_add_up() -> Result<()> {
+    rig::peers_reach_each_other()?;
     let rig = Rig::new()?;
     let mut importers = Vec::new();
     let mut buffers = Vec::new();

@@ -123,7 +123,7 @@ fn info_and_memattr_obey_the_rules_of_features() -> Result<()> {
         check::works(name, feature::probe(&device, feature, ops))?;
         let mut bare = Call::new(PROBE | ops | feature, Vec::new());
         check::works("PROBE without a payload", bare.make_at_edge(&device))?;
-        for bad in [0, GET | SET, GET | 1 << 19] {
+        for bad in [0, GET | SET, GET | (1 << 19)] {
             let mut call = Call::new(bad | feature, vec![fd; words]);
             check::errno(&format!("{name}, {bad:#x}"), call.make(&device), Errno::EINVAL)?;
         }

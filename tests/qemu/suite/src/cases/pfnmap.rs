@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which page frames the page tables have, and with which memory type, as the test module reads them
-//! with `follow_pfnmap_start()`: in any process, also a stopped one.
+//! Which page frames the page tables have, and with which memory type, as the test module reads
+//! them with `follow_pfnmap_start()`: in any process, also a stopped one.
 
 use anyhow::{Context, Result};
 use guest::buffer::{self, Buffer, Export, Range};
