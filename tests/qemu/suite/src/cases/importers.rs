@@ -27,11 +27,13 @@ cases! {
         revoke_unmaps_importers,
         revoke_waits_for_a_slow_importer,
         revoke_waiting_for_an_importer_is_interruptible,
+        revoke_waiting_for_an_importer_can_be_killed,
         revoke_that_waits_for_an_importer_stalls_nothing_else,
         revoke_that_waits_for_a_fence_stalls_nothing_else,
         revoke_waits_for_a_fence,
         revoke_waiting_for_a_fence_is_interruptible,
         last_close_waits_for_an_importer,
+        last_close_waits_for_a_fence,
         unbind_waits_for_an_importer,
         attachment_outlives_the_device;
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
@@ -168,6 +170,20 @@ fn revoke_waiting_for_an_importer_is_interruptible() -> Result<()> {
     check::errno("REVOKE, once more", again, Errno::EBADFD)
 }
 
+fn revoke_waiting_for_an_importer_can_be_killed() -> Result<()> {
+    let rig = Rig::new()?;
+    let mapping = rig.buffer.map(0, PAGE)?;
+    check::value("before", mapping.load(ID_AT), ID)?;
+    let importer = rig.mapped(STUBBORN)?;
+    // Kills the process, and waits until nothing is left of it.
+    drop(hanging_revoke(&rig)?);
+    check::bus_error("CPU", mapping.load(ID_AT))?;
+    rig.has_status("after its death", uapi::VFIO_DMA_BUF_STATUS_REVOKED)?;
+    let call = hanging_revoke(&rig)?;
+    check::works("unmap", importer.unmap())?;
+    check::works("REVOKE", call.finish()?)
+}
+
 fn revoke_that_waits_for_an_importer_stalls_nothing_else() -> Result<()> {
     let rig = Rig::new()?;
     let importer = rig.mapped(STUBBORN)?;
@@ -258,6 +274,24 @@ fn last_close_waits_for_an_importer() -> Result<()> {
     check::errno("map", importer.map(), Errno::ENODEV)?;
     let late = Importer::new()?.attach(&buffer, &importing, GOOD);
     check::errno("attach", late, Errno::ENODEV)
+}
+
+fn last_close_waits_for_a_fence() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(GOOD)?;
+    let fence = fence(&rig)?;
+    // The last fds of the device are this child's, which closes them when it ends.
+    let mut close = Call::start(|| {
+        sleep(WHILE);
+        Ok(())
+    })?;
+    let Rig { device, buffer, .. } = rig;
+    drop(device);
+    close.hangs_for(3 * WHILE)?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    expelled("close", &importer, 1)?;
+    check::works("signal", fence.signal())?;
+    check::works("close", close.finish()?)
 }
 
 fn unbind_waits_for_an_importer() -> Result<()> {
