@@ -37,7 +37,6 @@ use kernel::{
         from_err_ptr,
         from_result, //
     },
-    fmt,
     fs::file::FileDescriptorReservation,
     prelude::*,
     sync::{
@@ -328,17 +327,12 @@ impl<T: Exporter> DmaBuf<T> {
         exported: Arc<Exported<T>>,
         size: usize,
         open_flags: u32,
-        name: fmt::Arguments<'_>,
+        name: &CStr,
     ) -> Result<Self> {
         let address_space = exported.device.core().address_space();
-        // SAFETY: `%pA` formats a `fmt::Arguments`.
-        let name = unsafe {
-            bindings::kasprintf(
-                bindings::GFP_KERNEL_ACCOUNT,
-                c"%pA".as_char_ptr(),
-                (&raw const name).cast::<c_void>(),
-            )
-        };
+        // SAFETY: A NUL-terminated string.
+        let name =
+            unsafe { bindings::kstrdup(name.as_char_ptr(), bindings::GFP_KERNEL_ACCOUNT) };
         if name.is_null() {
             return Err(ENOMEM);
         }

@@ -15,11 +15,6 @@ bool kernel_ext_has_write_combining(void)
 	       pgprot_val(pgprot_noncached(PAGE_SHARED));
 }
 
-bool kernel_ext_is_write_combining(const struct vm_area_struct *vma)
-{
-	return pgprot_val(vma->vm_page_prot) == pgprot_val(pgprot_writecombine(vma->vm_page_prot));
-}
-
 bool kernel_ext_pte_none(pte_t *pte)
 {
 	return pte_none(ptep_get(pte));

@@ -87,13 +87,16 @@ unsafe impl<T> Sync for VmOps<T> {}
 
 impl<T: Exporter> VmOps<T> {
     /// Makes the table; for a `static`.
-    pub const fn build() -> Self {
+    ///
+    /// With `blocks`, faults are tried with higher orders first: only for mappings with
+    /// [`CacheMode::Noncached`], see [`Fault::insert_block`].
+    pub const fn build(blocks: bool) -> Self {
         let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
         ops.open = Some(open);
         ops.close = Some(close);
         ops.fault = Some(fault::<T>);
         ops.map_pages = Some(map_pages);
-        if cfg!(CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP) {
+        if blocks && cfg!(CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP) {
             ops.huge_fault = Some(huge_fault::<T>);
         }
         Self(ops, PhantomData)
@@ -332,16 +335,6 @@ impl Fault<'_> {
             return None;
         }
         Some(vm_pgoff + ((start - vm_start) >> PAGE_SHIFT))
-    }
-
-    /// The mode that the mapping has, whatever the exporter says now.
-    pub fn cache_mode(&self) -> CacheMode {
-        // SAFETY: By the type invariant.
-        if unsafe { bindings::kernel_ext_is_write_combining(self.vma()) } {
-            CacheMode::WriteCombining
-        } else {
-            CacheMode::Noncached
-        }
     }
 
     /// How many pages there are from the faulting one to the end of the mapping, or of the page

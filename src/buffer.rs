@@ -63,7 +63,10 @@ use kernel_ext::{
 };
 
 static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build();
-static VM_OPS: VmOps<Buffer> = VmOps::build();
+/// Of uncached mappings.
+static VM_OPS: VmOps<Buffer> = VmOps::build(true);
+/// Of write-combining mappings, which have small pages only.
+static VM_OPS_SMALL: VmOps<Buffer> = VmOps::build(false);
 
 /// Ranges of one BAR, laid end to end.
 pub(crate) struct Buffer {
@@ -108,14 +111,13 @@ impl Buffer {
             imports: Atomic::new(0),
             memattr: Atomic::new(memattr.as_raw()),
         };
-        let core = device.core();
         DmaBuf::export(
             &DMA_BUF_OPS,
             kernel::module::this_module::<crate::LocalModule>(),
             Exported::new(device, buffer)?,
             size,
             open_flags,
-            fmt!("vfio{}:{}/{:x}", core.vfio_index(), core.pci_name(), bar),
+            device.names.get(bar).ok_or(ENODEV)?,
         )
     }
 
@@ -202,7 +204,7 @@ impl Buffer {
         let mut seen = self.life.load(Relaxed);
         loop {
             let next = Life::from_raw(seen).after(event)? as u32;
-            match self.life.cmpxchg(seen, next, Relaxed) {
+            match self.life.cmpxchg(seen, next, Full) {
                 Ok(_) => return Ok(()),
                 Err(now) => seen = now,
             }
@@ -277,10 +279,8 @@ impl Buffer {
             return None;
         }
         let pfn = self.layout.block(page, fault.order())?;
-        // A block entry would not get another mode; see `insert_block`.
-        let uncached = fault.cache_mode() == CacheMode::Noncached;
         // CAST: PFNs fit the machine word.
-        uncached.then_some(pfn as usize)
+        Some(pfn as usize)
     }
 
     /// Maps the page of a fault and, if it follows on others, some after it.
@@ -325,7 +325,10 @@ impl Exporter for Buffer {
         }
         let window = exported.window.copy().ok_or(ENODEV)?;
         let page = window + mapping.page_offset();
-        mapping.install(&VM_OPS, page, exported.memattr().cache_mode());
+        match exported.memattr().cache_mode() {
+            mode @ CacheMode::Noncached => mapping.install(&VM_OPS, page, mode),
+            mode @ CacheMode::WriteCombining => mapping.install(&VM_OPS_SMALL, page, mode),
+        }
         Ok(())
     }
 

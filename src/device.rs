@@ -22,6 +22,7 @@ use core::mem::size_of;
 use kernel::{
     fs::file::FileDescriptorReservation,
     prelude::*,
+    str::CString,
     transmute::FromBytes,
     uaccess::{
         UserPtr,
@@ -35,7 +36,10 @@ use kernel_ext::{
     vfio::FeatureCall,
     vfio_pci_core::{
         self,
-        Opened, //
+        Capability,
+        Core,
+        Opened,
+        NUM_BARS, //
     }, //
 };
 
@@ -54,15 +58,30 @@ pub(crate) struct DeviceData {
     pub(crate) registry: Registry,
     /// Does not change.
     pub(crate) capabilities: Capabilities,
+    /// What the buffers of each BAR are called, `vfioN:DDDD:BB:DD.F/B`. Does not change.
+    pub(crate) names: [CString; NUM_BARS],
 }
 
 impl DeviceData {
-    pub(crate) fn new(capabilities: Capabilities) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(core: &Core) -> impl PinInit<Self, Error> + '_ {
+        let name = |bar: u32| {
+            CString::try_from_fmt(fmt!(
+                "vfio{}:{}/{:x}",
+                core.vfio_index(),
+                core.pci_name(),
+                bar
+            ))
+        };
         try_pin_init!(Self {
             gate <- Gate::new(),
             importers <- Importers::new(),
             registry <- Registry::new(),
-            capabilities,
+            capabilities: Capabilities {
+                pm: core.capability(Capability::Pm),
+                express: core.capability(Capability::Express),
+                af: core.capability(Capability::Af),
+            },
+            names: [name(0)?, name(1)?, name(2)?, name(3)?, name(4)?, name(5)?],
         })
     }
 }

@@ -4,7 +4,6 @@
 
 use crate::{
     buffer::Buffer,
-    config_space::Capabilities,
     device::{
         self,
         Device,
@@ -26,7 +25,6 @@ use kernel_ext::{
         MemoryChange, //
     },
     vfio_pci_core::{
-        Capability,
         Core,
         Opened, //
     }, //
@@ -41,11 +39,7 @@ impl Driver for DeviceData {
     type Bracket<'a> = Suspension<'a>;
 
     fn new(core: &Core) -> impl PinInit<Self, Error> {
-        DeviceData::new(Capabilities {
-            pm: core.capability(Capability::Pm),
-            express: core.capability(Capability::Express),
-            af: core.capability(Capability::Af),
-        })
+        DeviceData::new(core)
     }
 
     fn bracket(device: &Device, change: MemoryChange) -> Result<Option<Suspension<'_>>> {

@@ -35,6 +35,9 @@ use kernel_ext::dma_buf::{
 pub(crate) struct Importers {
     /// How many reasons there are for which no importer may map any buffer.
     suspensions: Atomic<u32>,
+    /// How many buffers are in `attached`. Goes up before their importers ask whether they may map,
+    /// so that who finds 0 after saying that they may not has nobody to tell.
+    count: Atomic<u32>,
     /// Imported buffers by their place in the offset space.
     #[pin]
     attached: Mutex<RBTree<usize, Attached>>,
@@ -65,6 +68,7 @@ impl Importers {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             suspensions: Atomic::new(0),
+            count: Atomic::new(0),
             attached <- new_mutex!(RBTree::new(), "Importers::attached"),
             drain <- new_mutex!((), "Importers::drain"),
             drained <- new_condvar!("Importers::drained"),
@@ -83,6 +87,7 @@ impl Importers {
             count: 1,
         };
         attached.try_create_and_insert(place, entry, GFP_KERNEL_ACCOUNT)?;
+        self.count.fetch_add(1, Full);
         Ok(())
     }
 
@@ -95,6 +100,9 @@ impl Importers {
         });
         let entry = if last { attached.remove(&place) } else { None };
         drop(attached);
+        if entry.is_some() {
+            self.count.fetch_sub(1, Full);
+        }
         drop(entry);
     }
 
@@ -158,6 +166,9 @@ impl Importers {
     ///
     /// `EINTR`: a signal came first. The importers were told to unmap.
     pub(crate) fn expel(&self, dma_buf: &DmaBuf<Buffer>) -> Result {
+        if self.count.load(Acquire) == 0 {
+            return Ok(());
+        }
         dma_buf.invalidate();
         self.wait(dma_buf, Patience::UntilSignal)
     }
@@ -218,6 +229,9 @@ impl Importers {
     ///
     /// Buffers that come to be imported meanwhile may be left out: see the module's documentation.
     fn for_each(&self, mut f: impl FnMut(&DmaBuf<Buffer>) -> Result) -> Result {
+        if self.count.load(Acquire) == 0 {
+            return Ok(());
+        }
         let mut next = 0;
         loop {
             let dma_buf = {

@@ -60,22 +60,40 @@ impl Layout {
     ///   or the sum of the lengths is too large.
     /// - `EOVERFLOW`: the physical address of a range overflows.
     /// - `ENOMEM`
+    ///
+    /// Errors that do not depend on the BAR come first.
     pub(crate) fn new(bar_start: u64, bar_len: u64, ranges: &[Range]) -> Result<Self> {
-        total_size(ranges)?;
+        let page_mask = PAGE_SIZE as u64 - 1;
         let mut spans = KVVec::with_capacity(ranges.len(), GFP_KERNEL_ACCOUNT)?;
-        let mut pages = 0;
+        let mut outside = Ok(());
+        let mut size = 0u64;
+        // The PFN that would go on the last span. There is none at first: no PFN is that large.
+        let mut next = u64::MAX;
         for range in ranges {
-            let pfn = physical_address(bar_start, bar_len, range)? >> PAGE_SHIFT;
-            let joins = spans
-                .last()
-                .is_some_and(|last: &Span| last.pfn + (pages - last.start) == pfn);
-            if !joins {
-                spans.push(Span { start: pages, pfn }, GFP_KERNEL_ACCOUNT)?;
+            if range.length == 0 || (range.offset | range.length) & page_mask != 0 {
+                return Err(EINVAL);
             }
-            pages += range.length >> PAGE_SHIFT;
+            if range.offset > bar_len || range.length > bar_len - range.offset {
+                outside = outside.and(why_outside(bar_start, range));
+            }
+            let pfn = bar_start.wrapping_add(range.offset) >> PAGE_SHIFT;
+            if pfn != next {
+                let start = size >> PAGE_SHIFT;
+                spans.push(Span { start, pfn }, GFP_KERNEL_ACCOUNT)?;
+            }
+            next = pfn + (range.length >> PAGE_SHIFT);
+            size = size.checked_add(range.length).ok_or(EINVAL)?;
         }
-        // INVARIANT: `total_size` has refused empty ranges, an empty list, and too large a sum.
-        Ok(Self { spans, pages })
+        if size == 0 || size >= SIZE_LIMIT {
+            return Err(EINVAL);
+        }
+        outside?;
+        bar_start.checked_add(bar_len).ok_or(EOVERFLOW)?;
+        // INVARIANT: There is a range, and none is empty; ranges that go on a span were joined.
+        Ok(Self {
+            spans,
+            pages: size >> PAGE_SHIFT,
+        })
     }
 
     /// One span over a whole BAR, whose last page may be a partial one. `bar_len` is bytes, not 0.
@@ -99,7 +117,16 @@ impl Layout {
     /// What page `page` of the buffer and those after it are in physical memory, up to the end of
     /// the span. `None` past the end of the buffer.
     pub(crate) fn lookup(&self, page: u64) -> Option<Run> {
-        self.runs(page).next()
+        if page >= self.pages {
+            return None;
+        }
+        let after = self.spans.partition_point(|span| span.start <= page);
+        let end = self.spans.get(after).map_or(self.pages, |next| next.start);
+        let span = self.spans.get(after.checked_sub(1)?)?;
+        Some(Run {
+            pfn: span.pfn + (page - span.start),
+            pages: end - page,
+        })
     }
 
     /// The pages of the buffer from `page` on, as runs in order.
@@ -127,29 +154,9 @@ impl Layout {
     }
 }
 
-/// The sum of the lengths, bytes; checks what does not depend on the BAR.
-fn total_size(ranges: &[Range]) -> Result<u64> {
-    let page_mask = PAGE_SIZE as u64 - 1;
-    let mut total = 0u64;
-    for range in ranges {
-        if range.length == 0 || (range.offset | range.length) & page_mask != 0 {
-            return Err(EINVAL);
-        }
-        total = total.checked_add(range.length).ok_or(EINVAL)?;
-    }
-    if total == 0 || total >= SIZE_LIMIT {
-        return Err(EINVAL);
-    }
-    Ok(total)
-}
-
-/// The physical address of a range, bytes.
-fn physical_address(bar_start: u64, bar_len: u64, range: &Range) -> Result<u64> {
+/// What is wrong with a range that is not inside of the BAR.
+fn why_outside(bar_start: u64, range: &Range) -> Result {
     let start = bar_start.checked_add(range.offset).ok_or(EOVERFLOW)?;
-    let end = start.checked_add(range.length).ok_or(EOVERFLOW)?;
-    let bar_end = bar_start.checked_add(bar_len).ok_or(EOVERFLOW)?;
-    if end > bar_end {
-        return Err(EINVAL);
-    }
-    Ok(start)
+    start.checked_add(range.length).ok_or(EOVERFLOW)?;
+    Err(EINVAL)
 }
