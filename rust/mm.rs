@@ -307,11 +307,13 @@ impl Fault<'_> {
     }
 
     /// The order to resolve the fault with: 2^order pages, naturally aligned.
+    #[inline]
     pub fn order(&self) -> u32 {
         self.order
     }
 
     /// The start of the block of [`Fault::order`] around the address that was accessed, bytes.
+    #[inline]
     fn start(&self) -> usize {
         // SAFETY: By the type invariant.
         let address = unsafe { self.vmf.as_ref().__bindgen_anon_1.address };
@@ -321,6 +323,7 @@ impl Fault<'_> {
     /// Where the block starts in the address space of the device, pages.
     ///
     /// `None` when the mapping does not have all of the block.
+    #[inline]
     pub fn page_offset(&self) -> Option<usize> {
         let start = self.start();
         // SAFETY: By the type invariant; the bounds are stable during a fault.
@@ -339,6 +342,7 @@ impl Fault<'_> {
 
     /// How many pages there are from the faulting one to the end of the mapping, or of the page
     /// table if that comes first. For order 0.
+    #[inline]
     pub fn pages_left(&self) -> usize {
         // SAFETY: By the type invariant; the bounds are stable during a fault.
         let vm_end = unsafe { (*self.vma()).__bindgen_anon_1.__bindgen_anon_1.vm_end };
@@ -352,6 +356,7 @@ impl Fault<'_> {
     ///
     /// The kernel picks the cache mode that the page attribute table has for the PFN: on x86 that
     /// is uncached. So this is for [`CacheMode::Noncached`] only.
+    #[inline]
     pub fn insert_block(&self, _proof: &MemoryEnabled<'_>, pfn: usize) -> Outcome {
         let vmf = self.vmf.as_ptr();
         // SAFETY: By the type invariant.
@@ -381,6 +386,7 @@ impl Fault<'_> {
     /// # Errors
     ///
     /// `EINVAL` when that is not within [`Fault::pages_left`]; `ENOMEM`.
+    #[inline]
     pub fn insert_pages(
         &self,
         _proof: &MemoryEnabled<'_>,

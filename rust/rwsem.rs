@@ -42,6 +42,7 @@ impl RwSemaphore {
     }
 
     /// Takes the semaphore for reading; sleeps until no writer has it. `down_read()`
+    #[inline]
     pub(crate) fn read(&self) -> ReadGuard<'_> {
         // SAFETY: By the type invariant.
         unsafe { bindings::down_read(self.0.get()) };
@@ -64,6 +65,7 @@ pub(crate) struct ReadGuard<'a> {
 }
 
 impl Drop for ReadGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant.
         unsafe { bindings::up_read(self.sem.0.get()) };
@@ -100,6 +102,7 @@ impl<T> RwLock<T> {
     }
 
     /// Takes the lock for reading. `down_read()`
+    #[inline]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         // SAFETY: Initialised by `new`.
         unsafe { bindings::down_read(self.sem.get()) };
@@ -108,6 +111,7 @@ impl<T> RwLock<T> {
     }
 
     /// Takes the lock for writing. `down_write()`
+    #[inline]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         // SAFETY: Initialised by `new`.
         unsafe { bindings::down_write(self.sem.get()) };
@@ -133,6 +137,7 @@ impl<T> Deref for RwLockReadGuard<'_, T> {
 }
 
 impl<T> Drop for RwLockReadGuard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant.
         unsafe { bindings::up_read(self.0.sem.get()) };
@@ -163,6 +168,7 @@ impl<T> DerefMut for RwLockWriteGuard<'_, T> {
 }
 
 impl<T> Drop for RwLockWriteGuard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant.
         unsafe { bindings::up_write(self.0.sem.get()) };

@@ -16,8 +16,7 @@ use kernel::{
 
 /// Reads the next `count` values. `memdup_array_user()`
 ///
-/// `count` is to be bounded by the caller: that many are allocated, on the account of the current
-/// task.
+/// `count` is to be bounded by the caller: that many are allocated.
 ///
 /// # Errors
 ///
@@ -27,7 +26,7 @@ pub fn read_array<T: FromBytes + Copy>(
     count: usize,
 ) -> Result<KVVec<T>> {
     let size = count.checked_mul(size_of::<T>()).ok_or(ENOMEM)?;
-    let mut values = KVVec::<T>::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+    let mut values = KVVec::<T>::with_capacity(count, GFP_KERNEL)?;
     let spare = values.spare_capacity_mut().as_mut_ptr();
     // CAST: Uninitialised values are uninitialised bytes.
     // SAFETY: The capacity is at least `count` values, which have `size` bytes.

@@ -75,6 +75,7 @@ pub enum Capability {
 }
 
 impl Core {
+    #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::vfio_pci_core_device {
         self.0.get()
     }
@@ -133,12 +134,14 @@ impl Core {
         unsafe { CStr::from_char_ptr(name) }
     }
 
+    #[inline]
     fn memory_lock(&self) -> &RwSemaphore {
         // SAFETY: Initialised by `vfio_pci_core_init_dev()`, lives as long as `self`.
         unsafe { RwSemaphore::from_raw(&raw mut (*self.as_ptr()).memory_lock) }
     }
 
     /// Keeps the state of the device's memory as it is: the core does not change it meanwhile.
+    #[inline]
     pub fn hold_memory(&self) -> MemoryHold<'_> {
         MemoryHold {
             core: self,
@@ -149,6 +152,7 @@ impl Core {
     /// Whether the device answers on its BARs: memory enabled, in D0, not in low power.
     ///
     /// Without [`Core::hold_memory`] the answer holds only as long as nobody changes it.
+    #[inline]
     pub fn memory_answers(&self, opened: &Opened) -> bool {
         let core = self.as_ptr();
         if opened.0 != core {
@@ -226,6 +230,7 @@ pub struct MemoryEnabled<'a>(PhantomData<&'a ()>);
 
 impl MemoryHold<'_> {
     /// The proof, if the device answers on its BARs; see [`Core::memory_answers`].
+    #[inline]
     pub fn enabled(&self, opened: &Opened) -> Option<MemoryEnabled<'_>> {
         self.core
             .memory_answers(opened)
@@ -255,6 +260,7 @@ impl<T> Deref for Device<T> {
 
 impl<T> Device<T> {
     /// What the C core knows of the device.
+    #[inline]
     pub fn core(&self) -> &Core {
         &self.core
     }

@@ -332,6 +332,7 @@ impl Exporter for Buffer {
         Ok(())
     }
 
+    #[inline]
     fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome {
         let single = fault.order() == 0;
         let Some(page) = exported.page_of(fault) else {

@@ -126,6 +126,9 @@ impl Importers {
     pub(crate) fn suspend(&self) -> Result<Suspension<'_>> {
         self.suspensions.fetch_add(1, Full);
         let suspension = Suspension(self);
+        if self.count.load(Acquire) == 0 {
+            return Ok(suspension);
+        }
         self.tell_all();
         self.for_each_live(|dma_buf| self.wait(dma_buf, Patience::UntilSignal))?;
         Ok(suspension)

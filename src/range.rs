@@ -30,9 +30,12 @@ pub(crate) struct Span {
 ///
 /// # Invariants
 ///
-/// `spans` is not empty, starts at page 0, and ascends strictly in `start`; the last `start` is
-/// below `pages`. No two neighbours could be one span. `pages << PAGE_SHIFT` is below 2^63.
+/// `spans` is empty if there is only one span; else it has all of them, starts at page 0, and
+/// ascends strictly in `start`; the last `start` is below `pages`. No two neighbours could be one
+/// span. `pages` is not 0, and `pages << PAGE_SHIFT` is below 2^63.
 pub(crate) struct Layout {
+    /// Page frame number of page 0.
+    pfn: u64,
     spans: KVVec<Span>,
     pages: u64,
 }
@@ -64,7 +67,11 @@ impl Layout {
     /// Errors that do not depend on the BAR come first.
     pub(crate) fn new(bar_start: u64, bar_len: u64, ranges: &[Range]) -> Result<Self> {
         let page_mask = PAGE_SIZE as u64 - 1;
-        let mut spans = KVVec::with_capacity(ranges.len(), GFP_KERNEL_ACCOUNT)?;
+        let first = ranges.first().ok_or(EINVAL)?;
+        let mut spans = KVVec::new();
+        if ranges.len() > 1 {
+            spans.reserve(ranges.len(), GFP_KERNEL_ACCOUNT)?;
+        }
         let mut outside = Ok(());
         let mut size = 0u64;
         // The PFN that would go on the last span. There is none at first: no PFN is that large.
@@ -79,18 +86,24 @@ impl Layout {
             let pfn = bar_start.wrapping_add(range.offset) >> PAGE_SHIFT;
             if pfn != next {
                 let start = size >> PAGE_SHIFT;
-                spans.push(Span { start, pfn }, GFP_KERNEL_ACCOUNT)?;
+                if ranges.len() > 1 {
+                    spans.push_within_capacity(Span { start, pfn })?;
+                }
             }
             next = pfn + (range.length >> PAGE_SHIFT);
             size = size.checked_add(range.length).ok_or(EINVAL)?;
         }
-        if size == 0 || size >= SIZE_LIMIT {
+        if size >= SIZE_LIMIT {
             return Err(EINVAL);
         }
         outside?;
         bar_start.checked_add(bar_len).ok_or(EOVERFLOW)?;
+        if spans.len() == 1 {
+            spans = KVVec::new();
+        }
         // INVARIANT: There is a range, and none is empty; ranges that go on a span were joined.
         Ok(Self {
+            pfn: (bar_start + first.offset) >> PAGE_SHIFT,
             spans,
             pages: size >> PAGE_SHIFT,
         })
@@ -120,6 +133,12 @@ impl Layout {
         if page >= self.pages {
             return None;
         }
+        if self.spans.is_empty() {
+            return Some(Run {
+                pfn: self.pfn + page,
+                pages: self.pages - page,
+            });
+        }
         let after = self.spans.partition_point(|span| span.start <= page);
         let end = self.spans.get(after).map_or(self.pages, |next| next.start);
         let span = self.spans.get(after.checked_sub(1)?)?;
@@ -131,16 +150,19 @@ impl Layout {
 
     /// The pages of the buffer from `page` on, as runs in order.
     pub(crate) fn runs(&self, page: u64) -> impl Iterator<Item = Run> + '_ {
-        // Spans begin at page 0, so there is one that begins at or before `page`.
-        let first = self.spans.partition_point(|span| span.start <= page) - 1;
-        let spans = self.spans.get(first..).unwrap_or(&[]);
-        let ends = spans.iter().skip(1).map(|next| next.start);
-        let ends = Iterator::chain(ends, core::iter::once(self.pages));
-        spans.iter().zip(ends).filter_map(move |(span, end)| {
-            let start = page.max(span.start);
-            let pages = end.checked_sub(start).filter(|&pages| pages > 0)?;
-            let pfn = span.pfn + (start - span.start);
-            Some(Run { pfn, pages })
+        let mut run = self.lookup(page);
+        let mut after = self.spans.partition_point(|span| span.start <= page);
+        core::iter::from_fn(move || {
+            let current = run.take()?;
+            run = self.spans.get(after).map(|span| {
+                after += 1;
+                let end = self.spans.get(after).map_or(self.pages, |next| next.start);
+                Run {
+                    pfn: span.pfn,
+                    pages: end - span.start,
+                }
+            });
+            Some(current)
         })
     }
 

@@ -4,12 +4,13 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
+use guest::buffer::{Buffer, Export, Range};
 use guest::device::Device;
+use guest::feature::{self, Call};
 use guest::mm::{self, Mapping};
-use guest::PAGE;
+use guest::{uapi, PAGE};
 
-use crate::measure::{count, faults, median, slab, touch};
+use crate::measure::{close, count, faults, median, slab, touch, Prepared};
 use crate::{Rows, Unit};
 
 /// mmap() and munmap() of a page.
@@ -48,9 +49,9 @@ pub fn exports(device: &Device, rows: &mut Rows) -> Result<()> {
     for (row, ranges) in [("export_1", 1), ("export_4k_ranges", 4096)] {
         let ranges: Vec<Range> = (0..ranges).map(|n| Range(n * 2 * PAGE, PAGE)).collect();
         let export = Export::new(0, &ranges);
-        let mut call = export.call();
+        let mut call = Prepared::new(&export.call());
         let cost = median(101, |_| {
-            let (count, result) = count(|| Buffer::by_call(device, &mut call).map(drop));
+            let (count, result) = count(|| call.make(device).map(close));
             result?;
             Ok(count)
         })?;
@@ -75,7 +76,10 @@ fn revoke_one(device: &Device, offset: u64) -> Result<u64> {
     let buffer = Buffer::export(device, 0, offset, PAGE)?;
     let mapping = buffer.map(0, PAGE)?;
     touch(mapping.address())?;
-    let (count, result) = count(|| buffer::revoke(device, &buffer));
+    let fd = buffer.raw() as u32;
+    let call = Call::new(feature::SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, vec![fd]);
+    let mut call = Prepared::new(&call);
+    let (count, result) = count(|| call.make(device));
     result?;
     Ok(count)
 }

@@ -2,7 +2,9 @@
 //! Counting instructions and faults.
 
 use anyhow::{ensure, Result};
-use guest::fault;
+use guest::device::Device;
+use guest::feature::Call;
+use guest::{fault, uapi, Errno};
 
 /// The time stamp counter: with `-icount shift=0` one tick is one instruction.
 pub fn ticks() -> u64 {
@@ -61,4 +63,27 @@ pub fn slab() -> Result<u64> {
     let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
     ensure!(number.is_some(), "no Slab in meminfo");
     Ok(number.unwrap_or(0) * 1024)
+}
+
+/// A feature call as it lies in memory, so that only the system call is counted.
+pub struct Prepared(Vec<u32>);
+
+impl Prepared {
+    /// Lays it out.
+    pub fn new(call: &Call) -> Prepared {
+        let mut words = vec![call.argsz, call.flags];
+        words.extend(&call.payload);
+        Prepared(words)
+    }
+
+    /// Makes the call.
+    pub fn make(&mut self, device: &Device) -> Result<i32, Errno> {
+        device.ioctl(uapi::VFIO_DEVICE_FEATURE, self.0.as_mut_ptr() as usize)
+    }
+}
+
+/// close()
+pub fn close(fd: i32) {
+    // SAFETY: the caller got the fd from a system call and has no owner for it.
+    unsafe { libc::close(fd) };
 }

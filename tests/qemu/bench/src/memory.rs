@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Switching the device's memory off and on.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
 use anyhow::Result;
 use guest::buffer::Buffer;
 use guest::device::Device;
@@ -18,7 +22,9 @@ fn set_memory(device: &Device, on: bool) -> Result<u64> {
     let bit = uapi::PCI_COMMAND_MEMORY as u16;
     let old = device.config16(command)?;
     let new = if on { old | bit } else { old & !bit };
-    let (count, result) = count(|| device.set_config16(command, new));
+    let place = device.region(uapi::VFIO_PCI_CONFIG_REGION_INDEX)?.offset + command;
+    let file = File::from(device.as_fd().try_clone_to_owned()?);
+    let (count, result) = count(|| file.write_all_at(&new.to_le_bytes(), place));
     result?;
     Ok(count)
 }

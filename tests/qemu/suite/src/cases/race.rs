@@ -21,6 +21,7 @@ cases! {
     Setup::Bound(&[EDU]) =>
         racing_revokes_answer_0_or_ebadfd,
         revokes_race_with_loads,
+        revoke_wins_over_faults_under_way,
         opening_and_closing_races_with_loads,
         exports_and_revokes_race_with_memory_and_resets,
         bar_mappings_race_with_memory_and_resets,
@@ -107,17 +108,50 @@ fn revokes_race_with_loads() -> Result<()> {
     let device = open_edu()?;
     for round in 0..40 {
         let buffer = export_edu(&device)?;
+        let mut addresses = Vec::new();
         for client in &clients {
             let fd = client.take(&buffer)?;
             let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
             client.close(fd)?;
             client.begin_hammer(address, ID)?;
+            addresses.push(address);
         }
         std::thread::sleep(Duration::from_millis(round % 7));
         check::works("REVOKE", buffer::revoke(&device, &buffer))?;
         for client in &clients {
             let hits = client.end_hammer()?;
             check::equal(&format!("wrong values, {hits:?}"), hits.wrong, 0)?;
+        }
+        for (client, &address) in clients.iter().zip(&addresses) {
+            check::bus_error("when all is over", client.load(address)?)?;
+            client.unmap(address, PAGE)?;
+        }
+    }
+    Ok(())
+}
+
+/// A fault that is half way when REVOKE starts must not leave an entry behind that REVOKE missed.
+fn revoke_wins_over_faults_under_way() -> Result<()> {
+    let clients = [Peer::fork()?, Peer::fork()?];
+    let device = open_edu()?;
+    for round in 0..400 {
+        let buffer = export_edu(&device)?;
+        let mut addresses = Vec::new();
+        for client in &clients {
+            let fd = client.take(&buffer)?;
+            addresses.push(check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?);
+            client.close(fd)?;
+        }
+        for (client, &address) in clients.iter().zip(&addresses) {
+            client.begin_load(address)?;
+        }
+        (0..round % 50 * 200).for_each(|_| std::hint::spin_loop());
+        check::works("REVOKE", buffer::revoke(&device, &buffer))?;
+        for (client, &address) in clients.iter().zip(&addresses) {
+            let first = client.finish_load()?;
+            ensure!(matches!(first, Ok(ID) | Err(_)), "the load in the race: {first:x?}");
+            check::bus_error(&format!("round {round}, afterwards"), client.load(address)?)?;
+            client.unmap(address, PAGE)?;
         }
     }
     Ok(())
