@@ -10,7 +10,6 @@
 //! |---|---|
 //! | `dma_buf.rs` | `linux/dma-buf.h` |
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
-//! | `maple_tree.rs` | `linux/maple_tree.h` |
 //! | `mm.rs` | `linux/mm.h`: mappings and faults of an exporter's memory |
 //! | `pci.rs` | `linux/pci.h` |
 //! | `rwsem.rs` | `linux/rwsem.h` |
@@ -21,7 +20,6 @@
 
 pub mod dma_buf;
 pub mod dma_buf_mapping;
-pub mod maple_tree;
 pub mod mm;
 pub mod pci;
 pub mod rwsem;

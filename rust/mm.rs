@@ -333,7 +333,8 @@ impl Fault<'_> {
         };
         // SAFETY: As above.
         let vm_pgoff = unsafe { (*self.vma()).vm_pgoff };
-        let end = start.checked_add(PAGE_SIZE << self.order)?;
+        // User addresses are far from the end of the machine word.
+        let end = start.wrapping_add(PAGE_SIZE << self.order);
         if start < vm_start || end > vm_end {
             return None;
         }

@@ -155,7 +155,7 @@ impl Core {
     #[inline]
     pub fn memory_answers(&self, opened: &Opened) -> bool {
         let core = self.as_ptr();
-        if opened.0 != core {
+        if opened.0.as_ptr() != core {
             return false;
         }
         // SAFETY: A flag in a storage unit of its own; who must not miss a change holds the memory.
@@ -203,7 +203,7 @@ impl Core {
 ///
 /// The driver gets it when the device is opened, and the core does not close the device before the
 /// driver has given it back.
-pub struct Opened(*mut bindings::vfio_pci_core_device);
+pub struct Opened(NonNull<bindings::vfio_pci_core_device>);
 
 // SAFETY: The pointer only tells which device it is for.
 unsafe impl Send for Opened {}
@@ -215,7 +215,8 @@ impl Opened {
     ///
     /// The core has enabled `core` and does not disable it before the token is gone.
     pub(crate) unsafe fn new(core: *mut bindings::vfio_pci_core_device) -> Self {
-        Self(core)
+        // SAFETY: A valid device is not null.
+        Self(unsafe { NonNull::new_unchecked(core) })
     }
 }
 

@@ -31,9 +31,7 @@ use kernel::{
             Full,
             Relaxed, //
         },
-        Arc,
-        ArcBorrow,
-        SetOnce, //
+        ArcBorrow, //
     }, //
 };
 use kernel_ext::{
@@ -68,6 +66,9 @@ static VM_OPS: VmOps<Buffer> = VmOps::build(true);
 /// Of write-combining mappings, which have small pages only.
 static VM_OPS_SMALL: VmOps<Buffer> = VmOps::build(false);
 
+/// A page that no offset space has: the buffer has no place yet.
+const NO_WINDOW: usize = usize::MAX;
+
 /// Ranges of one BAR, laid end to end.
 pub(crate) struct Buffer {
     /// The BAR that the ranges are of.
@@ -76,7 +77,7 @@ pub(crate) struct Buffer {
     /// How many ranges user space gave; neighbours were merged since.
     nr_ranges: u32,
     /// Where the buffer starts in the device's offset space, pages. Set before anybody can map it.
-    window: SetOnce<usize>,
+    window: Atomic<usize>,
     /// Whether the registry has given it the window. The hidden buffers are where their BAR is.
     registered: Atomic<bool>,
     /// A [`Life`]. Ends with the gate shut.
@@ -104,7 +105,7 @@ impl Buffer {
             bar,
             layout,
             nr_ranges,
-            window: SetOnce::new(),
+            window: Atomic::new(NO_WINDOW),
             registered: Atomic::new(false),
             life: Atomic::new(Life::Live as u32),
             trace: Atomic::new(0),
@@ -131,10 +132,10 @@ impl Buffer {
         open_flags: u32,
     ) -> Result<DmaBuf<Self>> {
         let dma_buf = Self::new_dma_buf(device, bar, layout, nr_ranges, memattr, open_flags)?;
-        let buffer: Arc<_> = dma_buf.exported().into();
-        let window = device.registry.add(device.core(), &buffer)?;
+        let buffer = dma_buf.exported();
+        let window = device.registry.add(device.core(), buffer.into())?;
         buffer.registered.store(true, Relaxed);
-        buffer.window.populate(window);
+        buffer.window.store(window, Relaxed);
         Ok(dma_buf)
     }
 
@@ -144,7 +145,8 @@ impl Buffer {
         let layout = Layout::whole_bar(resource.start, resource.len)?;
         let dma_buf =
             Self::new_dma_buf(device, bar, layout, 1, Memattr::Noncached, dma_buf::O_RDWR)?;
-        dma_buf.exported().window.populate(bar * REGION_PAGES);
+        let window = bar * REGION_PAGES;
+        dma_buf.exported().window.store(window, Relaxed);
         Ok(dma_buf)
     }
 
@@ -168,6 +170,11 @@ impl Buffer {
         // The offsets of the device fd are those of the offset space: nothing to add.
         let page = mapping.page_offset();
         mapping.install(&VM_OPS, page, CacheMode::Noncached);
+    }
+
+    fn window(&self) -> Option<usize> {
+        let window = self.window.load(Relaxed);
+        (window != NO_WINDOW).then_some(window)
     }
 
     /// Size, pages.
@@ -245,7 +252,7 @@ impl Buffer {
             let _shut = device.gate.shut();
             exported.apply(Event::Revoke)?;
         }
-        if let Some(window) = exported.window.copy() {
+        if let Some(window) = exported.window() {
             device.core().zap(window, exported.pages());
         }
         device.importers.expel(dma_buf)?;
@@ -268,7 +275,7 @@ impl Buffer {
 
     /// The page of the buffer that the block of a fault starts at.
     fn page_of(&self, fault: &Fault<'_>) -> Option<u64> {
-        let page = fault.page_offset()?.checked_sub(self.window.copy()?)?;
+        let page = fault.page_offset()?.checked_sub(self.window.load(Relaxed))?;
         Some(page as u64)
     }
 
@@ -323,7 +330,7 @@ impl Exporter for Buffer {
         if !exported.life().is_live() {
             return Err(ENODEV);
         }
-        let window = exported.window.copy().ok_or(ENODEV)?;
+        let window = exported.window().ok_or(ENODEV)?;
         let page = window + mapping.page_offset();
         match exported.memattr().cache_mode() {
             mode @ CacheMode::Noncached => mapping.install(&VM_OPS, page, mode),
@@ -374,12 +381,12 @@ impl Exporter for Buffer {
         if !exported.may_map(device) {
             return Err(ENODEV);
         }
-        let window = exported.window.copy().ok_or(ENODEV)?;
+        let window = exported.window().ok_or(ENODEV)?;
         device.importers.attach(window, dma_buf)
     }
 
     fn detach(exported: &Exported<Self>) {
-        if let Some(window) = exported.window.copy() {
+        if let Some(window) = exported.window() {
             exported.device().importers.detach(window);
         }
     }
@@ -408,7 +415,7 @@ impl Exporter for Buffer {
         if !exported.registered.load(Relaxed) {
             return;
         }
-        if let Some(window) = exported.window.copy() {
+        if let Some(window) = exported.window() {
             exported.device().registry.remove(window);
         }
     }

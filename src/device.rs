@@ -112,9 +112,11 @@ pub(crate) fn export(device: &Device, call: FeatureCall) -> Result<c_int> {
     let resource = device.core().bar(bar)?;
     check_supported(request.memattr)?;
 
-    let ranges = uaccess::read_array(&mut reader, request.nr_ranges)?;
-    let layout = Layout::new(resource.start, resource.len, &ranges)?;
-    drop(ranges);
+    let layout = |ranges: &[_]| Layout::new(resource.start, resource.len, ranges);
+    let layout = match request.nr_ranges {
+        1 => layout(&[reader.read()?])?,
+        many => layout(&uaccess::read_array(&mut reader, many)?)?,
+    };
 
     let fd = FileDescriptorReservation::get_unused_fd_flags(request.open_flags)?;
     // CAST: Bounded by `MAX_RANGES`.

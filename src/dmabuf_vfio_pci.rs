@@ -39,7 +39,7 @@
 //! 3. [`importers::Importers`]: the list of imported buffers
 //! 4. the reservation lock of a dma-buf
 //! 5. the [gate](gate::Gate)
-//! 6. the registry: its hidden buffers, or the tree lock of its windows
+//! 6. the registry: its hidden buffers, or its windows
 //! 7. `i_mmap_rwsem`, page table locks (inside a zap)
 //!
 //! `memory_lock` is never taken with `mmap_lock` held for writing (the `mmap()` path) nor with a

@@ -17,6 +17,8 @@ use kernel_ext::uapi;
 /// (`DMA_IOVA_USE_SWIOTLB`).
 const SIZE_LIMIT: u64 = 1 << 63;
 
+const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
+
 /// A run of pages that is contiguous both in the buffer and in physical memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Span {
@@ -66,34 +68,34 @@ impl Layout {
     ///
     /// Errors that do not depend on the BAR come first.
     pub(crate) fn new(bar_start: u64, bar_len: u64, ranges: &[Range]) -> Result<Self> {
-        let page_mask = PAGE_SIZE as u64 - 1;
+        let bar_pfn = bar_start >> PAGE_SHIFT;
+        let bar_pages = bar_len >> PAGE_SHIFT;
         let first = ranges.first().ok_or(EINVAL)?;
         let mut spans = KVVec::new();
         if ranges.len() > 1 {
             spans.reserve(ranges.len(), GFP_KERNEL_ACCOUNT)?;
         }
         let mut outside = Ok(());
-        let mut size = 0u64;
-        // The PFN that would go on the last span. There is none at first: no PFN is that large.
-        let mut next = u64::MAX;
+        let mut pages = 0u64;
+        // Where the last range ended in the BAR, pages. There is none at first: no BAR is so large.
+        let mut last_end = u64::MAX;
         for range in ranges {
-            if range.length == 0 || (range.offset | range.length) & page_mask != 0 {
+            if range.length == 0 || (range.offset | range.length) & PAGE_MASK != 0 {
                 return Err(EINVAL);
             }
-            if range.offset > bar_len || range.length > bar_len - range.offset {
+            let (start, count) = (range.offset >> PAGE_SHIFT, range.length >> PAGE_SHIFT);
+            let end = start + count;
+            if end > bar_pages {
                 outside = outside.and(why_outside(bar_start, range));
             }
-            let pfn = bar_start.wrapping_add(range.offset) >> PAGE_SHIFT;
-            if pfn != next {
-                let start = size >> PAGE_SHIFT;
-                if ranges.len() > 1 {
-                    spans.push_within_capacity(Span { start, pfn })?;
-                }
+            if start != last_end && spans.capacity() > 0 {
+                let pfn = bar_pfn.wrapping_add(start);
+                spans.push_within_capacity(Span { start: pages, pfn })?;
             }
-            next = pfn + (range.length >> PAGE_SHIFT);
-            size = size.checked_add(range.length).ok_or(EINVAL)?;
+            last_end = end;
+            pages = pages.checked_add(count).ok_or(EINVAL)?;
         }
-        if size >= SIZE_LIMIT {
+        if pages >= SIZE_LIMIT >> PAGE_SHIFT {
             return Err(EINVAL);
         }
         outside?;
@@ -103,9 +105,9 @@ impl Layout {
         }
         // INVARIANT: There is a range, and none is empty; ranges that go on a span were joined.
         Ok(Self {
-            pfn: (bar_start + first.offset) >> PAGE_SHIFT,
+            pfn: bar_pfn + (first.offset >> PAGE_SHIFT),
             spans,
-            pages: size >> PAGE_SHIFT,
+            pages,
         })
     }
 

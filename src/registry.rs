@@ -6,15 +6,19 @@
 //! hidden buffer of the BAR stands there. The rest of each region is free; exported buffers get
 //! *windows* in it, so that any mapping of any buffer is linear in the offset space, whatever its
 //! ranges are, and one buffer can be zapped without touching others.
+//!
+//! A window is taken where the last one ended, if there is room, else after the next ones (next
+//! fit): the space is terabytes, so that it takes many exports to come round.
 
 use crate::{
     buffer::Buffer,
     gate::Shut, //
 };
+use core::ops::Range;
 use kernel::{
-    maple_tree::AllocErrorKind,
     new_mutex,
     prelude::*,
+    rbtree::RBTree,
     sync::{
         Arc,
         Mutex, //
@@ -25,7 +29,6 @@ use kernel_ext::{
         DmaBuf,
         Exported, //
     },
-    maple_tree::SharedTree,
     vfio_pci_core::{
         Core,
         NUM_BARS,
@@ -39,19 +42,68 @@ pub(crate) const BAR_SPACE: usize = NUM_BARS * REGION_PAGES;
 /// The buffers of a device.
 #[pin_data]
 pub(crate) struct Registry {
-    /// Exported buffers by window. A buffer is in here until its dma-buf is released; the tree has
-    /// a lock of its own.
     #[pin]
-    windows: SharedTree<Arc<Exported<Buffer>>>,
+    windows: Mutex<Windows>,
     /// The hidden buffer of each BAR that was mapped since the device was opened.
     #[pin]
     bars: Mutex<[Option<DmaBuf<Buffer>>; NUM_BARS]>,
 }
 
+/// The windows in use.
+struct Windows {
+    /// Exported buffers by the page that their window starts at. A buffer is in here until its
+    /// dma-buf is released. Windows do not overlap, nor does one leave its region.
+    buffers: RBTree<usize, Arc<Exported<Buffer>>>,
+    /// Where the last window that was taken ends, pages. No window has this page inside.
+    cursor: usize,
+}
+
+impl Windows {
+    /// The first place at `free.start` or after it for a window of so many pages.
+    ///
+    /// `free.start` must not be inside of a window.
+    fn first_fit(&self, pages: usize, free: Range<usize>) -> Option<usize> {
+        let mut page = free.start;
+        loop {
+            let end = page.checked_add(pages).filter(|&end| end <= free.end)?;
+            let Some(next) = self.buffers.cursor_lower_bound(&page) else {
+                return Some(page);
+            };
+            let (&start, buffer) = next.current();
+            if end <= start {
+                return Some(page);
+            }
+            page = start + buffer.pages();
+        }
+    }
+
+    /// A place for a window of so many pages in the parts of the offset space that no BAR has.
+    fn find(&self, core: &Core, pages: usize) -> Option<usize> {
+        let region = self.cursor / REGION_PAGES;
+        // The rest of the region that the cursor is in, the others, then all of that region.
+        (region..=region + NUM_BARS).find_map(|index| {
+            let bar = index % NUM_BARS;
+            let first = bar * REGION_PAGES + core.bar_pages(bar);
+            let first = if index == region {
+                first.max(self.cursor)
+            } else {
+                first
+            };
+            self.first_fit(pages, first..(bar + 1) * REGION_PAGES)
+        })
+    }
+}
+
 impl Registry {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            windows <- SharedTree::new(),
+            windows <- new_mutex!(
+                Windows {
+                    buffers: RBTree::new(),
+                    cursor: 0,
+                },
+                "Registry::windows"
+            ),
             bars <- new_mutex!([const { None }; NUM_BARS], "Registry::bars"),
         })
     }
@@ -61,28 +113,22 @@ impl Registry {
     /// # Errors
     ///
     /// `ENOSPC` when no stretch of the offset space that is large enough is free; `ENOMEM`.
-    pub(crate) fn add(&self, core: &Core, buffer: &Arc<Exported<Buffer>>) -> Result<usize> {
-        for bar in 0..NUM_BARS {
-            let first = bar * REGION_PAGES + core.bar_pages(bar);
-            let free = first..(bar + 1) * REGION_PAGES;
-            if buffer.pages() > free.len() {
-                continue;
-            }
-            let result =
-                self.windows
-                    .alloc_range(buffer.pages(), buffer.clone(), free, GFP_KERNEL_ACCOUNT);
-            match result {
-                Ok(window) => return Ok(window),
-                Err(err) if err.cause == AllocErrorKind::Busy => {}
-                Err(err) => return Err(err.into()),
-            }
-        }
-        Err(ENOSPC)
+    pub(crate) fn add(&self, core: &Core, buffer: Arc<Exported<Buffer>>) -> Result<usize> {
+        let pages = buffer.pages();
+        let mut windows = self.windows.lock();
+        let window = windows.find(core, pages).ok_or(ENOSPC)?;
+        windows
+            .buffers
+            .try_create_and_insert(window, buffer, GFP_KERNEL_ACCOUNT)?;
+        // The end of the last region is the start of the first one.
+        windows.cursor = (window + pages) % BAR_SPACE;
+        Ok(window)
     }
 
     /// Forgets the buffer in the window that starts at page `window`.
     pub(crate) fn remove(&self, window: usize) {
-        self.windows.erase(window);
+        let removed = self.windows.lock().buffers.remove(&window);
+        drop(removed);
     }
 
     /// Calls `use_it` with the hidden buffer of a BAR, which is made when there is none yet.
@@ -103,9 +149,7 @@ impl Registry {
 
     /// Closes all exported buffers. Nobody is inside the gate, as `_shut` proves.
     pub(crate) fn close_windows(&self, _shut: &Shut<'_>) {
-        let mut windows = self.windows.lock();
-        let mut cursor = windows.ma_state(0, usize::MAX);
-        while let Some(exported) = cursor.find(usize::MAX) {
+        for exported in self.windows.lock().buffers.values() {
             exported.close();
         }
     }
