@@ -90,48 +90,47 @@ pub(crate) struct Buffer {
     memattr: Atomic<u32>,
 }
 
+/// What a new buffer is to be.
+pub(crate) struct Spec {
+    /// The BAR that the ranges are of.
+    pub(crate) bar: usize,
+    pub(crate) layout: Layout,
+    /// How many ranges user space gave.
+    pub(crate) nr_ranges: u32,
+    pub(crate) memattr: Memattr,
+    /// Flags of its file, as for open(2).
+    pub(crate) open_flags: u32,
+}
+
 impl Buffer {
-    /// Makes the dma-buf of a new buffer, named for BAR `bar` of `device`.
-    fn new_dma_buf(
-        device: &Device,
-        bar: usize,
-        layout: Layout,
-        nr_ranges: u32,
-        memattr: Memattr,
-        open_flags: u32,
-    ) -> Result<DmaBuf<Self>> {
-        let size = usize::try_from(layout.size())?;
+    /// Makes the dma-buf of a new buffer, which has no place in the offset space yet.
+    fn new_dma_buf(device: &Device, spec: Spec) -> Result<DmaBuf<Self>> {
+        let size = usize::try_from(spec.layout.size())?;
+        let name = device.names.get(spec.bar).ok_or(ENODEV)?;
         let buffer = Self {
-            bar,
-            layout,
-            nr_ranges,
+            bar: spec.bar,
+            layout: spec.layout,
+            nr_ranges: spec.nr_ranges,
             window: Atomic::new(NO_WINDOW),
             registered: Atomic::new(false),
             life: Atomic::new(Life::Live as u32),
             trace: Atomic::new(0),
             imports: Atomic::new(0),
-            memattr: Atomic::new(memattr.as_raw()),
+            memattr: Atomic::new(spec.memattr.as_raw()),
         };
         DmaBuf::export(
             &DMA_BUF_OPS,
             kernel::module::this_module::<crate::LocalModule>(),
             Exported::new(device, buffer)?,
             size,
-            open_flags,
-            device.names.get(bar).ok_or(ENODEV)?,
+            spec.open_flags,
+            name,
         )
     }
 
-    /// Exports ranges of BAR `bar`: a buffer of its own, in a window of its own.
-    pub(crate) fn export(
-        device: &Device,
-        bar: usize,
-        layout: Layout,
-        nr_ranges: u32,
-        memattr: Memattr,
-        open_flags: u32,
-    ) -> Result<DmaBuf<Self>> {
-        let dma_buf = Self::new_dma_buf(device, bar, layout, nr_ranges, memattr, open_flags)?;
+    /// Exports ranges of a BAR: a buffer of its own, in a window of its own.
+    pub(crate) fn export(device: &Device, spec: Spec) -> Result<DmaBuf<Self>> {
+        let dma_buf = Self::new_dma_buf(device, spec)?;
         let buffer = dma_buf.exported();
         let window = device.registry.add(device.core(), buffer.into())?;
         buffer.registered.store(true, Relaxed);
@@ -142,9 +141,14 @@ impl Buffer {
     /// Makes the hidden buffer of a BAR, which is under all mappings through the device fd.
     pub(crate) fn hidden(device: &Device, bar: usize) -> Result<DmaBuf<Self>> {
         let resource = device.core().bar(bar)?;
-        let layout = Layout::whole_bar(resource.start, resource.len)?;
-        let dma_buf =
-            Self::new_dma_buf(device, bar, layout, 1, Memattr::Noncached, dma_buf::O_RDWR)?;
+        let spec = Spec {
+            bar,
+            layout: Layout::whole_bar(resource.start, resource.len)?,
+            nr_ranges: 1,
+            memattr: Memattr::Noncached,
+            open_flags: dma_buf::O_RDWR,
+        };
+        let dma_buf = Self::new_dma_buf(device, spec)?;
         let window = bar * REGION_PAGES;
         dma_buf.exported().window.store(window, Relaxed);
         Ok(dma_buf)
@@ -275,7 +279,9 @@ impl Buffer {
 
     /// The page of the buffer that the block of a fault starts at.
     fn page_of(&self, fault: &Fault<'_>) -> Option<u64> {
-        let page = fault.page_offset()?.checked_sub(self.window.load(Relaxed))?;
+        let page = fault
+            .page_offset()?
+            .checked_sub(self.window.load(Relaxed))?;
         Some(page as u64)
     }
 

@@ -3,7 +3,10 @@
 //! A device and the features that user space has on it.
 
 use crate::{
-    buffer::Buffer,
+    buffer::{
+        Buffer,
+        Spec, //
+    },
     config_space::Capabilities,
     feature::{
         Export,
@@ -119,16 +122,15 @@ pub(crate) fn export(device: &Device, call: FeatureCall) -> Result<c_int> {
     };
 
     let fd = FileDescriptorReservation::get_unused_fd_flags(request.open_flags)?;
-    // CAST: Bounded by `MAX_RANGES`.
-    let nr_ranges = request.nr_ranges as u32;
-    let dma_buf = Buffer::export(
-        device,
+    let spec = Spec {
         bar,
         layout,
-        nr_ranges,
-        request.memattr,
-        request.open_flags,
-    )?;
+        // CAST: Bounded by `MAX_RANGES`.
+        nr_ranges: request.nr_ranges as u32,
+        memattr: request.memattr,
+        open_flags: request.open_flags,
+    };
+    let dma_buf = Buffer::export(device, spec)?;
     Ok(dma_buf.install(fd))
 }
 

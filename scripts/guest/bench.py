@@ -95,10 +95,35 @@ def table(rows):
     return missed
 
 
+def prepare(job):
+    """What both boots have."""
+    job.devices, job.append = DEVICES, "norandmaps quiet loglevel=4"
+    job.modules.append("vfio-pci")
+    return job
+
+
+def contention(job):
+    """Boots with several CPUs and prints how we compare when threads compete; 0 if that worked."""
+    prepare(job).parallel = True
+    job.command.append("threads")
+    result = machine.run(job)
+    rows = [line.split() for line in result.output.decode(errors="replace").splitlines()]
+    rows = [row for row in rows if len(row) == 3]
+    if result.problem or result.status != 0 or not rows:
+        why = result.problem or f"status {result.status}"
+        print(f"error: bench threads: {why}; kernel log: {machine.outside(result.log)}")
+        return 1
+    print("\nWall clock, several threads on 4 emulated CPUs; median of 9 rounds, ours/in-tree:\n")
+    print("| row | threads | ours/in-tree |")
+    print("|---|---:|---:|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    return 0
+
+
 def bench(job, build):
     """Boots, prints the table, writes bench.json; 0 if every limit is met."""
-    job.devices, job.icount, job.append = DEVICES, True, "norandmaps quiet loglevel=4"
-    job.modules.append("vfio-pci")
+    prepare(job).icount = True
     result = machine.run(job)
     text = result.output.decode(errors="replace")
     rows = parse(text)

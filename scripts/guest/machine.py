@@ -57,6 +57,7 @@ class Job:
     qemu_args: list = dataclasses.field(default_factory=list)
     append: str = ""  # more kernel command line
     icount: bool = False  # one CPU, one instruction per virtual nanosecond
+    parallel: bool = False  # CPUs that really run at the same time
     driver: str = ""
     bind: bool = False
     env: dict = dataclasses.field(default_factory=dict)
@@ -141,16 +142,19 @@ def _write_initramfs(job, path):
 
 
 def _qemu_command(job, folder, console, control):
-    accel = os.environ.get("ACCEL") or "tcg,thread=single"
+    # Parallel CPUs trip an assertion of QEMU 10.0 when memory enable is toggled meanwhile.
+    emulation = "tcg,thread=multi" if job.parallel else "tcg,thread=single"
+    accel = os.environ.get("ACCEL") or emulation
     if accel == "tcg":
-        accel = "tcg,thread=single"
+        accel = emulation
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
     command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-m", "1G", "-no-reboot"]
     if job.icount:
         # `rep stosb` would count one instruction per byte.
         command += ["-icount", "shift=0,sleep=off", "-smp", "1", "-cpu", "max,-erms,-fsrm"]
     else:
-        command += ["-smp", "2", "-cpu", "host" if accel.startswith("kvm") else CPU]
+        command += ["-smp", "4" if job.parallel else "2"]
+        command += ["-cpu", "host" if accel.startswith("kvm") else CPU]
     command += ["-kernel", f"{job.kernel}/build/arch/x86/boot/bzImage"]
     command += ["-initrd", INITRAMFS, "-append", f"{APPEND} {job.append}"]
     command += ["-serial", f"file:{folder}/kernel.log"]

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the driver costs, in instructions, beside the in-tree vfio-pci in the same boot.
 //!
-//!     bench    prints a line `ROW UNIT OURS IN_TREE` for each row, `-` where in-tree has no such
-//!     thing
+//!     bench            prints a line `ROW UNIT OURS IN_TREE` for each row, `-` where in-tree has
+//!                      nothing of the kind
+//!     bench threads    times several threads instead: `ROW THREADS OURS/IN_TREE`
 //!
-//! Meant for QEMU with `-icount shift=0`, one CPU and `norandmaps`: there the time stamp counter
+//! The first is meant for QEMU with `-icount shift=0`, one CPU and `norandmaps`: there the time stamp counter
 //! counts instructions, kernel and user space alike, and figures repeat exactly. It says nothing
 //! about caches, contention or the cost of TLB shootdown.
 //!
@@ -14,6 +15,7 @@ mod faults;
 mod life;
 mod measure;
 mod memory;
+mod threads;
 
 use std::process::ExitCode;
 
@@ -64,6 +66,9 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     Module::driver().load()?;
     Module::new("/lib/modules/vfio-pci.ko").load()?;
+    if std::env::args().nth(1).as_deref() == Some("threads") {
+        return threads::compare();
+    }
     let in_tree = measure_driver(IN_TREE)?;
     let ours = measure_driver(OURS)?;
     for (id, unit, value) in &ours {

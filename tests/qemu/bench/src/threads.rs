@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Several threads of one process on one device: wall clock, so only ratios mean anything.
+
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use guest::device::{Device, Via};
+use guest::mm::{self, Mapping};
+use guest::pci::{Pci, BOCHS};
+use guest::PAGE;
+
+use crate::measure::touch;
+use crate::{IN_TREE, OURS};
+
+const MIB: u64 = 1 << 20;
+const THREADS: [usize; 3] = [1, 2, 4];
+const ROUNDS: usize = 9;
+
+/// What each thread does, and how many times in a round.
+struct Work {
+    row: &'static str,
+    times: usize,
+    run: fn(&Device, u64) -> Result<()>,
+}
+
+const WORK: [Work; 3] = [
+    Work { row: "lone_faults", times: 4, run: lone_faults },
+    Work { row: "walks", times: 4, run: walk },
+    Work { row: "mmaps", times: 400, run: map_and_unmap },
+];
+
+/// A fault every 64 KiB, one page each.
+fn lone_faults(device: &Device, offset: u64) -> Result<()> {
+    touch_every(device, offset, 64 << 10)
+}
+
+/// Each page of 16 MiB, one after the other.
+fn walk(device: &Device, offset: u64) -> Result<()> {
+    touch_every(device, offset, PAGE as usize)
+}
+
+fn touch_every(device: &Device, offset: u64, step: usize) -> Result<()> {
+    // A page out of phase, so that only pages of 4 KiB fit.
+    let address = mm::map_aligned(device.raw(), 16 * MIB, mm::RW, offset + PAGE)?;
+    let mapping = Mapping::from_raw(address, 16 * MIB);
+    let end = address + mapping.size() as usize;
+    (address..end).step_by(step).try_for_each(touch)
+}
+
+fn map_and_unmap(device: &Device, offset: u64) -> Result<()> {
+    let address = mm::map(device.raw(), PAGE, mm::RW, mm::SHARED, offset)?;
+    Ok(mm::unmap(address, PAGE)?)
+}
+
+/// Prints a line `ROW THREADS RATIO` for each: our time divided by that of the in-tree driver.
+pub fn compare() -> Result<()> {
+    let in_tree = measure_driver(IN_TREE)?;
+    let ours = measure_driver(OURS)?;
+    for ((row, threads, ours), (_, _, in_tree)) in ours.into_iter().zip(in_tree) {
+        println!("{row} {threads} {:.2}", ours / in_tree);
+    }
+    Ok(())
+}
+
+fn measure_driver(driver: &str) -> Result<Vec<(&'static str, usize, f64)>> {
+    let pci = Pci::find(BOCHS)?.into_iter().next().context("no display")?;
+    pci.bind(driver)?;
+    let device = Device::open(&pci, Via::Group)?;
+    let base = device.region(0)?.offset;
+    let mut rows = Vec::new();
+    for work in &WORK {
+        for threads in THREADS {
+            rows.push((work.row, threads, median_round(&device, base, work, threads)?));
+        }
+    }
+    drop(device);
+    pci.release()?;
+    Ok(rows)
+}
+
+/// The median time of a round in which each thread does the work on a part of the BAR of its own.
+fn median_round(device: &Device, base: u64, work: &Work, threads: usize) -> Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        thread::scope(|scope| -> Result<()> {
+            let all: Vec<_> = (0..threads as u64)
+                .map(|thread| {
+                    let offset = base + thread * 32 * MIB;
+                    scope.spawn(move || (0..work.times).try_for_each(|_| (work.run)(device, offset)))
+                })
+                .collect();
+            for one in all {
+                one.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+            }
+            Ok(())
+        })?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
