@@ -119,6 +119,14 @@ def judge_suite(text, log, status, problem):
     return cases
 
 
+def judge_table(readme, cases):
+    """A failed case for each one that the table of tests/README.md names and that did not pass."""
+    table = readme.partition("## Which case proves what")[2]
+    passed = {case.name for case in cases if case.status == "passed"}
+    missing = [name for name in re.findall(r"`(\w+)`", table) if name not in passed]
+    return [Case(f"tests/README.md: {name} did not pass", "failed") for name in missing]
+
+
 def judge_kunit(test, parser, log, problem):
     """Cases of one boot that loaded KUnit modules.
 

@@ -177,8 +177,12 @@ def suite(kernel):
 
 def test(kernel):
     """Everything; prints each case that did not pass, and the totals last."""
-    cases = [] if os.environ.get("CASE") else kunit(kernel)
+    everything = not os.environ.get("CASE")
+    cases = kunit(kernel) if everything else []
     cases += suite(kernel)
+    if everything:
+        with open("/src/tests/README.md") as readme:
+            cases += judge.judge_table(readme.read(), cases)
     for case in cases:
         if case.status == "failed":
             print(f"\nFAILED: {case.name}")

@@ -72,6 +72,25 @@ class Suite(unittest.TestCase):
         self.assertEqual(self.judge(GOOD.replace("\n", "\r\n"))[0], "2 passed, 0 failed")
 
 
+class Table(unittest.TestCase):
+    """What tests/README.md names."""
+
+    README = "`intro`\n## Which case proves what\n| a | `one` `two` |\n| b | `three` |\n"
+
+    def judge(self, *statuses):
+        names = ("one", "two", "three")
+        cases = [judge.Case(name, status) for name, status in zip(names, statuses)]
+        return failed(judge.judge_table(self.README, cases))
+
+    def test_all_passed(self):
+        self.assertEqual(self.judge("passed", "passed", "passed"), [])
+
+    def test_skipped_failed_and_missing_ones_fail(self):
+        self.assertEqual(len(self.judge("passed", "skipped", "passed")), 1)
+        self.assertEqual(len(self.judge("failed", "passed", "passed")), 1)
+        self.assertEqual(len(self.judge("passed")), 2)
+
+
 class Splats(unittest.TestCase):
     """splats() and add_splats()"""
 

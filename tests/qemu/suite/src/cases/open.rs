@@ -95,7 +95,7 @@ fn unknown_ioctl_is_enotty() -> Result<()> {
 }
 
 fn cases_that_the_readme_names_exist() -> Result<()> {
-    const README: &str = include_str!("../../../README.md");
+    const README: &str = include_str!("../../../../README.md");
     let table = README.split("## Which case proves what").nth(1).unwrap_or_default();
     let names: Vec<&str> = table.split('`').skip(1).step_by(2).collect();
     let cases = super::all();
