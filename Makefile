@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := module
-.PHONY: module demo test bench check fmt shell run help clean distclean
+.PHONY: module demo test test-debug bench check fmt shell run help clean distclean
 
 # What scripts/guest/run.py takes from the user.
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V
@@ -21,7 +21,7 @@ module:
 	@scripts/root.sh scripts/build.sh module
 endif
 
-demo test bench check fmt shell:
+demo test test-debug bench check fmt shell:
 	@scripts/root.sh scripts/build.sh $@
 
 run:
@@ -40,6 +40,7 @@ help:
 #: make KDIR=/path      build it for your own kernel tree (no root needed)
 #: make demo            boot a guest and show the main job on an emulated PCI device
 #: make test            KUnit and the guest suite; CASE=pattern runs the cases that match
+#: make test-debug      make test on a kernel with KASAN, UBSAN, kmemleak and more (slow)
 #: make bench           count what faults, mappings, exports, revokes cost, beside vfio-pci
 #: make check           formatting, lints, warnings as errors, the UAPI header by itself
 #: make fmt             rustfmt all of it

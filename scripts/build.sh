@@ -7,6 +7,7 @@
 #   module                  build/module/*.ko for the test kernel
 #   demo test run shell     that and the guest programs, and boots a guest (scripts/guest/run.py)
 #   bench                   the same with the kernel that is measured
+#   test-debug              the same with the kernel that sees more
 #   check fmt               scripts/check builds on its own
 set -eu
 

@@ -3,9 +3,10 @@
 #
 # usage (inside the root): scripts/kernel.sh [FLAVOUR]
 #
-# Makes sure that the kernel of a flavour exists and prints its directory. The
-# config fragments scripts/kernel/{machine,FLAVOUR}.config name everything that is
-# on (make allnoconfig); the default flavour is `test`. In that directory:
+# Makes sure that the kernel of a flavour exists and prints its directory. Config
+# fragments in scripts/kernel/ name everything that is on (make allnoconfig):
+# machine.config and FLAVOUR.config; `debug` is `test` and more. The default
+# flavour is `test`. In that directory:
 #
 #   build/    the O= directory: bzImage, .config, what M= builds of Rust modules need
 #   modules/  lib/modules/RELEASE as the guest gets it
@@ -40,7 +41,9 @@ ensure_source() {
 }
 
 config() {
-	content "$fragments/machine.config" "$fragments/$flavour.config"
+	content "$fragments/machine.config"
+	[ "$flavour" != debug ] || content "$fragments/test.config"
+	content "$fragments/$flavour.config"
 }
 
 # Kconfig drops what it does not know or whose dependencies are off, silently.

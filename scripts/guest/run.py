@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""usage (inside the root): run.py KERNEL demo|test|bench|run|shell
+"""usage (inside the root): run.py KERNEL demo|test|test-debug|bench|run|shell
 
 The targets of the Makefile that boot a guest. They take what the user may set
 from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE.
@@ -38,6 +38,22 @@ TEST_QEMU_ARGS = [
 ]
 SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "bench": 900, "run": 600}
 
+# Where the modules for the target's kernel are, and how much slower than usual that is.
+MODULES = {"bench": "bench-module", "test-debug": "debug-module"}.get(sys.argv[-1], "module")
+SLOWER = 8 if sys.argv[-1] == "test-debug" else 1
+# After the cases: what they have left behind is a leak. Two scans, as the first finds false ones.
+KMEMLEAK = """
+suite "$@"
+status=$?
+leaks=/sys/kernel/debug/kmemleak
+if [ -e $leaks ]; then
+	rmmod dmabuf_vfio_pci_test dmabuf_vfio_pci
+	echo scan > $leaks; sleep 6; echo scan > $leaks
+	cat $leaks > /dev/kmsg
+fi
+exit $status
+"""
+
 # Exit statuses of `run` that are not the program's.
 STATUS_TIME_LIMIT = 124
 STATUS_GUEST_FAILED = 125
@@ -69,12 +85,12 @@ def by_line(function):
 
 def seconds(what):
     """The time limit of a boot."""
-    return int(os.environ.get("TIMEOUT") or SECONDS.get(what, 0))
+    return int(os.environ.get("TIMEOUT") or SECONDS.get(what, 0) * SLOWER)
 
 
 def base_job(name, kernel, command, **more):
     """A job with everything that was built in the guest."""
-    modules = f"{BUILD}/{'bench-module' if name == 'bench' else 'module'}/*.ko"
+    modules = f"{BUILD}/{MODULES}/*.ko"
     files = {f"lib/modules/{os.path.basename(p)}": p for p in glob.glob(modules)}
     for path in glob.glob(f"{BUILD}/guest/x86_64-unknown-linux-gnu/release/*"):
         if os.path.isfile(path) and os.access(path, os.X_OK):
@@ -157,9 +173,10 @@ def kunit(kernel):
 def suite(kernel):
     """One boot that runs the guest programs' cases on the test devices."""
     say("test: boot for the guest suite")
-    command = ["suite"] + shlex.split(os.environ.get("CASE", ""))
+    command = ["sh", "-c", KMEMLEAK, "suite"] + shlex.split(os.environ.get("CASE", ""))
     job = base_job("suite", kernel, command, devices=TEST_DEVICES, qemu_args=TEST_QEMU_ARGS)
     job.modules.append("vfio-pci")
+    job.env["SUITE_TIMEOUT"] = str(120 * SLOWER)
     load_driver(job)
 
     def on_line(line):
@@ -260,6 +277,7 @@ def main():
     try:
         kernel, target = sys.argv[1:]
         targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
+        targets["test-debug"] = test
         sys.exit(targets[target](kernel))
     except machine.Unusable as problem:
         sys.exit(f"error: {problem}")

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the driver costs, in instructions, beside the in-tree vfio-pci in the same boot.
 //!
-//!     bench            prints a line `ROW UNIT OURS IN_TREE` for each row, `-` where in-tree has
-//!                      nothing of the kind
-//!     bench threads    times several threads instead: `ROW THREADS OURS/IN_TREE`
+//!     bench            a line `ROW UNIT OURS IN_TREE` for each row, `-` where in-tree has no such
+//!                      thing
+//!     bench threads    times several threads instead: a line `ROW THREADS OURS/IN_TREE` for each
 //!
-//! The first is meant for QEMU with `-icount shift=0`, one CPU and `norandmaps`: there the time stamp counter
-//! counts instructions, kernel and user space alike, and figures repeat exactly. It says nothing
-//! about caches, contention or the cost of TLB shootdown.
+//! The first is meant for QEMU with `-icount shift=0`, one CPU and `norandmaps`: there the time
+//! stamp counter counts instructions, kernel and user space alike, and figures repeat. It says
+//! nothing about caches, contention or the cost of TLB shootdown.
 //!
 //! Devices: `bochs-display,vgamem=256M` and `pci-testdev,membar=1G`, both bound to no driver.
 

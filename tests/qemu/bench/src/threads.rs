@@ -88,7 +88,8 @@ fn median_round(device: &Device, base: u64, work: &Work, threads: usize) -> Resu
             let all: Vec<_> = (0..threads as u64)
                 .map(|thread| {
                     let offset = base + thread * 32 * MIB;
-                    scope.spawn(move || (0..work.times).try_for_each(|_| (work.run)(device, offset)))
+                    scope
+                        .spawn(move || (0..work.times).try_for_each(|_| (work.run)(device, offset)))
                 })
                 .collect();
             for one in all {
