@@ -113,7 +113,7 @@ def contention(job):
         why = result.problem or f"status {result.status}"
         print(f"error: bench threads: {why}; kernel log: {machine.outside(result.log)}")
         return 1
-    print("\nWall clock, several threads on 4 emulated CPUs; median of 9 rounds, ours/in-tree:\n")
+    print("\nWall clock, several threads on 4 emulated CPUs; best of 15 rounds, ours/in-tree:\n")
     print("| row | threads | ours/in-tree |")
     print("|---|---:|---:|")
     for row in rows:
