@@ -34,6 +34,7 @@ build_guest() {
 main() {
 	case $target in
 	bench) kernel=$(/src/scripts/kernel.sh bench) ;;
+	test-debug) kernel=$(/src/scripts/kernel.sh debug) ;;
 	*) kernel=$(/src/scripts/kernel.sh) ;;
 	esac
 	mkdir -p /src/build
@@ -48,6 +49,10 @@ main() {
 		;;
 	test/*)
 		build_module
+		build_guest
+		;;
+	test-debug/*)
+		build_module /src/build/debug-module
 		build_guest
 		;;
 	bench/*)

@@ -150,7 +150,7 @@ def demo(kernel):
 
 def kunit(kernel):
     """One boot that loads the KUnit module; judged by the kernel's own parser."""
-    if not os.path.exists(f"{BUILD}/module/{KUNIT}.ko"):
+    if not os.path.exists(f"{BUILD}/{MODULES}/{KUNIT}.ko"):
         return [judge.Case(f"kunit: there is no {KUNIT}.ko", "failed")]
     sys.path.insert(0, f"{kernel}/source/tools/testing/kunit")
     import kunit_parser  # pylint: disable=import-error,import-outside-toplevel
