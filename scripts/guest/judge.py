@@ -7,20 +7,23 @@ Nothing is filtered out: a line that looks like a splat is a failure, whoever wr
 import dataclasses
 import re
 
-# One line of any of these in a kernel log is a failure.
+# One line of any of these in a kernel log is a failure. The exceptions are what a debug kernel
+# says when it starts.
 SPLAT = re.compile(
     r"""WARNING: | \bBUG\b | \bOops\b | Kernel\ panic | cut\ here | Call\ Trace: | RIP:
       | general\ protection | invalid\ opcode | divide\ error | double\ fault | stack\ segment
-      | [Uu]nable\ to\ handle | NULL\ pointer\ dereference | use-after-free
+      | [Uu]nable\ to\ handle | NULL\ pointer\ dereference
+      | (?<!double-/)use-after-free
       | possible\ (circular|recursive|irq|deadlock) | INFO:\ possible | INFO:\ rcu | INFO:\ task
       | inconsistent\ lock\ state | suspicious\ RCU | DEBUG_LOCKS_WARN_ON | bad\ unlock\ balance
       | held\ lock\ freed | lock\ held\ when | locks?\ held\ by | Invalid\ wait\ context
       | BUG:?\ MAX_LOCK | turning\ off\ the\ locking
       | KASAN: | KCSAN: | KMSAN: | KFENCE: | UBSAN: | kmemleak:\ .*new\ suspected | ODEBUG:
-      | DMA-API: | rcu.*(stall|detected) | [Ss]oft\ lockup | [Hh]ard\ LOCKUP | hung\ task
+      | DMA-API:(?!\ (preallocated|debugging\ enabled))
+      | rcu.*(stall|detected) | [Ss]oft\ lockup | [Hh]ard\ LOCKUP | hung\ task
       | blocked\ for\ more\ than | sleeping\ function\ called | scheduling\ while\ atomic
       | list_(add|del)\ corruption | refcount_t: | corrupt | [Bb]ad\ page | Bad\ rss
-      | panicked\ at | [Mm]emory\ leak | leaked | still\ in\ use
+      | panicked\ at | [Mm]emory\ leak(?!\ detector) | leaked | still\ in\ use
       | printk\ messages\ dropped | callbacks\ suppressed""",
     re.VERBOSE,
 )

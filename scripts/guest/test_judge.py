@@ -125,6 +125,25 @@ class Splats(unittest.TestCase):
             with self.subTest(line=line.strip()):
                 self.assertTrue(judge.splats([f"[    1.000000] {line.strip()}"]))
 
+    def test_what_a_debug_kernel_says_when_it_starts_is_none(self):
+        for line in (
+            "rcu: \tRCU callback double-/use-after-free debug is enabled.",
+            "DMA-API: preallocated 65536 debug entries",
+            "DMA-API: debugging enabled by kernel config",
+            "kmemleak: Kernel memory leak detector initialized (mem pool available: 11938)",
+        ):
+            self.assertEqual(judge.splats([f"[ 0.0] {line}"]), {})
+
+    def test_what_is_like_it_is_one(self):
+        for line in (
+            "BUG: KASAN: slab-use-after-free in f+0x1/0x2",
+            "slab-use-after-free",
+            "DMA-API: pci 0000:01:00.0: device driver frees DMA memory",
+            "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "memory leak",
+        ):
+            self.assertTrue(judge.splats([f"[ 1.0] {line}"]), line)
+
     def test_it_fails_the_case_it_came_in(self):
         log = [QUIET[0], QUIET[1], "[ 1.15] WARNING: CPU: 0", QUIET[2]]
         self.assertEqual(failed(judge.judge_suite(GOOD, log, 0, "")), ["second"])
