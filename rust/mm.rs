@@ -79,8 +79,12 @@ impl Outcome {
     }
 }
 
-/// The `vm_operations_struct` of the mappings of exporter `T`.
-pub struct VmOps<T>(bindings::vm_operations_struct, PhantomData<T>);
+/// The `vm_operations_struct` of the mappings of exporter `T` that have one cache mode.
+pub struct VmOps<T> {
+    ops: bindings::vm_operations_struct,
+    mode: CacheMode,
+    _exporter: PhantomData<T>,
+}
 
 // SAFETY: Never written.
 unsafe impl<T> Sync for VmOps<T> {}
@@ -88,18 +92,22 @@ unsafe impl<T> Sync for VmOps<T> {}
 impl<T: Exporter> VmOps<T> {
     /// Makes the table; for a `static`.
     ///
-    /// With `blocks`, faults are tried with higher orders first: only for mappings with
-    /// [`CacheMode::Noncached`], see [`Fault::insert_block`].
-    pub const fn build(blocks: bool) -> Self {
+    /// With [`CacheMode::Noncached`], faults are tried with higher orders first; no other mode can
+    /// have that, see [`Fault::insert_block`].
+    pub const fn build(mode: CacheMode) -> Self {
         let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
         ops.open = Some(open);
         ops.close = Some(close);
         ops.fault = Some(fault::<T>);
         ops.map_pages = Some(map_pages);
-        if blocks && cfg!(CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP) {
+        if matches!(mode, CacheMode::Noncached) && cfg!(CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP) {
             ops.huge_fault = Some(huge_fault::<T>);
         }
-        Self(ops, PhantomData)
+        Self {
+            ops,
+            mode,
+            _exporter: PhantomData,
+        }
     }
 }
 
@@ -109,8 +117,8 @@ impl<T: Exporter> VmOps<T> {
 ///
 /// Called by the memory management for a VMA that [`NewMapping::install`] set up.
 unsafe extern "C" fn open(vma: *mut bindings::vm_area_struct) {
-    // SAFETY: `NewMapping::install` set it to a file of which the original holds a reference, or
-    // to null.
+    // SAFETY: By the invariant of `NewMapping`: a file of which the original holds a reference, or
+    // null.
     let device_file = unsafe { (*vma).vm_private_data }.cast::<bindings::file>();
     if !device_file.is_null() {
         // SAFETY: As above.
@@ -258,14 +266,15 @@ impl<T: Exporter> NewMapping<'_, T> {
         unsafe { (*self.vma()).vm_pgoff }
     }
 
-    /// Makes it a mapping of device memory at `page_offset` of its address space.
-    pub fn install(self, ops: &'static VmOps<T>, page_offset: usize, mode: CacheMode) {
+    /// Makes it a mapping of device memory at `page_offset` of its address space, with the cache
+    /// mode of `ops`.
+    pub fn install(self, ops: &'static VmOps<T>, page_offset: usize) {
         let vma = self.vma();
         // SAFETY: The VMA is ours; it is a mapping of `T`, as `ops` expects.
-        unsafe { (*vma).vm_ops = &ops.0 };
+        unsafe { (*vma).vm_ops = &ops.ops };
         // SAFETY: The VMA is ours.
         unsafe { (*vma).vm_pgoff = page_offset };
-        match mode {
+        match ops.mode {
             // SAFETY: The VMA is ours.
             CacheMode::Noncached => unsafe { bindings::kernel_ext_set_noncached(vma) },
             // SAFETY: The VMA is ours.

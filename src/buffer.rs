@@ -61,10 +61,8 @@ use kernel_ext::{
 };
 
 static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build();
-/// Of uncached mappings.
-static VM_OPS: VmOps<Buffer> = VmOps::build(true);
-/// Of write-combining mappings, which have small pages only.
-static VM_OPS_SMALL: VmOps<Buffer> = VmOps::build(false);
+static NONCACHED: VmOps<Buffer> = VmOps::build(CacheMode::Noncached);
+static WRITE_COMBINING: VmOps<Buffer> = VmOps::build(CacheMode::WriteCombining);
 
 /// A page that no offset space has: the buffer has no place yet.
 const NO_WINDOW: usize = usize::MAX;
@@ -173,7 +171,7 @@ impl Buffer {
         let mapping = mapping.adopt(dma_buf);
         // The offsets of the device fd are those of the offset space: nothing to add.
         let page = mapping.page_offset();
-        mapping.install(&VM_OPS, page, CacheMode::Noncached);
+        mapping.install(&NONCACHED, page);
     }
 
     fn window(&self) -> Option<usize> {
@@ -338,10 +336,11 @@ impl Exporter for Buffer {
         }
         let window = exported.window().ok_or(ENODEV)?;
         let page = window + mapping.page_offset();
-        match exported.memattr().cache_mode() {
-            mode @ CacheMode::Noncached => mapping.install(&VM_OPS, page, mode),
-            mode @ CacheMode::WriteCombining => mapping.install(&VM_OPS_SMALL, page, mode),
-        }
+        let ops = match exported.memattr().cache_mode() {
+            CacheMode::Noncached => &NONCACHED,
+            CacheMode::WriteCombining => &WRITE_COMBINING,
+        };
+        mapping.install(ops, page);
         Ok(())
     }
 
