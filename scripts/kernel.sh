@@ -5,8 +5,9 @@
 #
 # Makes sure that the kernel of a flavour exists and prints its directory. Config
 # fragments in scripts/kernel/ name everything that is on (make allnoconfig):
-# machine.config and FLAVOUR.config; `debug` is `test` and more. The default
-# flavour is `test`. In that directory:
+# machine.config and FLAVOUR.config; `debug` and `kcsan` are `test` and more. A
+# later line about an option replaces an earlier one. The default flavour is
+# `test`. In that directory:
 #
 #   build/    the O= directory: bzImage, .config, what M= builds of Rust modules need
 #   modules/  lib/modules/RELEASE as the guest gets it
@@ -41,9 +42,15 @@ ensure_source() {
 }
 
 config() {
-	content "$fragments/machine.config"
-	[ "$flavour" != debug ] || content "$fragments/test.config"
-	content "$fragments/$flavour.config"
+	set -- machine "$flavour"
+	case $flavour in debug | kcsan) set -- machine test "$flavour" ;; esac
+	for name; do
+		content "$fragments/$name.config"
+	done | awk '
+		{ name = $0; sub(/^# /, "", name); sub(/[= ].*/, "", name) }
+		!(name in line) { order[++n] = name }
+		{ line[name] = $0 }
+		END { for (i = 1; i <= n; i++) print line[order[i]] }'
 }
 
 # Kconfig drops what it does not know or whose dependencies are off, silently.
