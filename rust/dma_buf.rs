@@ -331,7 +331,7 @@ impl<T: Exporter> DmaBuf<T> {
     ) -> Result<Self> {
         let address_space = exported.device.core().address_space();
         // SAFETY: A NUL-terminated string.
-        let name = unsafe { bindings::kstrdup(name.as_char_ptr(), bindings::GFP_KERNEL) };
+        let name = unsafe { bindings::kstrdup(name.as_char_ptr(), bindings::GFP_KERNEL_ACCOUNT) };
         if name.is_null() {
             return Err(ENOMEM);
         }

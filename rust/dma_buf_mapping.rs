@@ -110,7 +110,7 @@ impl Parts {
         paddr: u64,
         len: u64,
     ) -> Result {
-        self.tables.reserve(1, GFP_KERNEL)?;
+        self.tables.reserve(1, GFP_KERNEL_ACCOUNT)?;
         // CAST: `size_t` has the width of `u64` here.
         let len = len as usize;
         let mut range = bindings::phys_vec { paddr, len };
@@ -128,7 +128,7 @@ impl Parts {
         })?;
         // INVARIANT: Made just now. There is room for it.
         self.tables
-            .push(NonNull::new(table).ok_or(ENOMEM)?, GFP_KERNEL)?;
+            .push(NonNull::new(table).ok_or(ENOMEM)?, GFP_KERNEL_ACCOUNT)?;
         Ok(())
     }
 
@@ -173,12 +173,12 @@ impl Joined {
                 table: pin_init::zeroed(),
                 parts,
             },
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
         let Self { table, parts } = &mut *joined;
         // INVARIANT: Allocated, or zeroed again.
         // SAFETY: `table` is ours.
-        to_result(unsafe { bindings::sg_alloc_table(table, count, bindings::GFP_KERNEL) })?;
+        to_result(unsafe { bindings::sg_alloc_table(table, count, bindings::GFP_KERNEL_ACCOUNT) })?;
         let mut entry = table.sgl;
         parts.for_each_entry(|address, length| {
             // SAFETY: The list has as many entries as we copy.

@@ -16,7 +16,8 @@ use kernel::{
 
 /// Reads the next `count` values. `memdup_array_user()`
 ///
-/// `count` is to be bounded by the caller: that many are allocated.
+/// `count` is to be bounded by the caller: that many are allocated, at the expense of its memory
+/// cgroup. A caller can make reading take as long as it likes (`userfaultfd`), and hold them.
 ///
 /// # Errors
 ///
@@ -26,7 +27,7 @@ pub fn read_array<T: FromBytes + Copy>(
     count: usize,
 ) -> Result<KVVec<T>> {
     let size = count.checked_mul(size_of::<T>()).ok_or(ENOMEM)?;
-    let mut values = KVVec::<T>::with_capacity(count, GFP_KERNEL)?;
+    let mut values = KVVec::<T>::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
     let spare = values.spare_capacity_mut().as_mut_ptr();
     // CAST: Uninitialised values are uninitialised bytes.
     // SAFETY: The capacity is at least `count` values, which have `size` bytes.

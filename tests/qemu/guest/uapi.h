@@ -6,3 +6,4 @@
 #include <linux/dma-heap.h>
 #include <linux/iommufd.h>
 #include <linux/pci_regs.h>
+#include <linux/userfaultfd.h>

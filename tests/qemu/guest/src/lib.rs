@@ -14,6 +14,8 @@
 //! * [`testmod`]: the test module: importers of any manners, page table entries of any process;
 //!   [`engine`]: a device that does DMA; [`fence`]: one that is not done yet; [`call`]: a system
 //!   call that hangs
+//! * [`uffd`]: memory that comes when it is told to; [`user`], [`cgroup`]: processes without
+//!   privileges, and what they use
 //! * [`kmsg`]: marks in the kernel log
 //!
 //! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
@@ -22,6 +24,7 @@
 
 pub mod buffer;
 pub mod call;
+pub mod cgroup;
 pub mod device;
 pub mod engine;
 pub mod fault;
@@ -38,6 +41,8 @@ pub mod power;
 pub mod ptes;
 pub mod testmod;
 pub mod uapi;
+pub mod uffd;
+pub mod user;
 pub mod worker;
 
 mod sys;

@@ -98,14 +98,27 @@ pub fn remap(address: usize, len: u64, new_len: u64) -> Result<usize, Errno> {
 pub fn move_away(address: usize, len: u64) -> Result<usize, Errno> {
     let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     let target = map(-1, len, libc::PROT_NONE, anonymous, 0)?;
+    move_to(address, len, target)
+}
+
+/// mremap() to a place that is part of a mapping of this module, which it replaces there.
+pub fn move_to(address: usize, len: u64, target: usize) -> Result<usize, Errno> {
     let (old, len) = (address as *mut _, len as usize);
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    // SAFETY: both places are mappings of this module; the one at `target` was made for this.
+    // SAFETY: both places are mappings of this module, in which no Rust object lives.
     let got = unsafe { libc::mremap(old, len, len, flags, target as *mut libc::c_void) };
     if got == libc::MAP_FAILED {
         return Err(Errno::last());
     }
     Ok(got as usize)
+}
+
+/// remap_file_pages(): lets part of a mapping show the file from page `page` on. Only for addresses
+/// of this module.
+pub fn remap_file_pages(address: usize, len: u64, page: u64) -> Result<(), Errno> {
+    // SAFETY: as for unmap().
+    let done = unsafe { libc::remap_file_pages(address as *mut _, len as usize, 0, page as _, 0) };
+    Errno::result(done).map(drop)
 }
 
 /// vmsplice(): puts the pages of a mapping into a pipe, as O_DIRECT puts them into a request.

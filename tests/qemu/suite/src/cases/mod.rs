@@ -14,6 +14,7 @@ mod importers_reset;
 mod independent;
 mod info;
 mod lifetime;
+mod limits;
 mod memory;
 mod names;
 mod open;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<&'static Case> {
         p2p::CASES,
         race::CASES,
         lifetime::CASES,
+        limits::CASES,
         unload::CASES,
     ];
     let all: Vec<&Case> = files.into_iter().flatten().collect();

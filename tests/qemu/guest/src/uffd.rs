@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Memory whose pages come when this program says so (`userfaultfd`): whoever touches it, the
+//! kernel in the middle of a system call too, waits until then.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{ensure, Context, Result};
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+
+use crate::mm::{self, Mapping};
+use crate::sys::ioctl_with;
+use crate::uapi;
+use crate::PAGE;
+
+/// Bytes of `struct uffd_msg`, and where in it the address of a page fault is.
+const MESSAGE: usize = 32;
+const ADDRESS: usize = 16;
+
+/// Such memory.
+#[derive(Debug)]
+pub struct Userfault {
+    fd: OwnedFd,
+    area: Mapping,
+}
+
+impl Userfault {
+    /// `pages` pages, none of which is there.
+    pub fn new(pages: u64) -> Result<Userfault> {
+        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+        // SAFETY: makes an fd, that is all.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
+        let fd = Errno::result(fd).context("userfaultfd")? as RawFd;
+        // SAFETY: the kernel made this fd, and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut api = uapi::uffdio_api { api: uapi::UFFD_API.into(), ..Default::default() };
+        ioctl_with(fd.as_raw_fd(), uapi::UFFDIO_API, &mut api).context("UFFDIO_API")?;
+
+        let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let start = mm::map(-1, pages * PAGE, mm::RW, anonymous, 0)?;
+        let area = Mapping::from_raw(start, pages * PAGE);
+        let range = uapi::uffdio_range { start: start as u64, len: pages * PAGE };
+        let mode = uapi::UFFDIO_REGISTER_MODE_MISSING.into();
+        let mut register = uapi::uffdio_register { range, mode, ..Default::default() };
+        ioctl_with(fd.as_raw_fd(), uapi::UFFDIO_REGISTER, &mut register)
+            .context("UFFDIO_REGISTER")?;
+        Ok(Userfault { fd, area })
+    }
+
+    /// The memory.
+    pub fn area(&self) -> &Mapping {
+        &self.area
+    }
+
+    /// Waits until somebody touches a page that is not there; gives its offset, or `None` when
+    /// nobody does so for `millis` milliseconds.
+    pub fn wait(&self, millis: u16) -> Result<Option<u64>> {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(millis))? == 0 {
+            return Ok(None);
+        }
+        let mut message = [0u8; MESSAGE];
+        let got = nix::unistd::read(&self.fd, &mut message).context("read of a userfaultfd")?;
+        ensure!(got == MESSAGE && u32::from(message[0]) == uapi::UFFD_EVENT_PAGEFAULT);
+        let address = u64::from_ne_bytes(message[ADDRESS..ADDRESS + 8].try_into()?);
+        Ok(Some((address - self.area.address() as u64) & !(PAGE - 1)))
+    }
+
+    /// Puts a page of zeroes at `offset`; who waits for it goes on.
+    pub fn fill(&self, offset: u64) -> Result<(), Errno> {
+        let start = self.area.address() as u64 + offset;
+        let range = uapi::uffdio_range { start, len: PAGE };
+        let mut zero = uapi::uffdio_zeropage { range, ..Default::default() };
+        ioctl_with(self.fd.as_raw_fd(), uapi::UFFDIO_ZEROPAGE, &mut zero).map(drop)
+    }
+
+    /// Takes the page at `offset` away again.
+    pub fn empty(&self, offset: u64) -> Result<(), Errno> {
+        mm::advise(self.area.address() + offset as usize, PAGE, libc::MADV_DONTNEED)
+    }
+}
