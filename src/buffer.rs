@@ -329,6 +329,11 @@ impl Exporter for Buffer {
         if !mapping.is_shared() {
             return Err(EINVAL);
         }
+        // `remap_file_pages()` calls mmap of the file under a mapping. A hidden buffer is mapped
+        // through the device fd only, for that is what keeps the device open.
+        if !exported.registered.load(Relaxed) {
+            return Err(EINVAL);
+        }
         // Not under `memory_lock`, which must not be taken here. A revoke right after this makes
         // the mapping one that always faults.
         if !exported.life().is_live() {

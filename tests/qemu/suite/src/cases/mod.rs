@@ -8,6 +8,7 @@ mod dmabuf_mmap;
 mod export;
 mod feature;
 mod gup;
+mod hostile;
 mod importers;
 mod importers_race;
 mod importers_reset;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<&'static Case> {
         race::CASES,
         lifetime::CASES,
         limits::CASES,
+        hostile::CASES,
         unload::CASES,
     ];
     let all: Vec<&Case> = files.into_iter().flatten().collect();
