@@ -26,10 +26,25 @@ use kernel::{
 /// # Invariants
 ///
 /// The semaphore is initialised.
+#[pin_data]
 #[repr(transparent)]
-pub(crate) struct RwSemaphore(Opaque<bindings::rw_semaphore>);
+pub(crate) struct RwSemaphore {
+    #[pin]
+    inner: Opaque<bindings::rw_semaphore>,
+}
 
 impl RwSemaphore {
+    /// Makes a semaphore; `name` and `key` are for lockdep.
+    fn new(name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
+        // INVARIANT: Initialised here.
+        pin_init!(Self {
+            // SAFETY: The slot is pinned, and `key` is static.
+            inner <- Opaque::ffi_init(|slot| unsafe {
+                bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr())
+            }),
+        })
+    }
+
     /// Makes a reference of a pointer into a C object.
     ///
     /// # Safety
@@ -45,12 +60,18 @@ impl RwSemaphore {
     #[inline]
     pub(crate) fn read(&self) -> ReadGuard<'_> {
         // SAFETY: By the type invariant.
-        unsafe { bindings::down_read(self.0.get()) };
+        unsafe { bindings::down_read(self.inner.get()) };
         // INVARIANT: Taken just now.
-        ReadGuard {
-            sem: self,
-            _not_send: NotThreadSafe,
-        }
+        ReadGuard(self, NotThreadSafe)
+    }
+
+    /// Takes the semaphore for writing; sleeps until nobody has it. `down_write()`
+    #[inline]
+    fn write(&self) -> WriteGuard<'_> {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::down_write(self.inner.get()) };
+        // INVARIANT: Taken just now.
+        WriteGuard(self, NotThreadSafe)
     }
 }
 
@@ -59,16 +80,28 @@ impl RwSemaphore {
 /// # Invariants
 ///
 /// The current task holds the semaphore for reading.
-pub(crate) struct ReadGuard<'a> {
-    sem: &'a RwSemaphore,
-    _not_send: NotThreadSafe,
-}
+pub(crate) struct ReadGuard<'a>(&'a RwSemaphore, NotThreadSafe);
 
 impl Drop for ReadGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant.
-        unsafe { bindings::up_read(self.sem.0.get()) };
+        unsafe { bindings::up_read(self.0.inner.get()) };
+    }
+}
+
+/// A semaphore held for writing until dropped.
+///
+/// # Invariants
+///
+/// The current task holds the semaphore for writing.
+struct WriteGuard<'a>(&'a RwSemaphore, NotThreadSafe);
+
+impl Drop for WriteGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::up_write(self.0.inner.get()) };
     }
 }
 
@@ -76,7 +109,7 @@ impl Drop for ReadGuard<'_> {
 #[pin_data]
 pub struct RwLock<T> {
     #[pin]
-    sem: Opaque<bindings::rw_semaphore>,
+    sem: RwSemaphore,
     data: UnsafeCell<T>,
 }
 
@@ -93,10 +126,7 @@ impl<T> RwLock<T> {
         key: Pin<&'static LockClassKey>,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
-            // SAFETY: The slot is pinned, and `key` is static.
-            sem <- Opaque::ffi_init(|slot| unsafe {
-                bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr())
-            }),
+            sem <- RwSemaphore::new(name, key),
             data: UnsafeCell::new(data),
         })
     }
@@ -104,19 +134,23 @@ impl<T> RwLock<T> {
     /// Takes the lock for reading. `down_read()`
     #[inline]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
-        // SAFETY: Initialised by `new`.
-        unsafe { bindings::down_read(self.sem.get()) };
+        let _held = self.sem.read();
         // INVARIANT: Taken just now.
-        RwLockReadGuard(self, NotThreadSafe)
+        RwLockReadGuard {
+            data: &self.data,
+            _held,
+        }
     }
 
     /// Takes the lock for writing. `down_write()`
     #[inline]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-        // SAFETY: Initialised by `new`.
-        unsafe { bindings::down_write(self.sem.get()) };
+        let _held = self.sem.write();
         // INVARIANT: Taken just now.
-        RwLockWriteGuard(self, NotThreadSafe)
+        RwLockWriteGuard {
+            data: &self.data,
+            _held,
+        }
     }
 }
 
@@ -124,23 +158,18 @@ impl<T> RwLock<T> {
 ///
 /// # Invariants
 ///
-/// The current task holds the lock for reading.
-pub struct RwLockReadGuard<'a, T>(&'a RwLock<T>, NotThreadSafe);
+/// `data` is of the lock whose semaphore is held.
+pub struct RwLockReadGuard<'a, T> {
+    data: &'a UnsafeCell<T>,
+    _held: ReadGuard<'a>,
+}
 
 impl<T> Deref for RwLockReadGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
         // SAFETY: By the type invariant nobody writes.
-        unsafe { &*self.0.data.get() }
-    }
-}
-
-impl<T> Drop for RwLockReadGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::up_read(self.0.sem.get()) };
+        unsafe { &*self.data.get() }
     }
 }
 
@@ -148,30 +177,25 @@ impl<T> Drop for RwLockReadGuard<'_, T> {
 ///
 /// # Invariants
 ///
-/// The current task holds the lock for writing.
-pub struct RwLockWriteGuard<'a, T>(&'a RwLock<T>, NotThreadSafe);
+/// `data` is of the lock whose semaphore is held.
+pub struct RwLockWriteGuard<'a, T> {
+    data: &'a UnsafeCell<T>,
+    _held: WriteGuard<'a>,
+}
 
 impl<T> Deref for RwLockWriteGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
         // SAFETY: By the type invariant nobody else has access.
-        unsafe { &*self.0.data.get() }
+        unsafe { &*self.data.get() }
     }
 }
 
 impl<T> DerefMut for RwLockWriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: By the type invariant nobody else has access.
-        unsafe { &mut *self.0.data.get() }
-    }
-}
-
-impl<T> Drop for RwLockWriteGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::up_write(self.0.sem.get()) };
+        unsafe { &mut *self.data.get() }
     }
 }
 

@@ -16,10 +16,8 @@ use crate::{
     importers::Importers,
     memattr::Memattr,
     range::Layout,
-    registry::{
-        Registry,
-        BAR_SPACE, //
-    }, //
+    registry::Registry,
+    windows::BAR_SPACE, //
 };
 use core::mem::size_of;
 use kernel::{

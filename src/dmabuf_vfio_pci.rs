@@ -72,6 +72,7 @@ mod memattr;
 mod range;
 mod registry;
 mod state;
+mod windows;
 
 #[pin_data]
 struct DmabufVfioPci {

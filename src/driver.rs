@@ -10,7 +10,7 @@ use crate::{
         DeviceData, //
     },
     importers::Suspension,
-    registry::BAR_SPACE, //
+    windows::BAR_SPACE, //
 };
 use kernel::{
     prelude::*,

@@ -26,6 +26,10 @@ mod range;
 #[allow(dead_code, reason = "tested through the functions that use it")]
 #[path = "../../src/state.rs"]
 mod state;
+#[path = "../../src/windows.rs"]
+mod windows;
+
+mod random;
 
 mod batch_test;
 mod config_space_test;
@@ -34,6 +38,7 @@ mod memattr_test;
 mod range_model_test;
 mod range_test;
 mod state_test;
+mod windows_test;
 
 struct Suites;
 

@@ -4,6 +4,7 @@
 
 use crate::{
     expect_eq,
+    random::Random,
     range::{
         Layout,
         Range,
@@ -15,18 +16,6 @@ use kernel::prelude::*;
 const PAGE: u64 = 4096;
 const CASES: u64 = 400;
 const BAR_PAGES: u64 = 4096;
-
-/// xorshift64*: repeatable, so that a failing seed can be named.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
-    }
-}
 
 /// Ranges of which some touch their neighbour, some overlap, some are far away.
 fn random_ranges(random: &mut Random) -> Result<KVVec<Range>> {

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Windows against a model that looks at every gap.
+
+use crate::{
+    expect_eq,
+    random::Random,
+    windows::{
+        Windows,
+        BAR_SPACE, //
+    }, //
+};
+use kernel::prelude::*;
+use kernel_ext::vfio_pci_core::{
+    NUM_BARS,
+    REGION_PAGES, //
+};
+
+const CASES: u64 = 100;
+const STEPS: u64 = 200;
+
+type Bars = [usize; NUM_BARS];
+
+/// Windows as (first page, pages, what is in it), in no order.
+struct Model {
+    bars: Bars,
+    taken: KVVec<(usize, usize, u64)>,
+}
+
+impl Model {
+    /// The largest gap between the windows of a region, pages.
+    fn largest_gap(&self, bar: usize) -> usize {
+        let end = (bar + 1) * REGION_PAGES;
+        let mut at = bar * REGION_PAGES + self.bars[bar];
+        let mut largest = 0;
+        loop {
+            let later = self.taken.iter().filter(|window| window.0 >= at);
+            let inside = later.filter(|window| window.0 < end);
+            let Some(next) = inside.min_by_key(|window| window.0) else {
+                return largest.max(end - at);
+            };
+            largest = largest.max(next.0 - at);
+            at = next.0 + next.1;
+        }
+    }
+
+    /// Whether a window may be there.
+    fn has_room(&self, first: usize, pages: usize) -> bool {
+        let bar = first / REGION_PAGES;
+        let overlaps =
+            |window: &(usize, usize, u64)| first < window.0 + window.1 && window.0 < first + pages;
+        first >= bar * REGION_PAGES + self.bars[bar]
+            && first + pages <= (bar + 1) * REGION_PAGES
+            && !self.taken.iter().any(overlaps)
+    }
+}
+
+/// BARs that are absent, small, or take most or all of their region.
+fn random_bars(random: &mut Random) -> Bars {
+    let mut bars = [0; NUM_BARS];
+    for pages in &mut bars {
+        *pages = match random.below(5) {
+            0 => 0,
+            1 => 1,
+            2 => 1 << random.below(20),
+            3 => REGION_PAGES - 1 - random.below(1000) as usize,
+            _ => REGION_PAGES,
+        };
+    }
+    bars
+}
+
+fn random_pages(random: &mut Random) -> usize {
+    match random.below(5) {
+        0 => 1,
+        1 => 1 + random.below(1000) as usize,
+        2 => REGION_PAGES / (1 + random.below(8) as usize),
+        3 => REGION_PAGES - random.below(2000) as usize,
+        _ => 1 + random.below(REGION_PAGES as u64 / 4) as usize,
+    }
+}
+
+/// Takes a window or gives one back, in both.
+fn step(random: &mut Random, windows: &mut Windows<u64>, model: &mut Model, value: u64) -> Result {
+    if random.below(3) == 0 && !model.taken.is_empty() {
+        let index = random.below(model.taken.len() as u64) as usize;
+        let (first, _, value) = model.taken.remove(index).map_err(|_| EINVAL)?;
+        expect_eq(fmt!("given back"), windows.give_back(first), Some(value))?;
+        return expect_eq(fmt!("once more"), windows.give_back(first), None);
+    }
+    let pages = random_pages(random);
+    match windows.take(|bar| model.bars[bar], pages, value) {
+        Ok(first) => {
+            expect_eq(fmt!("room"), model.has_room(first, pages), true)?;
+            Ok(model.taken.push((first, pages, value), GFP_KERNEL)?)
+        }
+        Err(error) => {
+            expect_eq(fmt!("error"), error, ENOSPC)?;
+            let largest = (0..NUM_BARS).map(|bar| model.largest_gap(bar)).max();
+            expect_eq(fmt!("there is a gap"), largest >= Some(pages), false)
+        }
+    }
+}
+
+fn check_case(seed: u64) -> Result {
+    let mut random = Random(seed);
+    let mut windows = Windows::new();
+    let mut model = Model {
+        bars: random_bars(&mut random),
+        taken: KVVec::new(),
+    };
+    for number in 0..STEPS {
+        step(&mut random, &mut windows, &mut model, number)
+            .inspect_err(|_| pr_err!("seed {} step {}\n", seed, number))?;
+        let (got, want) = (windows.values().count(), model.taken.len());
+        expect_eq(fmt!("seed {}: windows", seed), got, want)?;
+    }
+    Ok(())
+}
+
+#[kunit_tests(dmabuf_vfio_pci_windows)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_agree_with_a_list_of_all_gaps() -> Result {
+        for seed in 1..=CASES {
+            check_case(seed)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_window_follows_the_last_one() -> Result {
+        let mut windows = Windows::new();
+        let bars = |bar| [256, 0, 1, 0, 0, 0][bar];
+        for (pages, want) in [
+            (1, 256),
+            (4, 257),
+            (REGION_PAGES - 261, 261),
+            (1, REGION_PAGES),
+            (REGION_PAGES, 3 * REGION_PAGES),
+            (1, 4 * REGION_PAGES),
+        ] {
+            let got = windows.take(bars, pages, ())?;
+            expect_eq(fmt!("window of {} pages", pages), got, want)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_became_free_is_used_when_the_space_has_come_round() -> Result {
+        let mut windows = Windows::new();
+        let bars = |bar| [16, 0, 0, 0, 0, 0][bar];
+        expect_eq(fmt!("first"), windows.take(bars, 1, ())?, 16)?;
+        expect_eq(fmt!("given back"), windows.give_back(16), Some(()))?;
+        expect_eq(fmt!("second"), windows.take(bars, 1, ())?, 17)?;
+        for bar in 1..NUM_BARS {
+            let got = windows.take(bars, REGION_PAGES, ())?;
+            expect_eq(fmt!("region {}", bar), got, bar * REGION_PAGES)?;
+        }
+        // The cursor is at the end of all, which is the start.
+        expect_eq(fmt!("third"), windows.take(bars, 1, ())?, 16)?;
+        expect_eq(fmt!("fourth"), windows.take(bars, 1, ())?, 18)
+    }
+
+    #[test]
+    fn a_full_space_says_so_and_recovers() -> Result {
+        let mut windows = Windows::new();
+        let bars = |_| 0;
+        for bar in 0..NUM_BARS {
+            windows.take(bars, REGION_PAGES, bar)?;
+        }
+        expect_eq(fmt!("full"), windows.take(bars, 1, 9), Err(ENOSPC))?;
+        let page = 2 * REGION_PAGES;
+        expect_eq(fmt!("given back"), windows.give_back(page), Some(2))?;
+        for pages in [REGION_PAGES + 1, BAR_SPACE, usize::MAX] {
+            let got = windows.take(bars, pages, 9);
+            expect_eq(fmt!("{} pages", pages), got, Err(ENOSPC))?;
+        }
+        expect_eq(
+            fmt!("a region"),
+            windows.take(bars, REGION_PAGES, 9),
+            Ok(page),
+        )
+    }
+}
