@@ -53,7 +53,7 @@ help:
 #: Settings of shell and run (all optional):
 #:   ARGS="a 'b c'"     arguments of PROG
 #:   DEVICES="edu ..."  QEMU devices, each behind its own root port (default: edu);
-#:                      a+b are two functions of one device
+#:                      a+b are two functions of one device, 'a|b' two below a switch
 #:   DRIVER=vfio-pci    bind them to the in-tree driver instead
 #:   QEMU_ARGS="..."    more arguments for QEMU (-object, -drive, -netdev)
 #:   TIMEOUT=seconds    when to give the guest up (also for demo and test)

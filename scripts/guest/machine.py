@@ -34,7 +34,8 @@ LEAVE_KEY = b"\x1d"  # Ctrl-]
 POWER_OFF_SECONDS = 60
 APPEND = (
     "console=ttyS0,115200 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 "
-    "intel_iommu=on random.trust_cpu=on"
+    # On a busy host the kernel may wait in vain for ticks of the timer that it checks.
+    "intel_iommu=on random.trust_cpu=on no_timer_check"
 )
 
 
@@ -52,7 +53,8 @@ class Job:
     files: dict = dataclasses.field(default_factory=dict)  # guest path -> host path
     modules: list = dataclasses.field(default_factory=list)  # for modprobe
     insmod: list = dataclasses.field(default_factory=list)  # guest paths, after `modules`
-    # As for -device, without a bus; "a+b" are two functions of one device.
+    # As for -device, without a bus; "a+b" are two functions of one device, "a|b" two devices
+    # below a switch.
     devices: list = dataclasses.field(default_factory=list)
     qemu_args: list = dataclasses.field(default_factory=list)
     append: str = ""  # more kernel command line
@@ -170,10 +172,19 @@ def _qemu_command(job, folder, console, control):
             raise Unusable(f"device {device}: leave bus and addr out, each gets its own root port")
         where = f"bus=pcie.0,addr={FIRST_SLOT + i:#x},chassis={i + 1},slot={i + 1}"
         command += ["-device", f"pcie-root-port,id=port{i},{where}"]
-        functions = device.split("+")
-        for function, one in enumerate(functions):
-            more = ",multifunction=on" if len(functions) > 1 and function == 0 else ""
-            command += ["-device", f"{one},bus=port{i},addr=0.{function}{more}"]
+        below = device.split("|")
+        if len(below) > 1:
+            command += ["-device", f"x3130-upstream,id=switch{i},bus=port{i}"]
+        for number, one in enumerate(below):
+            bus = f"port{i}"
+            if len(below) > 1:
+                bus = f"port{i}.{number}"
+                where = f"bus=switch{i},addr={number:#x},chassis={64 + i},slot={number}"
+                command += ["-device", f"xio3130-downstream,id={bus},{where}"]
+            functions = one.split("+")
+            for function, name in enumerate(functions):
+                more = ",multifunction=on" if len(functions) > 1 and function == 0 else ""
+                command += ["-device", f"{name},bus={bus},addr=0.{function}{more}"]
     return command
 
 

@@ -31,10 +31,15 @@ TEST_DEVICES = [
     "ivshmem-plain,memdev=shared",
     "igb",
     "pci-testdev,membar=4G",
+    # Behind the second one is the same file of the host as behind the first.
+    "ivshmem-plain,memdev=same",
+    "bochs-display,vgamem=16M|edu,dma_mask=0xffffffff",
 ]
 TEST_QEMU_ARGS = [
     "-object",
     "memory-backend-file,id=shared,share=on,size=1M,mem-path=/tmp/shared",
+    "-object",
+    "memory-backend-file,id=same,share=on,size=1M,mem-path=/tmp/shared",
 ]
 SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "bench": 900, "run": 600}
 

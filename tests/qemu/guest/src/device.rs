@@ -111,6 +111,18 @@ impl Device {
         ioctl_with(container.as_raw_fd(), request, arg).map(drop)
     }
 
+    /// Maps memory of this process for the devices of the container, readable and writable.
+    pub fn map_dma(&self, iova: u64, memory: &Mapping) -> Result<(), Errno> {
+        let mut arg = uapi::vfio_iommu_type1_dma_map {
+            argsz: size_of::<uapi::vfio_iommu_type1_dma_map>() as u32,
+            flags: uapi::VFIO_DMA_MAP_FLAG_READ | uapi::VFIO_DMA_MAP_FLAG_WRITE,
+            vaddr: memory.address() as u64,
+            iova,
+            size: memory.size(),
+        };
+        self.container_ioctl(uapi::VFIO_IOMMU_MAP_DMA, &mut arg)
+    }
+
     /// An ioctl of the iommufd, for a device that was opened through its cdev.
     pub fn iommufd_ioctl<T>(&self, request: u32, arg: &mut T) -> Result<(), Errno> {
         ioctl_with(self.holders[0].as_raw_fd(), request, arg).map(drop)

@@ -129,6 +129,20 @@ pub fn vmsplice(pipe: RawFd, address: usize, len: u64) -> Result<usize, Errno> {
     Errno::result(done).map(|done| done as usize)
 }
 
+/// pread() into a mapping of this module, by its address.
+pub fn read_at(fd: RawFd, address: usize, len: u64, offset: i64) -> Result<usize, Errno> {
+    // SAFETY: as for unmap(); who holds a mapping knows that its contents may change.
+    let done = unsafe { libc::pread(fd, address as *mut _, len as usize, offset) };
+    Errno::result(done).map(|done| done as usize)
+}
+
+/// pwrite() from a mapping of this module, by its address.
+pub fn write_at(fd: RawFd, address: usize, len: u64, offset: i64) -> Result<usize, Errno> {
+    // SAFETY: the kernel only reads the memory, and checks it.
+    let done = unsafe { libc::pwrite(fd, address as *const _, len as usize, offset) };
+    Errno::result(done).map(|done| done as usize)
+}
+
 /// mlock().
 pub fn lock(address: usize, len: u64) -> Result<(), Errno> {
     // SAFETY: changes nothing that a program can see.
@@ -152,6 +166,12 @@ impl Mapping {
     /// Maps `len` bytes from `offset` of `fd`, shared.
     pub fn new(fd: impl AsFd, len: u64, prot: i32, offset: u64) -> Result<Mapping, Errno> {
         let address = map(fd.as_fd().as_raw_fd(), len, prot, SHARED, offset)?;
+        Ok(Mapping { address, len })
+    }
+
+    /// Private memory that belongs to no file.
+    pub fn anonymous(len: u64) -> Result<Mapping, Errno> {
+        let address = map(-1, len, RW, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0)?;
         Ok(Mapping { address, len })
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where bytes go: what was written through a buffer is at its place in the device's memory, as
-//! seen past VFIO, and nothing else changed. The device is ivshmem, whose BAR2 is plain memory;
-//! the other way to it is the BAR's file in sysfs.
+//! the host sees it, and nothing else changed. The device is ivshmem, whose BAR2 is a file of the
+//! host; a second ivshmem, which is not exported, shows that file.
 
 use anyhow::{Context, Result};
 use guest::buffer::{Buffer, Export, Range};
@@ -9,14 +9,14 @@ use guest::device::{Device, Via};
 use guest::mm::{self, Mapping};
 use guest::pci::IVSHMEM;
 use guest::peer::Peer;
-use guest::PAGE;
+use guest::{uapi, PAGE};
 
 use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::nth;
 
 cases! {
-    Setup::Bound(&[IVSHMEM]) =>
+    Setup::Bound(&[IVSHMEM, IVSHMEM]) =>
         bytes_written_by_a_client_are_at_their_place_and_nowhere_else,
         bytes_written_through_many_ranges_are_at_their_places,
         bytes_written_before_a_revoke_stay_and_later_ones_never_arrive,
@@ -26,7 +26,7 @@ cases! {
 /// Words of memory that are looked at in each page.
 const WORDS: u64 = 4;
 
-/// The device's memory, seen past VFIO.
+/// The file of the host that is the device's memory.
 struct Oracle {
     memory: Mapping,
     expected: Vec<[u32; WORDS as usize]>,
@@ -35,7 +35,9 @@ struct Oracle {
 impl Oracle {
     /// Fills the memory with zeroes, as far as it is looked at.
     fn new() -> Result<Oracle> {
-        let pci = nth(IVSHMEM, 0)?;
+        let pci = nth(IVSHMEM, 1)?;
+        pci.release()?;
+        pci.set_config16(uapi::PCI_COMMAND.into(), uapi::PCI_COMMAND_MEMORY as u16)?;
         let size = pci.bar_size(2)?;
         let memory = Mapping::new(&pci.bar_file(2)?, size, mm::RW, 0).context("BAR2 in sysfs")?;
         let expected = vec![[0; WORDS as usize]; (size / PAGE) as usize];

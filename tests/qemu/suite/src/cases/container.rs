@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
 use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
+use guest::mm::Mapping;
 use guest::pci::{BOCHS, EDU};
 use guest::{uapi, Errno, PAGE};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -37,18 +37,6 @@ fn master_the_bus(device: &Device) -> Result<()> {
     device.set_config16(at, device.config16(at)? | bits)
 }
 
-/// Maps memory of this process for the devices of the container.
-fn map_dma(device: &Device, iova: u64, mapping: &Mapping) -> Result<(), Errno> {
-    let mut arg = uapi::vfio_iommu_type1_dma_map {
-        argsz: size_of::<uapi::vfio_iommu_type1_dma_map>() as u32,
-        flags: uapi::VFIO_DMA_MAP_FLAG_READ | uapi::VFIO_DMA_MAP_FLAG_WRITE,
-        vaddr: mapping.address() as u64,
-        iova,
-        size: mapping.size(),
-    };
-    device.container_ioctl(uapi::VFIO_IOMMU_MAP_DMA, &mut arg)
-}
-
 /// edu's DMA engine: copies a page between its own memory and `iova`.
 fn copy(bar: &Mapping, iova: u64, out: bool) -> Result<()> {
     const OWN: u32 = 0x4_0000;
@@ -63,21 +51,16 @@ fn copy(bar: &Mapping, iova: u64, out: bool) -> Result<()> {
     wait_for("edu's DMA", || Ok(bar.load(0x98)? & START == 0))
 }
 
-fn anonymous_page() -> Result<Mapping> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    Ok(Mapping::from_raw(mm::map(-1, PAGE, mm::RW, flags, 0)?, PAGE))
-}
-
 fn device_reads_and_writes_memory_of_its_container() -> Result<()> {
     let device = open_edu()?;
     master_the_bus(&device)?;
     let bar = device.map_bar(0)?;
-    let (source, target) = (anonymous_page()?, anonymous_page()?);
+    let (source, target) = (Mapping::anonymous(PAGE)?, Mapping::anonymous(PAGE)?);
     source.store(0, 0x1234_5678)?;
     source.store(PAGE - 4, 0x9abc_def0)?;
     target.store(0, 0)?;
-    check::works("MAP_DMA", map_dma(&device, IOVA, &source))?;
-    check::works("MAP_DMA", map_dma(&device, IOVA + PAGE, &target))?;
+    check::works("MAP_DMA", device.map_dma(IOVA, &source))?;
+    check::works("MAP_DMA", device.map_dma(IOVA + PAGE, &target))?;
     copy(&bar, IOVA, false)?;
     copy(&bar, IOVA + PAGE, true)?;
     check::value("the first word", target.load(0), 0x1234_5678)?;
@@ -96,10 +79,10 @@ fn device_writes_into_a_bar_mapping_of_another_device() -> Result<()> {
     for page in 0..8 {
         memory.store(page * PAGE, 0)?;
     }
-    let source = anonymous_page()?;
+    let source = Mapping::anonymous(PAGE)?;
     source.store(0, 0x600d_f00d)?;
-    check::works("MAP_DMA of memory", map_dma(&device, IOVA, &source))?;
-    check::works("MAP_DMA of a BAR mapping", map_dma(&device, IOVA + PAGE, &third))?;
+    check::works("MAP_DMA of memory", device.map_dma(IOVA, &source))?;
+    check::works("MAP_DMA of a BAR mapping", device.map_dma(IOVA + PAGE, &third))?;
     copy(&bar, IOVA, false)?;
     copy(&bar, IOVA + PAGE, true)?;
     for page in 0..8 {
@@ -120,9 +103,9 @@ fn type1_mapping_of_a_buffer_outlives_its_revoke() -> Result<()> {
     let memory = other.map_bar_part(0, 4 * PAGE, PAGE)?;
     let buffer = Buffer::export(&other, 0, 4 * PAGE, PAGE)?;
     let mapping = buffer.map(0, PAGE)?;
-    let source = anonymous_page()?;
-    check::works("MAP_DMA of memory", map_dma(&device, IOVA, &source))?;
-    check::works("MAP_DMA of a buffer's mapping", map_dma(&device, IOVA + PAGE, &mapping))?;
+    let source = Mapping::anonymous(PAGE)?;
+    check::works("MAP_DMA of memory", device.map_dma(IOVA, &source))?;
+    check::works("MAP_DMA of a buffer's mapping", device.map_dma(IOVA + PAGE, &mapping))?;
     for (value, revoke) in [(1, false), (2, true)] {
         if revoke {
             check::works("REVOKE", buffer::revoke(&other, &buffer))?;
@@ -134,7 +117,7 @@ fn type1_mapping_of_a_buffer_outlives_its_revoke() -> Result<()> {
         check::value("what the device wrote", memory.load(0), value)?;
     }
     // From now on nothing can be mapped any more.
-    let again = map_dma(&device, IOVA + 2 * PAGE, &mapping);
+    let again = device.map_dma(IOVA + 2 * PAGE, &mapping);
     check::errno("MAP_DMA after the revoke", again, Errno::EFAULT)
 }
 
@@ -146,7 +129,7 @@ fn iommufd_maps_neither_a_mapping_nor_a_buffer() -> Result<()> {
     let ioas = device.attach_ioas()?;
     let buffer = export_edu(&device)?;
     let (bar, mapping) = (device.map_bar_part(0, 0, PAGE)?, buffer.map(0, PAGE)?);
-    let memory = anonymous_page()?;
+    let memory = Mapping::anonymous(PAGE)?;
     let flags = uapi::IOMMU_IOAS_MAP_FIXED_IOVA
         | uapi::IOMMU_IOAS_MAP_READABLE
         | uapi::IOMMU_IOAS_MAP_WRITEABLE;

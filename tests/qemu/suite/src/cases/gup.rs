@@ -4,9 +4,9 @@
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use guest::buffer::Buffer;
 use guest::device::Device;
 use guest::mm::{self, Mapping};
@@ -24,11 +24,13 @@ cases! {
     Setup::Bound(&[EDU]) =>
         process_vm_readv_of_a_mapping_fails,
         vmsplice_of_a_mapping_fails,
+        direct_io_of_a_mapping_fails,
         proc_mem_of_a_mapping_fails,
         mlock_and_madvise_leave_a_mapping_alone;
     Setup::Bound(&[BOCHS]) =>
         process_vm_readv_of_a_huge_mapping_fails,
-        vmsplice_of_a_huge_mapping_fails;
+        vmsplice_of_a_huge_mapping_fails,
+        direct_io_of_a_huge_mapping_fails;
 }
 
 /// A mapping of each kind, touched: through the device fd and through a buffer.
@@ -79,11 +81,36 @@ fn vmsplice_fails(mappings: &[Mapping; 2], want: u32) -> Result<()> {
         check::value("the mapping after it", mapping.load(0), want)?;
     }
     // The other side: ordinary memory goes through.
-    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    let memory = Mapping::from_raw(mm::map(-1, PAGE, mm::RW, anonymous, 0)?, PAGE);
+    let memory = Mapping::anonymous(PAGE)?;
     memory.store(0, 1)?;
     let got = mm::vmsplice(writer.as_raw_fd(), memory.address(), PAGE);
     check::equal("vmsplice of memory", got, Ok(PAGE as usize))
+}
+
+/// O_DIRECT, on a ramdisk.
+fn direct_io_fails(mappings: &[Mapping; 2], want: u32) -> Result<()> {
+    let disk = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open("/dev/ram0")
+        .context("/dev/ram0")?;
+    for mapping in mappings {
+        let got = mm::read_at(disk.as_raw_fd(), mapping.address(), PAGE, 0);
+        check::errno("read into the mapping", got, Errno::EFAULT)?;
+        let got = mm::write_at(disk.as_raw_fd(), mapping.address(), PAGE, 0);
+        check::errno("write from the mapping", got, Errno::EFAULT)?;
+        check::value("the mapping after it", mapping.load(0), want)?;
+    }
+    // The other side: ordinary memory goes through.
+    let memory = Mapping::anonymous(PAGE)?;
+    memory.store(0, 0x0d_15c0)?;
+    let got = mm::write_at(disk.as_raw_fd(), memory.address(), PAGE, 0);
+    check::equal("write from memory", got, Ok(PAGE as usize))?;
+    memory.store(0, 0)?;
+    let got = mm::read_at(disk.as_raw_fd(), memory.address(), PAGE, 0);
+    check::equal("read into memory", got, Ok(PAGE as usize))?;
+    check::value("what was written", memory.load(0), 0x0d_15c0)
 }
 
 fn process_vm_readv_of_a_mapping_fails() -> Result<()> {
@@ -100,6 +127,14 @@ fn vmsplice_of_a_mapping_fails() -> Result<()> {
 
 fn vmsplice_of_a_huge_mapping_fails() -> Result<()> {
     vmsplice_fails(&huge(&open_bochs()?)?, 77)
+}
+
+fn direct_io_of_a_mapping_fails() -> Result<()> {
+    direct_io_fails(&small(&open_edu()?)?, ID)
+}
+
+fn direct_io_of_a_huge_mapping_fails() -> Result<()> {
+    direct_io_fails(&huge(&open_bochs()?)?, 77)
 }
 
 fn proc_mem_of_a_mapping_fails() -> Result<()> {
