@@ -2,10 +2,11 @@
 
 //! A module for the tests only: what user space cannot do by itself.
 //!
-//! Two misc devices, whose interface is [`uapi`]:
+//! Three misc devices, whose interface is [`uapi`]:
 //!
 //! - [`importer`]: stands in for a driver that imports dma-bufs, and behaves as badly as it is
 //!   told.
+//! - [`pause`]: stops a task where a race is to be won or lost.
 //! - [`ptes`]: reads page table entries of device memory back.
 //!
 //! All unsafe code is in [`sys`].
@@ -21,6 +22,7 @@ use kernel::{
 };
 
 mod importer;
+mod pause;
 mod ptes;
 #[allow(unsafe_code, reason = "the layer that has all of it")]
 mod sys;
@@ -36,7 +38,11 @@ struct Test {
     #[pin]
     _importer: MiscDeviceRegistration<importer::Importer>,
     #[pin]
+    _pause: MiscDeviceRegistration<pause::Pauser>,
+    #[pin]
     _ptes: MiscDeviceRegistration<ptes::Reader>,
+    /// Goes last: no file is open by then.
+    _trampoline: sys::kprobe::Trampoline,
 }
 
 impl kernel::InPlaceModule for Test {
@@ -45,7 +51,9 @@ impl kernel::InPlaceModule for Test {
             _importer <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: uapi::IMPORTER,
             }),
+            _pause <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::PAUSE }),
             _ptes <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::PTES }),
+            _trampoline: sys::kprobe::Trampoline,
         })
     }
 }
@@ -54,7 +62,7 @@ module! {
     type: Test,
     name: "dmabuf_vfio_pci_test",
     authors: ["The dmabuf-vfio-pci authors"],
-    description: "Importer and page table reader for the tests of dmabuf-vfio-pci",
+    description: "Importer, pauses and page table reader for the tests of dmabuf-vfio-pci",
     license: "GPL",
     imports_ns: ["DMA_BUF"],
 }

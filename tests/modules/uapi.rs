@@ -15,6 +15,9 @@ pub const IMPORTER: &core::ffi::CStr = c"dmabuf-test-importer";
 /// `/dev/` name of the reader of page table entries.
 pub const PTES: &core::ffi::CStr = c"dmabuf-test-ptes";
 
+/// `/dev/` name of the pauser: one pause per open file, which ends when the file is closed.
+pub const PAUSE: &core::ffi::CStr = c"dmabuf-test-pause";
+
 /// Attaches a device to a dma-buf. Argument: [`Attach`].
 ///
 /// Errors: `EBUSY`: the file has an attachment; `ENXIO`: no such importing device; `EINVAL`:
@@ -37,6 +40,17 @@ pub const STATS: u32 = ior::<Stats>(4);
 /// Errors: `ESRCH`: no such process; `EFAULT`: nothing is mapped there; `ENXIO`: what is mapped
 /// there is not `VM_PFNMAP`.
 pub const READ_PTE: u32 = iowr::<Pte>(8);
+/// Stops the next thread that enters a function, there, until [`RELEASE`]. Argument: [`Arm`].
+///
+/// It sleeps, so the function must be one that may; with the locks that its callers hold.
+///
+/// Errors: `EBUSY`: was done with this file; `EINVAL`: no name; and what `register_kprobe()` says:
+/// `ENOENT`, `EINVAL`: no such function, or not one that can have a probe.
+pub const ARM: u32 = iow::<Arm>(16);
+/// Lets the thread go on; none stops after this. No argument. Error: `ENOTCONN`: not armed.
+pub const RELEASE: u32 = io(17);
+/// Says what became of the pause. Argument: [`PauseStats`]. Error: `ENOTCONN`: not armed.
+pub const PAUSE_STATS: u32 = ior::<PauseStats>(18);
 
 /// [`Attach::flags`]: the importer can do without `struct page` (`allow_peer2peer`).
 pub const PEER_TO_PEER: u32 = 1;
@@ -156,6 +170,40 @@ pub const MEMORY_WP: u32 = 5;
 pub const MEMORY_WB: u32 = 6;
 /// [`Pte::memory_type`]: uncached, unless an MTRR says write-combining.
 pub const MEMORY_UC_MINUS: u32 = 7;
+
+/// Room for the name of a function and its NUL.
+pub const MAX_FUNCTION: usize = 256;
+
+/// Argument of [`ARM`].
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Arm {
+    /// In: the function, as in `/proc/kallsyms`.
+    pub function: [u8; MAX_FUNCTION],
+    /// In: which thread is to stop, by its id; 0 is any.
+    pub task: i32,
+    /// In: for how long at most, milliseconds.
+    pub limit_ms: u32,
+}
+
+/// Argument of [`PAUSE_STATS`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct PauseStats {
+    /// Out: `PAUSE_*`.
+    pub state: u32,
+    /// Out: how often the function was called, by the thread in question, since [`ARM`].
+    pub calls: u32,
+    /// Out: 1 if the pause came to its limit.
+    pub timed_out: u32,
+}
+
+/// [`PauseStats::state`]: nobody has come yet.
+pub const PAUSE_ARMED: u32 = 0;
+/// [`PauseStats::state`]: a thread has stopped.
+pub const PAUSE_INSIDE: u32 = 1;
+/// [`PauseStats::state`]: it goes on, or was let go before it came.
+pub const PAUSE_OVER: u32 = 2;
 
 const TYPE: u32 = 0xdb;
 

@@ -3,6 +3,7 @@
 //! The unsafe layer of the test module: one file per C header, no policy.
 
 pub(crate) mod dma_buf;
+pub(crate) mod kprobe;
 pub(crate) mod pci;
 pub(crate) mod pfnmap;
 pub(crate) mod time;
@@ -24,4 +25,11 @@ macro_rules! plain {
     )+};
 }
 
-plain!(uapi::Attach, uapi::Map, uapi::Stats, uapi::Pte);
+plain!(
+    uapi::Arm,
+    uapi::Attach,
+    uapi::Map,
+    uapi::PauseStats,
+    uapi::Pte,
+    uapi::Stats,
+);

@@ -40,6 +40,11 @@ impl Call {
         }
     }
 
+    /// The child's process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
     /// Whether it is over.
     pub fn is_over(&mut self) -> Result<bool> {
         if self.result.is_none() {
@@ -71,6 +76,14 @@ impl Call {
             sleep(Duration::from_millis(2));
         }
         Ok(self.result.unwrap_or(Ok(())))
+    }
+
+    /// Checks that its process ends, killed.
+    pub fn was_killed(&mut self) -> Result<()> {
+        let status = waitpid(self.pid, None)?;
+        self.result = Some(Err(Errno::EINTR));
+        ensure!(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), "{status:?}");
+        Ok(())
     }
 
     /// Interrupts it with a signal that has a handler, and waits for what comes of it.

@@ -12,8 +12,8 @@
 //!   [`worker`]: a second process with a mind of its own
 //! * [`maps`], [`ptes`]: what the kernel says about a process's mappings and page tables
 //! * [`testmod`]: the test module: importers of any manners, page table entries of any process;
-//!   [`engine`]: a device that does DMA; [`fence`]: one that is not done yet; [`call`]: a system
-//!   call that hangs
+//!   [`pause`]: its pauses in the kernel; [`engine`]: a device that does DMA; [`fence`]: one that
+//!   is not done yet; [`call`]: a system call that hangs
 //! * [`uffd`]: memory that comes when it is told to; [`user`], [`cgroup`]: processes without
 //!   privileges, and what they use
 //! * [`kmsg`]: marks in the kernel log
@@ -35,6 +35,7 @@ pub mod link;
 pub mod maps;
 pub mod mm;
 pub mod module;
+pub mod pause;
 pub mod pci;
 pub mod peer;
 pub mod power;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The test module (`tests/modules`): an importer of dma-bufs with any manners, and the page table
-//! entries of any process.
+//! entries of any process. For its third part see [`crate::pause`].
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -47,7 +47,8 @@ pub fn module() -> Module {
     Module::new(Module::driver().path().with_file_name("dmabuf-vfio-pci-test.ko"))
 }
 
-fn open(name: &CStr) -> Result<File> {
+/// Opens a device of the test module, which is loaded if it has to.
+pub(crate) fn open(name: &CStr) -> Result<File> {
     module().load()?;
     let path = Path::new("/dev").join(name.to_str()?);
     File::open(&path).with_context(|| path.display().to_string())

@@ -24,6 +24,9 @@ mod pfnmap;
 mod power;
 mod ptes;
 mod race;
+mod race_clients;
+mod race_faults;
+mod race_holders;
 mod readme;
 mod revoke;
 mod unload;
@@ -55,6 +58,9 @@ pub fn all() -> Vec<&'static Case> {
         importers_race::CASES,
         p2p::CASES,
         race::CASES,
+        race_faults::CASES,
+        race_holders::CASES,
+        race_clients::CASES,
         lifetime::CASES,
         limits::CASES,
         hostile::CASES,

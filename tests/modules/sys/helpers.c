@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Kernel probes, which Rust has no bindings for. A probe here stands at the entry of a function
+ * and can make the caller do something else first, with sleeping allowed: see kprobe.rs.
+ */
+
+#include <linux/kprobes.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <asm/text-patching.h>
+
+#include "helpers.h"
+
+static int pre_handler(struct kprobe *kp, struct pt_regs *regs)
+{
+	struct dmabuf_test_probe *probe = container_of(kp, struct dmabuf_test_probe, kp);
+
+	if (!dmabuf_test_probe_hit(probe->hook))
+		return 0;
+	/* A call of the trampoline, which returns to the probe. r11 is free at an entry. */
+	regs->r11 = (unsigned long)probe->hook;
+	int3_emulate_push(regs, (unsigned long)kp->addr);
+	int3_emulate_jmp(regs, (unsigned long)dmabuf_test_probe_trampoline);
+	return 1;
+}
+
+/* With one of these the probe is not made a jump, where the handler could not change registers. */
+static void post_handler(struct kprobe *kp, struct pt_regs *regs, unsigned long flags)
+{
+}
+
+int dmabuf_test_probe_register(struct dmabuf_test_probe **out, const char *function,
+			       const void *hook)
+{
+	struct dmabuf_test_probe *probe = kzalloc(sizeof(*probe), GFP_KERNEL);
+	int err;
+
+	if (!probe)
+		return -ENOMEM;
+	probe->kp.symbol_name = function;
+	probe->kp.pre_handler = pre_handler;
+	probe->kp.post_handler = post_handler;
+	probe->hook = hook;
+	err = register_kprobe(&probe->kp);
+	if (err) {
+		kfree(probe);
+		return err;
+	}
+	*out = probe;
+	return 0;
+}
+
+void dmabuf_test_probe_unregister(struct dmabuf_test_probe *probe)
+{
+	unregister_kprobe(&probe->kp);
+	kfree(probe);
+}
+
+void dmabuf_test_synchronize_tasks(void)
+{
+	synchronize_rcu_tasks();
+}

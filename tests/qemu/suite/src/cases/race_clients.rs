@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Revoke and reset with clients that are stopped, traced or killed, and what goes on in the
+//! meantime: who waits must not make others wait.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Result};
+use guest::buffer::{self, Buffer};
+use guest::call::Call;
+use guest::device::Device;
+use guest::mm::{self, Mapping};
+use guest::pause::{meanwhile, of_driver, Pause};
+use guest::pci::EDU;
+use guest::peer::Peer;
+use guest::testmod::Ptes;
+use guest::{Errno, PAGE};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{waitpid, WaitStatus};
+use nix::unistd::Pid;
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{edu, export_edu, open_edu, ID, ID_AT};
+use crate::rig::WHILE;
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        stopped_client_holds_up_neither_reset_nor_revoke,
+        traced_client_holds_up_neither_reset_nor_revoke,
+        client_killed_in_a_fault_leaves_a_revoke_to_finish,
+        client_that_waits_for_a_sysfs_reset_can_be_killed,
+        reset_goes_on_when_its_caller_is_killed,
+        revoke_is_in_force_when_its_caller_is_killed,
+        bar_mmap_during_a_reset_stalls_no_other_mmap,
+        fault_during_a_reset_stalls_no_other_mmap,
+        call_that_waits_for_user_memory_stalls_nothing;
+}
+
+/// Resets the function, after the driver was told.
+const RESETS: &str = "__pci_reset_function_locked";
+/// Reads what user space has passed.
+const READS: &str = "_copy_from_user";
+/// Longer than any mmap() takes that waits for nobody, and shorter than a pause.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// A client with two buffers mapped, both touched.
+struct Client {
+    peer: Peer,
+    buffers: [Buffer; 2],
+    addresses: [usize; 2],
+}
+
+impl Client {
+    fn new(peer: Peer, device: &Device) -> Result<Client> {
+        let buffers = [export_edu(device)?, export_edu(device)?];
+        let mut addresses = [0; 2];
+        for (buffer, address) in buffers.iter().zip(&mut addresses) {
+            let fd = peer.take(buffer)?;
+            *address = check::works("mmap", peer.map(fd, PAGE, mm::RW, 0)?)?;
+            check::value("before", peer.load(*address)?, ID)?;
+        }
+        Ok(Client { peer, buffers, addresses })
+    }
+
+    fn entries(&self) -> Result<[bool; 2]> {
+        let ptes = Ptes::new()?;
+        let [first, second] = self.addresses;
+        let pid = self.peer.pid();
+        Ok([ptes.of(pid, first)?.is_some(), ptes.of(pid, second)?.is_some()])
+    }
+
+    /// Resets the device in both ways and revokes the first buffer; the client does nothing.
+    fn is_overrun(&self, device: &Device) -> Result<()> {
+        check::equal("entries before", self.entries()?, [true, true])?;
+        check::works("REVOKE", buffer::revoke(device, &self.buffers[0]))?;
+        check::equal("entries after REVOKE", self.entries()?, [false, true])?;
+        check::works("VFIO_DEVICE_RESET", device.reset())?;
+        check::equal("entries after a reset", self.entries()?, [false, false])?;
+        check::works("reset through sysfs", edu()?.reset())
+    }
+
+    /// What it sees when it goes on.
+    fn goes_on(&self) -> Result<()> {
+        check::bus_error("the buffer revoked", self.peer.load(self.addresses[0])?)?;
+        check::value("the other one", self.peer.load(self.addresses[1])?, ID)
+    }
+}
+
+fn stopped_client_holds_up_neither_reset_nor_revoke() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    client.peer.stop()?;
+    client.is_overrun(&device)?;
+    client.peer.resume()?;
+    client.goes_on()
+}
+
+fn traced_client_holds_up_neither_reset_nor_revoke() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    let pid = Pid::from_raw(client.peer.pid());
+    ptrace::attach(pid)?;
+    let status = waitpid(pid, None)?;
+    ensure!(matches!(status, WaitStatus::Stopped(_, Signal::SIGSTOP)), "traced: {status:?}");
+    let peek = || ptrace::read(pid, client.addresses[0] as ptrace::AddressType);
+    check::errno("a look by the tracer", peek(), Errno::EIO)?;
+    client.is_overrun(&device)?;
+    check::errno("another look", peek(), Errno::EIO)?;
+    ptrace::detach(pid, None)?;
+    client.goes_on()
+}
+
+fn client_killed_in_a_fault_leaves_a_revoke_to_finish() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let mapping = buffer.map(0, PAGE)?;
+    let load = || mapping.load(ID_AT).map(drop).or(Ok(()));
+    let (pause, mut load) = Pause::call("apply_to_page_range", load)?;
+    let mut revoke = Call::start(|| buffer::revoke(&device, &buffer))?;
+    revoke.hangs_for(WHILE)?;
+    nix::sys::signal::kill(Pid::from_raw(load.pid()), Signal::SIGKILL)?;
+    revoke.hangs_for(WHILE)?;
+    pause.end()?;
+    check::works("REVOKE", revoke.finish()?)?;
+    load.was_killed()?;
+    check::errno("once more", buffer::revoke(&device, &buffer), Errno::EBADFD)?;
+    check::value("a new buffer", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)
+}
+
+fn client_that_waits_for_a_sysfs_reset_can_be_killed() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    let pci = edu()?;
+    let (pause, reset) = Pause::call(RESETS, || pci.reset())?;
+    let Client { peer, buffers, addresses } = client;
+    peer.begin_load(addresses[0])?;
+    sleep(WHILE);
+    // Returns when nothing is left of it.
+    peer.kill()?;
+    pause.end()?;
+    check::works("reset", reset.finish()?)?;
+    check::value("afterwards", buffers[0].map(0, PAGE)?.load(ID_AT), ID)
+}
+
+fn reset_goes_on_when_its_caller_is_killed() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    let pci = edu()?;
+    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
+    let resets: [Reset<'_>; 2] = [&|| device.reset(), &|| pci.reset()];
+    for reset in resets {
+        let (pause, mut reset) = Pause::call(RESETS, reset)?;
+        client.peer.begin_load(client.addresses[1])?;
+        nix::sys::signal::kill(Pid::from_raw(reset.pid()), Signal::SIGKILL)?;
+        reset.hangs_for(WHILE)?;
+        pause.end()?;
+        reset.was_killed()?;
+        check::value("the load that waited", client.peer.finish_load()?, ID)?;
+    }
+    Ok(())
+}
+
+fn revoke_is_in_force_when_its_caller_is_killed() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let mapping = buffer.map(0, PAGE)?;
+    check::value("before", mapping.load(ID_AT), ID)?;
+    let revoke = || buffer::revoke(&device, &buffer);
+    let (pause, mut revoke) = Pause::call("unmap_mapping_range", revoke)?;
+    nix::sys::signal::kill(Pid::from_raw(revoke.pid()), Signal::SIGKILL)?;
+    pause.end()?;
+    revoke.was_killed()?;
+    check::bus_error("afterwards", mapping.load(ID_AT))?;
+    check::errno("once more", buffer::revoke(&device, &buffer), Errno::EBADFD)
+}
+
+/// How long an mmap() of anonymous memory with its munmap() takes, at worst.
+fn worst_mmap() -> Result<Duration, Errno> {
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let mut worst = Duration::ZERO;
+    for _ in 0..20 {
+        let start = Instant::now();
+        drop(Mapping::from_raw(mm::map(-1, PAGE, mm::RW, anonymous, 0)?, PAGE));
+        worst = worst.max(start.elapsed());
+    }
+    Ok(worst)
+}
+
+/// Stops a reset half way, lets a thread of this process do something with the device, and
+/// measures what that does to the process's other mappings.
+fn stalls_no_mmap(blocks: bool, act: impl Fn(&Device) -> bool + Sync) -> Result<()> {
+    let device = open_edu()?;
+    let pci = edu()?;
+    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
+    let resets: [(&str, Reset<'_>); 2] = [("VFIO", &|| device.reset()), ("sysfs", &|| pci.reset())];
+    for (name, reset) in resets {
+        let (pause, reset) = Pause::call(RESETS, reset)?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| act(&device));
+            sleep(WHILE);
+            let worst = worst_mmap()?;
+            pause.holds()?;
+            ensure!(worst < AT_ONCE, "another mmap took {worst:?} during a {name} reset");
+            println!("the slowest of 20 other mmaps during a {name} reset took {worst:?}");
+            check::equal("the thread waits for the reset", !thread.is_finished(), blocks)?;
+            pause.end()?;
+            check::equal("the thread's success", thread.join().ok(), Some(true))
+        })?;
+        check::works("reset", reset.finish()?)?;
+    }
+    Ok(())
+}
+
+fn bar_mmap_during_a_reset_stalls_no_other_mmap() -> Result<()> {
+    // The first of a device, which makes the buffer, and a later one.
+    stalls_no_mmap(false, |device| device.map_bar(0).is_ok() && device.map_bar(0).is_ok())
+}
+
+fn fault_during_a_reset_stalls_no_other_mmap() -> Result<()> {
+    stalls_no_mmap(true, |device| {
+        let bar = device.map_bar(0).map(|bar| bar.load(ID_AT));
+        bar == Ok(Ok(ID))
+    })
+}
+
+/// As when user space serves its own page faults (userfaultfd) and takes its time.
+fn call_that_waits_for_user_memory_stalls_nothing() -> Result<()> {
+    let device = open_edu()?;
+    let pci = edu()?;
+    let [revoked, other] = [export_edu(&device)?, export_edu(&device)?];
+    let mapping = other.map(0, PAGE)?;
+    let export = || export_edu(&device).map(drop).map_err(|_| Errno::EIO);
+    let revoke = || buffer::revoke(&device, &revoked);
+    type Feature<'a> = &'a dyn Fn() -> Result<(), Errno>;
+    let features: [(&str, Feature<'_>); 2] = [("export", &export), ("REVOKE", &revoke)];
+    for (name, feature) in features {
+        let (enters, feature) = Pause::call(&of_driver("4vfio14device_feature")?, feature)?;
+        let pause = Pause::of(feature.pid(), READS)?;
+        enters.end()?;
+        pause.wait()?;
+        check::works("VFIO_DEVICE_RESET", meanwhile(&pause, "reset", || device.reset())?.0)?;
+        check::works("sysfs reset", meanwhile(&pause, "sysfs reset", || pci.reset())?.0)?;
+        check::works("BAR mmap", meanwhile(&pause, "mmap", || device.map_bar(0))?.0)?;
+        check::value("load", meanwhile(&pause, "load", || mapping.load(ID_AT))?.0, ID)?;
+        let another = || buffer::revoke(&device, &export_edu(&device).map_err(|_| Errno::EIO)?);
+        check::works("another REVOKE", meanwhile(&pause, "another REVOKE", another)?.0)?;
+        pause.end()?;
+        check::works(name, feature.finish()?)?;
+    }
+    check::errno("REVOKE, once more", buffer::revoke(&device, &revoked), Errno::EBADFD)
+}

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Races of faults, `mmap()` and `fork()`, each with a thread stopped in the window on purpose.
+//!
+//! [`INSERTS`] and its kin are entered by a fault that has found that it may map, and not mapped.
+
+use anyhow::{anyhow, ensure, Result};
+use guest::buffer::{self, Buffer};
+use guest::call::Call;
+use guest::device::Device;
+use guest::mm::{self, Mapping};
+use guest::pause::{meanwhile, of_driver, Pause};
+use guest::pci::{Pci, BOCHS, EDU};
+use guest::peer::Peer;
+use guest::testmod::Ptes;
+use guest::uapi::{
+    vfio_pci_dmabuf_revoke, VFIO_DEVICE_PCI_DMABUF_REVOKE, VFIO_DMA_BUF_STATUS_CLOSED,
+};
+use guest::worker::Worker;
+use guest::{Errno, PAGE};
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{edu, export_edu, open_bochs, open_edu, ID, ID_AT};
+use crate::rig::{SOON, WHILE};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        fault_half_way_holds_up_a_revoke,
+        fault_half_way_holds_up_a_vfio_reset,
+        fault_half_way_holds_up_a_sysfs_reset,
+        fault_half_way_holds_up_memory_off,
+        fault_half_way_holds_up_the_last_close,
+        fault_after_the_start_of_a_revoke_is_sigbus,
+        fault_after_the_start_of_the_last_close_is_sigbus,
+        fault_after_the_start_of_a_reset_waits_for_its_end,
+        second_revoke_does_not_rely_on_the_first,
+        mapping_that_a_revoke_overtook_is_dead,
+        fork_that_a_revoke_overtook_copies_nothing,
+        export_that_the_last_close_overtook_is_closed;
+    Setup::Bound(&[BOCHS]) =>
+        huge_fault_half_way_holds_up_a_revoke;
+}
+
+/// Puts small entries into a page table.
+const INSERTS: &str = "apply_to_page_range";
+/// Puts an entry for 2 MiB into one.
+const INSERTS_HUGE: &str = "vmf_insert_pfn_pmd";
+/// Takes entries out, after who takes memory away has said so.
+const ZAPS: &str = "unmap_mapping_range";
+/// Resets the function, after the driver was told.
+const RESETS: &str = "__pci_reset_function_locked";
+
+/// A process without VFIO fds that has a buffer mapped.
+struct Client {
+    peer: Peer,
+    buffer: Buffer,
+    address: usize,
+}
+
+impl Client {
+    /// Made by `peer`, which was forked before `device` was opened.
+    fn new(peer: Peer, device: &Device) -> Result<Client> {
+        let buffer = export_edu(device)?;
+        let fd = peer.take(&buffer)?;
+        let address = check::works("mmap", peer.map(fd, PAGE, mm::RW, 0)?)?;
+        peer.close(fd)?;
+        Ok(Client { peer, buffer, address })
+    }
+
+    /// Lets it load, and stops it in `function`.
+    fn stopped(&self, function: &str) -> Result<Pause> {
+        let pause = Pause::of(self.peer.pid(), function)?;
+        self.peer.begin_load(self.address)?;
+        pause.wait()?;
+        Ok(pause)
+    }
+
+    /// What became of the load that was stopped half way: it was in time, or too late.
+    fn finish(&self) -> Result<()> {
+        let got = self.peer.finish_load()?;
+        let fine = match got {
+            Ok(value) => value == ID,
+            Err(fault) => fault.is_bus_error(),
+        };
+        ensure!(fine, "the load that was stopped: {got:x?}");
+        Ok(())
+    }
+
+    /// Checks that it has no page table entry.
+    fn has_nothing(&self, when: &str) -> Result<()> {
+        let entry = Ptes::new()?.of(self.peer.pid(), self.address)?;
+        check::equal(&format!("entry {when}"), entry, None)
+    }
+}
+
+/// Stops a fault between its checks and the page table, and checks that `call` waits for it.
+///
+/// `after` looks at the client when both are over.
+fn holds_up(
+    device: &Device,
+    client: &Client,
+    call: impl FnOnce() -> Result<(), Errno>,
+    after: impl FnOnce(&Client) -> Result<()>,
+) -> Result<()> {
+    let pause = client.stopped(INSERTS)?;
+    let mut call = Call::start(call)?;
+    call.hangs_for(WHILE)?;
+    pause.end()?;
+    check::works("the call", call.finish()?)?;
+    client.finish()?;
+    after(client)?;
+    check::value("a buffer exported anew", export_edu(device)?.map(0, PAGE)?.load(ID_AT), ID)
+}
+
+fn is_dead(client: &Client) -> Result<()> {
+    client.has_nothing("after all")?;
+    check::bus_error("after all", client.peer.load(client.address)?)
+}
+
+fn heals(client: &Client) -> Result<()> {
+    check::value("after all", client.peer.load(client.address)?, ID)
+}
+
+fn fault_half_way_holds_up_a_revoke() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    holds_up(&device, &client, || buffer::revoke(&device, &client.buffer), is_dead)
+}
+
+fn huge_fault_half_way_holds_up_a_revoke() -> Result<()> {
+    const SIZE: u64 = 2 << 20;
+    let device = open_bochs()?;
+    let buffer = Buffer::export(&device, 0, 0, SIZE)?;
+    let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    // The child has a copy of the mapping.
+    let load = || mapping.load(0).map(drop).or(Ok(()));
+    let (pause, load) = Pause::call(INSERTS_HUGE, load)?;
+    let mut revoke = Call::start(|| buffer::revoke(&device, &buffer))?;
+    revoke.hangs_for(WHILE)?;
+    check::equal("entry meanwhile", Ptes::new()?.of(load.pid(), mapping.address())?, None)?;
+    pause.end()?;
+    check::works("REVOKE", revoke.finish()?)?;
+    check::works("the load that was stopped", load.finish()?)?;
+    check::bus_error("after all", mapping.load(0))
+}
+
+/// Resets while a fault is half way: it waits, and when it comes to the device no entry is left.
+fn fault_holds_up_a_reset(call: impl FnOnce(&Pci, &Device) -> Result<(), Errno>) -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    let pci = edu()?;
+    let resets = Pause::new()?;
+    let reset = || {
+        resets.arm_here(RESETS)?;
+        call(&pci, &device)
+    };
+    holds_up_until(&client, reset, &resets, |client| {
+        client.has_nothing("when the device is being reset")
+    })?;
+    heals(&client)
+}
+
+/// As [`holds_up`], with another pause in the call; `during` looks at the client there.
+fn holds_up_until(
+    client: &Client,
+    call: impl FnOnce() -> Result<(), Errno>,
+    then: &Pause,
+    during: impl FnOnce(&Client) -> Result<()>,
+) -> Result<()> {
+    let pause = client.stopped(INSERTS)?;
+    let mut call = Call::start(call)?;
+    call.hangs_for(WHILE)?;
+    then.is_ahead()?;
+    pause.end()?;
+    then.wait()?;
+    during(client)?;
+    then.release()?;
+    check::works("the call", call.finish()?)?;
+    client.finish()
+}
+
+fn fault_half_way_holds_up_a_vfio_reset() -> Result<()> {
+    fault_holds_up_a_reset(|_, device| device.reset())
+}
+
+fn fault_half_way_holds_up_a_sysfs_reset() -> Result<()> {
+    fault_holds_up_a_reset(|pci, _| pci.reset())
+}
+
+fn fault_half_way_holds_up_memory_off() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    let pause = client.stopped(INSERTS)?;
+    let mut off = Call::start(|| device.set_memory(false).map_err(|_| Errno::EIO))?;
+    off.hangs_for(WHILE)?;
+    pause.end()?;
+    check::works("memory off", off.finish()?)?;
+    client.finish()?;
+    client.has_nothing("with memory off")?;
+    device.set_memory(true)?;
+    heals(&client)
+}
+
+fn fault_half_way_holds_up_the_last_close() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    let pause = client.stopped(INSERTS)?;
+    let close = std::thread::spawn(move || drop(device));
+    std::thread::sleep(WHILE);
+    ensure!(!close.is_finished(), "the last close did not wait");
+    pause.end()?;
+    ensure!(close.join().is_ok(), "the last close: panic");
+    client.finish()?;
+    is_dead(&client)
+}
+
+fn fault_after_the_start_of_a_revoke_is_sigbus() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = Buffer::export(&device, 0, 0, 2 * PAGE)?;
+    let [touched, fresh] = [buffer.map(0, PAGE)?, buffer.map(0, PAGE)?];
+    check::value("before", touched.load(ID_AT), ID)?;
+    let (pause, revoke) = Pause::call(ZAPS, || buffer::revoke(&device, &buffer))?;
+    check::bus_error("fault before the zap", fresh.load(ID_AT))?;
+    check::errno("mmap before the zap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    check::value("entry before the zap", touched.load(ID_AT), ID)?;
+    pause.end()?;
+    check::works("REVOKE", revoke.finish()?)?;
+    for (name, mapping) in [("touched", touched), ("fresh", fresh)] {
+        check::bus_error(name, mapping.load(ID_AT))?;
+    }
+    Ok(())
+}
+
+fn fault_after_the_start_of_the_last_close_is_sigbus() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    let pause = Pause::new()?;
+    let early = std::thread::scope(|scope| {
+        let close = scope.spawn(|| {
+            pause.arm_here(ZAPS)?;
+            drop(device);
+            Ok::<(), Errno>(())
+        });
+        pause.wait()?;
+        let early = client.peer.load(client.address)?;
+        pause.holds()?;
+        pause.release()?;
+        check::equal("the last close", close.join().ok(), Some(Ok(())))?;
+        Ok::<_, anyhow::Error>(early)
+    })?;
+    check::bus_error("before the zap", early)?;
+    is_dead(&client)
+}
+
+fn fault_after_the_start_of_a_reset_waits_for_its_end() -> Result<()> {
+    let device = open_edu()?;
+    let pci = edu()?;
+    let buffer = export_edu(&device)?;
+    let mapping = buffer.map(0, PAGE)?;
+    check::value("before", mapping.load(ID_AT), ID)?;
+    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
+    let resets: [Reset<'_>; 2] = [&|| device.reset(), &|| pci.reset()];
+    for reset in resets {
+        let (pause, reset) = Pause::call(RESETS, reset)?;
+        check::equal("entry", Ptes::new()?.at(mapping.address())?, None)?;
+        let mut load = Call::start(|| match mapping.load(ID_AT) {
+            Ok(ID) => Ok(()),
+            other => {
+                eprintln!("load: {other:x?}");
+                Err(Errno::EIO)
+            }
+        })?;
+        load.hangs_for(WHILE)?;
+        pause.end()?;
+        check::works("reset", reset.finish()?)?;
+        check::works("load", load.finish()?)?;
+        check::value("afterwards", mapping.load(ID_AT), ID)?;
+    }
+    Ok(())
+}
+
+fn second_revoke_does_not_rely_on_the_first() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let mapping = buffer.map(0, PAGE)?;
+    check::value("before", mapping.load(ID_AT), ID)?;
+    let (pause, first) = Pause::call(ZAPS, || buffer::revoke(&device, &buffer))?;
+    let (second, _) = meanwhile(&pause, "another REVOKE", || buffer::revoke(&device, &buffer))?;
+    check::works("another REVOKE", second)?;
+    check::bus_error("after it", mapping.load(ID_AT))?;
+    pause.end()?;
+    check::works("the first REVOKE", first.finish()?)?;
+    check::errno("the third", buffer::revoke(&device, &buffer), Errno::EBADFD)
+}
+
+fn mapping_that_a_revoke_overtook_is_dead() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let fd = peer.take(&buffer)?;
+    // Called for a mapping that was found to be allowed, and that is not there yet.
+    let pause = Pause::of(peer.pid(), "kernel_ext_set_pfnmap_flags")?;
+    peer.begin_map(fd, PAGE, mm::RW, 0)?;
+    pause.wait()?;
+    let (revoke, _) = meanwhile(&pause, "REVOKE", || buffer::revoke(&device, &buffer))?;
+    check::works("REVOKE", revoke)?;
+    pause.end()?;
+    let address = check::works("mmap that was in time", peer.finish_map()?)?;
+    check::bus_error("load", peer.load(address)?)?;
+    check::equal("entry", Ptes::new()?.of(peer.pid(), address)?, None)
+}
+
+fn fork_that_a_revoke_overtook_copies_nothing() -> Result<()> {
+    let opens = of_driver("2mm4open")?;
+    // Where the new mapping is not yet known to its file, and where it has no entries yet.
+    for copies in [None, Some("copy_page_range")] {
+        // A forking process can do nothing else meanwhile, so another one revokes.
+        let peer = Peer::fork()?;
+        let device = open_edu()?;
+        let buffer = export_edu(&device)?;
+        let [open, copy] = [Pause::new()?, Pause::new()?];
+        let old = Worker::start(|| {
+            let mapping = buffer.map(0, PAGE)?;
+            check::value("before", mapping.load(ID_AT), ID)?;
+            open.arm_here(&opens)?;
+            let load = || {
+                check::bus_error("in the new process", mapping.load(ID_AT))?;
+                check::equal("its entry", Ptes::new()?.at(mapping.address())?, None)
+            };
+            Worker::start(load)?.finish(SOON)?;
+            check::bus_error("in the old process", mapping.load(ID_AT))
+        })?;
+        open.wait()?;
+        let mut inside = &open;
+        if let Some(function) = copies {
+            copy.arm(old.pid(), function, SOON)?;
+            open.release()?;
+            copy.wait()?;
+            inside = &copy;
+        }
+        let revoke = [size_of::<vfio_pci_dmabuf_revoke>() as u32, peer.take(&buffer)? as u32];
+        let revoke = peer.ioctl(peer.take(&device)?, VFIO_DEVICE_PCI_DMABUF_REVOKE, revoke)?;
+        check::works("REVOKE", revoke)?;
+        inside.release()?;
+        old.finish(SOON)?;
+    }
+    Ok(())
+}
+
+fn export_that_the_last_close_overtook_is_closed() -> Result<()> {
+    let mut device = open_edu()?;
+    let holders = std::mem::take(&mut device.holders);
+    let raw = device.raw();
+    let pause = Pause::new()?;
+    let buffer = std::thread::scope(|scope| {
+        let export = scope.spawn(|| {
+            pause.arm_here("dma_buf_export")?;
+            let buffer = Buffer::export(&device, 0, 0, PAGE);
+            // The other thread closes it.
+            std::mem::forget(device);
+            buffer
+        });
+        pause.wait()?;
+        check::works("close", meanwhile(&pause, "close", || nix::unistd::close(raw))?.0)?;
+        pause.release()?;
+        export.join().map_err(|_| anyhow!("export: panic"))
+    })?;
+    let buffer = check::works("export that was in time", buffer)?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    drop(holders);
+    let device = open_edu()?;
+    let status = buffer::info(&device, buffer.raw())?.status;
+    check::equal("status", status, VFIO_DMA_BUF_STATUS_CLOSED)?;
+    check::errno("REVOKE", buffer::revoke(&device, &buffer), Errno::ENODEV)
+}

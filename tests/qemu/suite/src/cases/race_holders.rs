@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Races of those who hold buffers without mapping them: importers, and fds that outlive the
+//! device. Each with a thread stopped in the window on purpose.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::thread::{sleep, spawn};
+
+use anyhow::{anyhow, ensure, Result};
+use guest::buffer::{self, Buffer};
+use guest::call::Call;
+use guest::mm::{self, Mapping};
+use guest::module::Module;
+use guest::pause::{meanwhile, of_driver, Pause};
+use guest::pci::EDU;
+use guest::peer::Peer;
+use guest::testmod::{Importer, GOOD};
+use guest::{Errno, PAGE};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT};
+use crate::rig::{self, expelled, Rig, WHILE};
+
+cases! {
+    Setup::Bound(&[EDU, EDU]) =>
+        import_half_way_holds_up_a_revoke,
+        import_half_way_holds_up_a_reset,
+        import_half_way_holds_up_the_last_close,
+        import_after_the_start_of_a_revoke_is_refused,
+        attach_that_a_revoke_overtook_maps_nothing,
+        attach_that_unbind_overtook_is_refused;
+    Setup::Bound(&[EDU]) =>
+        release_that_a_reset_overtook_does_no_harm,
+        release_that_unbind_overtook_does_no_harm,
+        fault_that_unbind_overtook_is_sigbus,
+        o_path_descriptor_leaves_other_files_mappings_alone;
+}
+
+/// Maps a range for a device, for an importer that was found to be allowed to.
+const MAPS: &str = "dma_buf_phys_vec_to_sgt";
+
+/// An importer that has been allowed to map and is stopped before it has.
+fn half_way(importer: &Importer) -> Result<(Pause, Call)> {
+    Pause::call(MAPS, || importer.map().map(drop))
+}
+
+/// Checks that `call` waits for an importer that is half way, and takes its mapping then.
+fn holds_up(rig: &Rig, call: impl FnOnce(&Rig) -> Result<(), Errno>) -> Result<Importer> {
+    rig::peers_reach_each_other()?;
+    let importer = rig.attached(GOOD)?;
+    let (pause, map) = half_way(&importer)?;
+    let mut call = Call::start(|| call(rig))?;
+    call.hangs_for(WHILE)?;
+    pause.end()?;
+    check::works("map that was in time", map.finish()?)?;
+    check::works("the call", call.finish()?)?;
+    expelled("the importer", &importer, 1)?;
+    Ok(importer)
+}
+
+fn import_half_way_holds_up_a_revoke() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = holds_up(&rig, |rig| buffer::revoke(&rig.device, &rig.buffer))?;
+    rig.refuses("after REVOKE", &importer)
+}
+
+fn import_half_way_holds_up_a_reset() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = holds_up(&rig, |rig| rig.device.reset())?;
+    check::works("map after the reset", importer.map())?;
+    check::works("unmap", importer.unmap())
+}
+
+fn import_half_way_holds_up_the_last_close() -> Result<()> {
+    rig::peers_reach_each_other()?;
+    let importer = Importer::new()?;
+    let map = Pause::new()?;
+    let Rig { device, buffer, importing, .. } = Rig::new()?;
+    check::works("attach", importer.attach(&buffer, &importing, GOOD))?;
+    // A child would hold the device open: threads.
+    std::thread::scope(|scope| {
+        let mapper = scope.spawn(|| {
+            map.arm_here(MAPS)?;
+            importer.map().map(drop)
+        });
+        map.wait()?;
+        let close = spawn(move || drop(device));
+        sleep(WHILE);
+        ensure!(!close.is_finished(), "the last close did not wait");
+        map.release()?;
+        check::equal("map that was in time", mapper.join().ok(), Some(Ok(())))?;
+        close.join().map_err(|_| anyhow!("close: panic"))
+    })?;
+    expelled("the importer", &importer, 1)?;
+    check::errno("map after the last close", importer.map(), Errno::ENODEV)
+}
+
+fn import_after_the_start_of_a_revoke_is_refused() -> Result<()> {
+    rig::peers_reach_each_other()?;
+    let rig = Rig::new()?;
+    let importer = rig.attached(GOOD)?;
+    check::works("map", importer.map())?;
+    check::works("unmap", importer.unmap())?;
+    let (pause, revoke) =
+        Pause::call("unmap_mapping_range", || buffer::revoke(&rig.device, &rig.buffer))?;
+    rig.refuses("before anybody is told", &importer)?;
+    pause.end()?;
+    check::works("REVOKE", revoke.finish()?)?;
+    expelled("the importer", &importer, 0)
+}
+
+fn attach_that_a_revoke_overtook_maps_nothing() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = Importer::new()?;
+    // The last of the checks, then the first lock after them.
+    let attach = || importer.attach(&rig.buffer, &rig.importing, GOOD);
+    let (check, attach) = Pause::call("__vfio_pci_memory_enabled", attach)?;
+    let note = Pause::of(attach.pid(), "rust_helper_mutex_lock")?;
+    check.end()?;
+    note.wait()?;
+    let revoke = || buffer::revoke(&rig.device, &rig.buffer);
+    check::works("REVOKE", meanwhile(&note, "REVOKE", revoke)?.0)?;
+    note.end()?;
+    check::works("attach that was in time", attach.finish()?)?;
+    rig.refuses("after REVOKE", &importer)
+}
+
+fn attach_that_unbind_overtook_is_refused() -> Result<()> {
+    let attaches = of_driver("7dma_buf6attach")?;
+    let importer = Importer::new()?;
+    let Rig { device, buffer, importing, pci } = Rig::new()?;
+    let pause = Pause::new()?;
+    std::thread::scope(|scope| {
+        let attach = scope.spawn(|| {
+            pause.arm_here(&attaches)?;
+            importer.attach(&buffer, &importing, GOOD)
+        });
+        pause.wait()?;
+        drop(device);
+        pci.unbind()?;
+        pause.release()?;
+        check::equal("attach", attach.join().ok(), Some(Err(Errno::ENODEV)))
+    })?;
+    pci.bind(&crate::fixture::driver())?;
+    Ok(())
+}
+
+/// Closes the last fd of a buffer in a child, and stops that in the driver.
+fn released(buffer: Buffer) -> Result<(Pause, std::thread::JoinHandle<Result<(), Errno>>)> {
+    let releases = of_driver("7dma_buf7release")?;
+    let pause = Pause::new()?;
+    let theirs = pause.share()?;
+    let release = spawn(move || {
+        theirs.arm_here(&releases)?;
+        drop(buffer);
+        Ok(())
+    });
+    pause.wait()?;
+    Ok((pause, release))
+}
+
+fn release_that_a_reset_overtook_does_no_harm() -> Result<()> {
+    let device = open_edu()?;
+    let pci = edu()?;
+    let other = export_edu(&device)?.map(0, PAGE)?;
+    check::value("before", other.load(ID_AT), ID)?;
+    let (pause, release) = released(export_edu(&device)?)?;
+    check::works("VFIO_DEVICE_RESET", meanwhile(&pause, "a reset", || device.reset())?.0)?;
+    check::works("reset through sysfs", meanwhile(&pause, "a reset", || pci.reset())?.0)?;
+    let revoke = || buffer::revoke(&device, &export_edu(&device).map_err(|_| Errno::EIO)?);
+    check::works("export and REVOKE", meanwhile(&pause, "export and REVOKE", revoke)?.0)?;
+    check::value("meanwhile", other.load(ID_AT), ID)?;
+    pause.end()?;
+    check::equal("the release", release.join().ok(), Some(Ok(())))?;
+    check::value("afterwards", other.load(ID_AT), ID)
+}
+
+fn release_that_unbind_overtook_does_no_harm() -> Result<()> {
+    let device = open_edu()?;
+    let pci = edu()?;
+    let (pause, release) = released(export_edu(&device)?)?;
+    drop(device);
+    pci.unbind()?;
+    check::errno("rmmod", Module::driver().unload(), Errno::EWOULDBLOCK)?;
+    pause.end()?;
+    check::equal("the release", release.join().ok(), Some(Ok(())))?;
+    wait_for("the module's last reference", || Ok(Module::driver().references()? == 0))?;
+    pci.bind(&crate::fixture::driver())?;
+    Ok(())
+}
+
+fn fault_that_unbind_overtook_is_sigbus() -> Result<()> {
+    let faults = of_driver("2mm5fault")?;
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let address = check::works("mmap", peer.map(peer.take(&buffer)?, PAGE, mm::RW, 0)?)?;
+    let pause = Pause::of(peer.pid(), &faults)?;
+    peer.begin_load(address)?;
+    pause.wait()?;
+    drop(device);
+    edu()?.unbind()?;
+    pause.end()?;
+    check::bus_error("with no driver", peer.finish_load()?)?;
+    edu()?.bind(&crate::fixture::driver())?;
+    check::bus_error("with a new one", peer.load(address)?)?;
+    check::value("a new buffer", export_edu(&open_edu()?)?.map(0, PAGE)?.load(ID_AT), ID)
+}
+
+/// Whether this process has an entry for the page at `address`, in the words of
+/// `/proc/self/pagemap`.
+fn is_present(address: usize) -> Result<bool> {
+    let mut entry = [0; 8];
+    let at = address as u64 / PAGE * 8;
+    File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, at)?;
+    Ok(u64::from_le_bytes(entry) >> 63 != 0)
+}
+
+/// The kernel gives the memory of a file that is gone to the next one. Who then went by the
+/// dma-buf's file would take pages from somebody else's mapping.
+fn o_path_descriptor_leaves_other_files_mappings_alone() -> Result<()> {
+    const MANY: usize = 32;
+    let device = open_edu()?;
+    let buffers = (0..MANY).map(|_| export_edu(&device)).collect::<Result<Vec<_>>>()?;
+    let open = |buffer: &Buffer| {
+        let link = format!("/proc/self/fd/{}", buffer.raw());
+        File::options().read(true).custom_flags(libc::O_PATH).open(link)
+    };
+    let paths = buffers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let kept = export_edu(&device)?;
+    drop(buffers);
+    let mut others = Vec::new();
+    for _ in 0..MANY {
+        let file = memfd_create(c"other", MFdFlags::empty())?;
+        fs::File::from(file.try_clone()?).set_len(PAGE)?;
+        let mapping = Mapping::new(&file, PAGE, mm::RW, 0)?;
+        mapping.store(0, 1)?;
+        others.push((file, mapping));
+    }
+    let untouched = |when: &str| {
+        let gone = others.iter().map(|(_, mapping)| is_present(mapping.address()));
+        let gone = gone.collect::<Result<Vec<_>>>()?.iter().filter(|present| !**present).count();
+        check::equal(&format!("other files' mappings that lost a page {when}"), gone, 0)
+    };
+    untouched("before")?;
+    device.set_memory(false)?;
+    untouched("with memory off")?;
+    device.set_memory(true)?;
+    check::works("reset", device.reset())?;
+    untouched("after a reset")?;
+    check::works("REVOKE", buffer::revoke(&device, &kept))?;
+    untouched("after REVOKE")?;
+    drop(device);
+    untouched("after the last close")?;
+    drop(paths);
+    Ok(())
+}
