@@ -108,6 +108,9 @@ pub trait Driver: Sized + Send + Sync + 'static {
     /// `VFIO_DEVICE_FEATURE`; `None` hands the call to the core.
     fn feature(device: &Device<Self>, call: FeatureCall) -> Option<Result<c_int>>;
 
+    /// The number under which the core has a feature that was handed to it.
+    fn core_feature(number: u32) -> u32;
+
     /// Another ioctl on a device fd; `None` hands it to the core.
     fn ioctl(device: &Device<Self>, cmd: u32, arg: UserPtr) -> Option<Result<isize>>;
 }
@@ -221,13 +224,15 @@ unsafe extern "C" fn device_feature<T: Driver>(
         if let Some(result) = T::feature(device, call) {
             return result;
         }
-        let _bracket = match flags & uapi::FEATURE_MASK {
+        let feature = T::core_feature(flags & uapi::FEATURE_MASK);
+        let _bracket = match feature {
             uapi::FEATURE_LOW_POWER_ENTRY | uapi::FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP => {
                 T::bracket(device, MemoryChange::LowPower)?
             }
             _ => None,
         };
-        // SAFETY: The arguments are those that we got.
+        let flags = flags & !uapi::FEATURE_MASK | feature;
+        // SAFETY: The arguments are those that we got, but for the feature.
         Ok(unsafe { bindings::vfio_pci_core_ioctl_feature(vdev, flags, arg, argsz) })
     })
 }

@@ -308,6 +308,11 @@ impl<T: vfio::Driver> Device<T> {
             to_result(unsafe { bindings::vfio_pci_core_init_dev(vdev) })?;
             // SAFETY: `core` is initialised just now, and nobody else knows of it.
             let core = unsafe { &*vdev.cast::<Core>() };
+            #[cfg(CONFIG_VFIO_PCI_DMABUF)]
+            // SAFETY: As above.
+            unsafe {
+                (*core.as_ptr()).pci_ops = &PCI_OPS;
+            }
             // SAFETY: In bounds of the allocation.
             let data = unsafe { &raw mut (*vdev.cast::<Self>()).data };
             // SAFETY: `data` is uninitialised memory for a `T` that does not move.
@@ -347,6 +352,12 @@ unsafe impl<T> AlwaysRefCounted for Device<T> {
         unsafe { bindings::put_device(&raw mut (*vdev).device) };
     }
 }
+
+/// Lets the core make dma-bufs of its own, for iommufd.
+#[cfg(CONFIG_VFIO_PCI_DMABUF)]
+static PCI_OPS: bindings::vfio_pci_device_ops = bindings::vfio_pci_device_ops {
+    get_dmabuf_phys: Some(bindings::vfio_pci_core_get_dmabuf_phys),
+};
 
 /// The PCI side of a VFIO variant driver.
 pub struct PciGlue<T>(PhantomData<T>);

@@ -93,6 +93,14 @@ impl Driver for DeviceData {
         }
     }
 
+    fn core_feature(number: u32) -> u32 {
+        match number {
+            // iommufd maps the dma-bufs of the core, and those only.
+            uapi::FEATURE_DMA_BUF_IOMMUFD => uapi::FEATURE_DMA_BUF,
+            other => other,
+        }
+    }
+
     fn ioctl(device: &Device, cmd: u32, arg: UserPtr) -> Option<Result<isize>> {
         match cmd {
             uapi::IOCTL_REVOKE => Some(device::ioctl_revoke(device, arg)),

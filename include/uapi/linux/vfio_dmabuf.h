@@ -194,6 +194,21 @@ struct vfio_device_feature_dma_buf_info {
 };
 #endif /* VFIO_DEVICE_FEATURE_DMA_BUF_INFO */
 
+#ifndef VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD
+/*
+ * Upon VFIO_DEVICE_FEATURE_GET return a dma-buf fd that the in-tree VFIO PCI core makes, for
+ * IOMMU_IOAS_MAP_FILE: iommufd maps no other exporter's. The payload is a struct
+ * vfio_device_feature_dma_buf with flags 0; the rules and errors are those of
+ * VFIO_DEVICE_FEATURE_DMA_BUF in mainline's <linux/vfio.h>. ENOTTY if the kernel was built without
+ * CONFIG_VFIO_PCI_DMABUF.
+ *
+ * Such an fd is not a buffer: it cannot be mapped by a CPU, and REVOKE, MEMATTR and INFO answer
+ * ENODEV. What iommufd mapped through it goes away while the device's memory is disabled, when it
+ * is reset through its device fd, and for good when it is closed.
+ */
+#define VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD 0xff10
+#endif /* VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD */
+
 #ifndef VFIO_DEVICE_PCI_DMABUF_REVOKE
 /**
  * struct vfio_pci_dmabuf_revoke - argument of VFIO_DEVICE_PCI_DMABUF_REVOKE

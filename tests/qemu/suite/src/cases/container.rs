@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What VFIO users do besides, and must go on working: DMA through a container or an iommufd, with
-//! BAR mappings in it, and interrupts.
+//! What VFIO users do besides, and must go on working: DMA through a container, with BAR mappings
+//! in it, and interrupts. For DMA through an iommufd see `iommufd.rs`.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
+use guest::device::Device;
 use guest::mm::Mapping;
 use guest::pci::{BOCHS, EDU};
 use guest::{uapi, Errno, PAGE};
@@ -15,30 +15,29 @@ use nix::sys::eventfd::EventFd;
 
 use crate::case::{cases, Setup};
 use crate::check;
-use crate::fixture::{edu, export_edu, open_bochs, open_edu, wait_for};
+use crate::fixture::{open_bochs, open_edu, wait_for};
 
 cases! {
     Setup::Bound(&[EDU]) =>
         device_reads_and_writes_memory_of_its_container,
-        interrupts_reach_an_eventfd,
-        iommufd_maps_neither_a_mapping_nor_a_buffer;
+        interrupts_reach_an_eventfd;
     Setup::Bound(&[EDU, BOCHS]) =>
         device_writes_into_a_bar_mapping_of_another_device,
         type1_mapping_of_a_buffer_outlives_its_revoke;
 }
 
 /// Where the cases put things in the device's address space; edu reaches 28 bits.
-const IOVA: u64 = 0x10_0000;
+pub const IOVA: u64 = 0x10_0000;
 
 /// Sets the command register's bit that lets a device master the bus.
-fn master_the_bus(device: &Device) -> Result<()> {
+pub fn master_the_bus(device: &Device) -> Result<()> {
     let at = u64::from(uapi::PCI_COMMAND);
     let bits = (uapi::PCI_COMMAND_MASTER | uapi::PCI_COMMAND_MEMORY) as u16;
     device.set_config16(at, device.config16(at)? | bits)
 }
 
 /// edu's DMA engine: copies a page between its own memory and `iova`.
-fn copy(bar: &Mapping, iova: u64, out: bool) -> Result<()> {
+pub fn copy(bar: &Mapping, iova: u64, out: bool) -> Result<()> {
     const OWN: u32 = 0x4_0000;
     const START: u32 = 1;
     const OUT: u32 = 2;
@@ -119,40 +118,6 @@ fn type1_mapping_of_a_buffer_outlives_its_revoke() -> Result<()> {
     // From now on nothing can be mapped any more.
     let again = device.map_dma(IOVA + 2 * PAGE, &mapping);
     check::errno("MAP_DMA after the revoke", again, Errno::EFAULT)
-}
-
-/// iommufd wants pages, which a mapping of a BAR has not, or a dma-buf of the core's own exporter.
-fn iommufd_maps_neither_a_mapping_nor_a_buffer() -> Result<()> {
-    /// `IOMMU_IOAS_MAP_FILE`, which headers before 6.13 do not have.
-    const MAP_FILE: u32 = uapi::IOMMU_IOAS_MAP + 0x8f - 0x85;
-    let device = Device::open(&edu()?, Via::Cdev)?;
-    let ioas = device.attach_ioas()?;
-    let buffer = export_edu(&device)?;
-    let (bar, mapping) = (device.map_bar_part(0, 0, PAGE)?, buffer.map(0, PAGE)?);
-    let memory = Mapping::anonymous(PAGE)?;
-    let flags = uapi::IOMMU_IOAS_MAP_FIXED_IOVA
-        | uapi::IOMMU_IOAS_MAP_READABLE
-        | uapi::IOMMU_IOAS_MAP_WRITEABLE;
-    let map = |mapping: &Mapping, iova| {
-        let mut arg = uapi::iommu_ioas_map {
-            size: size_of::<uapi::iommu_ioas_map>() as u32,
-            flags,
-            ioas_id: ioas,
-            user_va: mapping.address() as u64,
-            length: PAGE,
-            iova,
-            ..Default::default()
-        };
-        device.iommufd_ioctl(uapi::IOMMU_IOAS_MAP, &mut arg)
-    };
-    check::works("memory", map(&memory, IOVA))?;
-    check::errno("a BAR mapping", map(&bar, IOVA + PAGE), Errno::EFAULT)?;
-    check::errno("a buffer's mapping", map(&mapping, IOVA + PAGE), Errno::EFAULT)?;
-    let (length, iova) = (PAGE as u32, (IOVA + PAGE) as u32);
-    let mut arg = [40, flags, ioas, buffer.raw() as u32, 0, 0, length, 0, iova, 0];
-    let got = device.iommufd_ioctl(MAP_FILE, &mut arg);
-    check::errno("a buffer's fd", got, Errno::EOPNOTSUPP)?;
-    check::works("REVOKE", buffer::revoke(&device, &buffer))
 }
 
 fn interrupts_reach_an_eventfd() -> Result<()> {

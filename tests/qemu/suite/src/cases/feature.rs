@@ -136,7 +136,7 @@ fn revoke_from_unreadable_memory_is_efault() -> Result<()> {
 
 fn unknown_features_are_enotty() -> Result<()> {
     let device = open_edu()?;
-    for number in [0xff0c, 0xff10, 0xff00, 0xfffe, 0xffff, 0x7fff, 100] {
+    for number in [0xff0c, 0xff11, 0xff00, 0xfffe, 0xffff, 0x7fff, 100] {
         for ops in [GET, SET, PROBE | GET, PROBE | SET] {
             let what = format!("feature {number:#x}, operations {ops:#x}");
             let mut call = Call::new(ops | number, vec![0; 4]);

@@ -14,6 +14,7 @@ mod importers_race;
 mod importers_reset;
 mod independent;
 mod info;
+mod iommufd;
 mod lifetime;
 mod limits;
 mod memory;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<&'static Case> {
         memory::CASES,
         power::CASES,
         container::CASES,
+        iommufd::CASES,
         importers::CASES,
         importers_reset::CASES,
         importers_race::CASES,
