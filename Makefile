@@ -5,10 +5,10 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := module
-.PHONY: module demo test test-debug bench check fmt shell run help clean distclean
+.PHONY: module demo test test-debug soak bench check fmt shell run help clean distclean
 
 # What scripts/guest/run.py takes from the user.
-export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V
+export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED KERNEL
 
 ifdef KDIR
 clang = $(shell grep -qs '^CONFIG_CC_IS_CLANG=y' '$(KDIR)/include/config/auto.conf' && echo LLVM=1)
@@ -21,7 +21,7 @@ module:
 	@scripts/root.sh scripts/build.sh module
 endif
 
-demo test test-debug bench check fmt shell:
+demo test test-debug soak bench check fmt shell:
 	@scripts/root.sh scripts/build.sh $@
 
 run:
@@ -41,6 +41,8 @@ help:
 #: make demo            boot a guest and show the main job on an emulated PCI device
 #: make test            KUnit and the guest suite; CASE=pattern runs the cases that match
 #: make test-debug      make test on a kernel with KASAN, UBSAN, kmemleak and more (slow)
+#: make soak MINUTES=n  random operations, each compared with a model of the contract, for so long
+#:                      (10); SEED=s repeats a run; KERNEL=debug takes the kernel of test-debug
 #: make bench           count what faults, mappings, exports, revokes cost, beside vfio-pci
 #: make check           formatting, lints, warnings as errors, the UAPI header by itself
 #: make fmt             rustfmt all of it

@@ -8,6 +8,7 @@
 #   demo test run shell     that and the guest programs, and boots a guest (scripts/guest/run.py)
 #   bench                   the same with the kernel that is measured
 #   test-debug              the same with the kernel that sees more
+#   soak                    the same with the kernel of flavour KERNEL (bench)
 #   check fmt               scripts/check builds on its own
 set -eu
 
@@ -32,10 +33,15 @@ build_guest() {
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
 main() {
+	flavour='test'
 	case $target in
-	bench) kernel=$(/src/scripts/kernel.sh bench) ;;
-	test-debug) kernel=$(/src/scripts/kernel.sh debug) ;;
-	*) kernel=$(/src/scripts/kernel.sh) ;;
+	bench) flavour=bench ;;
+	test-debug) flavour=debug ;;
+	soak) flavour=${KERNEL:-bench} ;;
+	esac
+	case $flavour in
+	bench | debug | test) kernel=$(/src/scripts/kernel.sh "$flavour") ;;
+	*) die "KERNEL=$flavour: there are bench, debug and test" ;;
 	esac
 	mkdir -p /src/build
 	lock /src/build/.lock
@@ -58,6 +64,13 @@ main() {
 	bench/*)
 		build_module /src/build/bench-module
 		build_guest --package bench
+		;;
+	soak/*)
+		case $flavour in
+		test) build_module ;;
+		*) build_module "/src/build/$flavour-module" ;;
+		esac
+		build_guest --package soak
 		;;
 	esac
 	unlock

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""usage (inside the root): run.py KERNEL demo|test|test-debug|bench|run|shell
+"""usage (inside the root): run.py KERNEL demo|test|test-debug|soak|bench|run|shell
 
 The targets of the Makefile that boot a guest. They take what the user may set
-from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE.
+from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE MINUTES SEED.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import time
 import bench
 import judge
 import machine
+import soak
 
 MODULE = "dmabuf-vfio-pci"
 KUNIT = f"{MODULE}-kunit"
@@ -44,11 +45,13 @@ TEST_QEMU_ARGS = [
 SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "bench": 900, "run": 600}
 
 # Where the modules for the target's kernel are, and how much slower than usual that is.
-MODULES = {"bench": "bench-module", "test-debug": "debug-module"}.get(sys.argv[-1], "module")
-SLOWER = 8 if sys.argv[-1] == "test-debug" else 1
+FLAVOURS = {"bench": "bench", "test-debug": "debug", "soak": os.environ.get("KERNEL") or "bench"}
+FLAVOUR = FLAVOURS.get(sys.argv[-1], "test")
+MODULES = "module" if FLAVOUR == "test" else f"{FLAVOUR}-module"
+SLOWER = 8 if FLAVOUR == "debug" else 1
 # After the cases: what they have left behind is a leak. Two scans, as the first finds false ones.
 KMEMLEAK = """
-suite "$@"
+"$@"
 status=$?
 leaks=/sys/kernel/debug/kmemleak
 if [ -e $leaks ]; then
@@ -178,7 +181,7 @@ def kunit(kernel):
 def suite(kernel):
     """One boot that runs the guest programs' cases on the test devices."""
     say("test: boot for the guest suite")
-    command = ["sh", "-c", KMEMLEAK, "suite"] + shlex.split(os.environ.get("CASE", ""))
+    command = ["sh", "-c", KMEMLEAK, "sh", "suite"] + shlex.split(os.environ.get("CASE", ""))
     job = base_job("suite", kernel, command, devices=TEST_DEVICES, qemu_args=TEST_QEMU_ARGS)
     job.modules.append("vfio-pci")
     job.env["SUITE_TIMEOUT"] = str(120 * SLOWER)
@@ -215,6 +218,15 @@ def test(kernel):
     line, good = judge.totals(cases)
     print(line, flush=True)
     return 0 if good else 1
+
+
+def soaked(kernel):
+    """Random operations; see soak.py."""
+    minutes = int(os.environ.get("MINUTES") or 10)
+    command = ["sh", "-c", KMEMLEAK, "sh"] + soak.command(minutes, os.environ.get("SEED"))
+    job = base_job("soak", kernel, command, devices=TEST_DEVICES, qemu_args=TEST_QEMU_ARGS)
+    job.env["SOAK_PATIENCE"] = str(60 * SLOWER)
+    return soak.soak(job, minutes, by_line)
 
 
 def measure(kernel):
@@ -282,7 +294,7 @@ def main():
     try:
         kernel, target = sys.argv[1:]
         targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
-        targets["test-debug"] = test
+        targets.update({"test-debug": test, "soak": soaked})
         sys.exit(targets[target](kernel))
     except machine.Unusable as problem:
         sys.exit(f"error: {problem}")

@@ -7,7 +7,8 @@
 //! * [`power`]: power states and resets of it
 //! * [`feature`]: `VFIO_DEVICE_FEATURE` calls, well-formed and hostile
 //! * [`buffer`]: dma-bufs: export, revoke, name
-//! * [`mm`]: mappings, as addresses; [`fault`]: loads and stores that survive a SIGBUS
+//! * [`mm`]: mappings, as addresses; [`arena`]: at addresses of one's choice; [`fault`]: loads
+//!   and stores that survive a SIGBUS
 //! * [`link`], [`peer`]: messages with fds over a UNIX socket; a second process on a string;
 //!   [`worker`]: a second process with a mind of its own
 //! * [`maps`], [`ptes`]: what the kernel says about a process's mappings and page tables
@@ -22,6 +23,7 @@
 //! and touched through [`fault`] only, never by a Rust reference: device memory may change or
 //! vanish at any time.
 
+pub mod arena;
 pub mod buffer;
 pub mod call;
 pub mod cgroup;

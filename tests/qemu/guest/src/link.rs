@@ -19,6 +19,9 @@ use nix::sys::time::TimeVal;
 /// Words of a message.
 pub const WORDS: usize = 6;
 
+/// The longest message of [`Link::send_bytes`].
+pub const MOST_BYTES: usize = 32 << 10;
+
 /// The payload of a message.
 pub type Words = [u64; WORDS];
 
@@ -101,6 +104,38 @@ impl Link {
         Ok((words, fd))
     }
 
+    /// Sends a message of any bytes, and a copy of `fd`. To be received by [`Link::receive_bytes`].
+    pub fn send_bytes(&self, bytes: &[u8], fd: Option<RawFd>) -> Result<()> {
+        ensure!(bytes.len() <= MOST_BYTES, "a message of {} bytes", bytes.len());
+        let fds: Vec<RawFd> = fd.into_iter().collect();
+        let control = [ControlMessage::ScmRights(&fds)];
+        let control = if fds.is_empty() { &control[..0] } else { &control[..] };
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        let parts = [IoSlice::new(bytes)];
+        sendmsg::<UnixAddr>(self.0.as_raw_fd(), &parts, control, flags, None).context("send")?;
+        Ok(())
+    }
+
+    /// Receives a message of any bytes. `bytes` is scratch memory; the message is what comes back.
+    pub fn receive_bytes<'a>(&self, bytes: &'a mut Vec<u8>) -> Result<(&'a [u8], Option<OwnedFd>)> {
+        bytes.resize(MOST_BYTES, 0);
+        let mut space = cmsg_space!([RawFd; 1]);
+        let mut parts = [IoSliceMut::new(bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags)
+            .context("no answer from the other process")?;
+        let mut fd = None;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = control {
+                // SAFETY: the kernel made these fds for this message, and nobody else has them.
+                fd = fds.first().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+        let count = message.bytes;
+        ensure!(count > 0, "the other process is gone");
+        Ok((&bytes[..count], fd))
+    }
+
     /// Whether a message waits to be received.
     pub fn has_message(&self) -> Result<bool> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
@@ -117,6 +152,12 @@ impl Link {
         let (words, fd) = self.receive()?;
         ensure!(words[0] == word, "message {} came, {word} was expected", words[0]);
         Ok((words, fd))
+    }
+}
+
+impl From<OwnedFd> for Link {
+    fn from(fd: OwnedFd) -> Link {
+        Link(fd)
     }
 }
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A second process with a mind of its own: it runs a function and says whether that worked.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Result};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
-use nix::unistd::{fork, getppid, ForkResult, Pid};
+use nix::unistd::{fork, getppid, pipe, ForkResult, Pid};
 
 /// A child that runs a function.
 pub struct Worker {
@@ -71,6 +73,38 @@ impl Drop for Worker {
             let _ = waitpid(self.pid, None);
         }
     }
+}
+
+/// Starts a process with copies of all that this one has, which runs `work`; returns its id.
+///
+/// It is not a child of this process but of the next one above that is a subreaper
+/// (`PR_SET_CHILD_SUBREAPER`), whose business it is to wait for it. It does not end with this
+/// process.
+pub fn start_away(work: impl FnOnce()) -> Result<i32> {
+    let (ours, theirs) = pipe()?;
+    // SAFETY: callers have one thread; both children leave by _exit(), so no destructor of the
+    // parent's objects runs twice.
+    if let ForkResult::Parent { child } = unsafe { fork() }? {
+        drop(theirs);
+        let mut pid = [0; 4];
+        File::from(ours).read_exact(&mut pid)?;
+        waitpid(child, None)?;
+        return Ok(i32::from_ne_bytes(pid));
+    }
+    // SAFETY: as above.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => {
+            drop((ours, theirs));
+            work();
+        }
+        Ok(ForkResult::Parent { child }) => {
+            let _ = File::from(theirs).write_all(&child.as_raw().to_ne_bytes());
+        }
+        // The parent finds the pipe empty.
+        Err(_) => {}
+    }
+    // SAFETY: ends the process, that is all.
+    unsafe { libc::_exit(0) }
 }
 
 /// The kernel kills this process when its parent ends.

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A process that does what the conductor says, and tells what came of it.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use anyhow::{bail, Context, Result};
+use guest::arena;
+use guest::buffer::Buffer;
+use guest::fault::{self, Fault};
+use guest::link::Link;
+use guest::mm;
+use guest::testmod::{Importer, MemoryType, Ptes};
+use guest::worker;
+use guest::{Errno, PAGE};
+use serde::{Deserialize, Serialize};
+
+use crate::device::Handle;
+use crate::hardware::Hardware;
+use crate::machine::UNITS;
+use crate::op::{
+    Area, FdRef, Op, Outcome, Part, Prot, Pte, Signal, Slot, Word, FDS, IMPORTERS, MAPS,
+};
+
+/// What a process is told.
+#[derive(Serialize, Deserialize)]
+pub enum Order {
+    /// Do these, one after the other.
+    Do(Vec<Op>),
+    /// Answer with a copy of this fd.
+    Give(Slot),
+    /// Keep the fd that comes with this.
+    Take(Slot),
+    /// Make a copy of yourself, which listens to the socket that comes with this.
+    Fork,
+}
+
+/// What a process answers.
+#[derive(Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Order::Do`].
+    Did(Vec<Outcome>),
+    /// To all others; the id of the new process.
+    Done(i32),
+}
+
+/// Bytes between the places of mappings: enough for the largest BAR and a skew.
+const STRIDE: usize = 128 << 20;
+
+/// The life of a process.
+pub struct Agent<'a> {
+    link: Link,
+    pub hardware: &'a Hardware,
+    pub handles: [Option<Handle>; UNITS.len()],
+    pub fds: [Option<Buffer>; FDS],
+    pub importers: [Option<Importer>; IMPORTERS],
+    /// Where each mapping starts.
+    bases: [usize; MAPS],
+    /// No dma-buf.
+    null: File,
+    /// A dma-buf that is no buffer.
+    heap: Buffer,
+    ptes: Ptes,
+}
+
+impl<'a> Agent<'a> {
+    /// One that has nothing yet.
+    pub fn new(hardware: &'a Hardware, link: Link) -> Result<Agent<'a>> {
+        Ok(Agent {
+            link,
+            hardware,
+            handles: Default::default(),
+            fds: Default::default(),
+            importers: Default::default(),
+            bases: std::array::from_fn(|map| arena::START + map * STRIDE),
+            null: File::open("/dev/null")?,
+            heap: Buffer::from_system_heap(PAGE)?,
+            ptes: Ptes::new()?,
+        })
+    }
+
+    /// Follows orders until the conductor is gone.
+    pub fn obey(&mut self) -> Result<()> {
+        let mut scratch = Vec::new();
+        loop {
+            let (message, fd) = self.link.receive_bytes(&mut scratch)?;
+            let mut enclosure = None;
+            let answer = match (postcard::from_bytes(message)?, fd) {
+                (Order::Do(ops), _) => Answer::Did(ops.iter().map(|op| self.perform(op)).collect()),
+                (Order::Give(slot), _) => {
+                    enclosure = Some(self.fd(slot)?.raw());
+                    Answer::Done(0)
+                }
+                (Order::Take(slot), Some(fd)) => {
+                    self.fds[usize::from(slot)] = Some(fd.into());
+                    Answer::Done(0)
+                }
+                (Order::Fork, Some(fd)) => Answer::Done(self.fork(fd)?),
+                _ => bail!("an order without its fd"),
+            };
+            self.link.send_bytes(&postcard::to_stdvec(&answer)?, enclosure)?;
+        }
+    }
+
+    /// Makes a copy of this process, which listens to `fd`.
+    fn fork(&mut self, fd: OwnedFd) -> Result<i32> {
+        worker::start_away(|| {
+            // The conductor must see the end of the old one when the original dies.
+            self.link = fd.into();
+            // Ends with an error when the conductor is gone.
+            let _ = self.obey();
+        })
+    }
+
+    pub fn fd(&self, slot: Slot) -> Result<&Buffer> {
+        self.fds[usize::from(slot)].as_ref().with_context(|| format!("fd {slot} is not there"))
+    }
+
+    /// The number behind a reference.
+    pub fn number(&self, fd: FdRef) -> RawFd {
+        match fd {
+            FdRef::Closed => -1,
+            FdRef::Null => self.null.as_raw_fd(),
+            FdRef::Heap => self.heap.raw(),
+            FdRef::Slot(slot) => self.fds[usize::from(slot)].as_ref().map_or(-1, Buffer::raw),
+        }
+    }
+
+    fn raw(&self, slot: Slot) -> RawFd {
+        self.number(FdRef::Slot(slot))
+    }
+
+    fn perform(&mut self, op: &Op) -> Outcome {
+        match *op {
+            Op::CloseFd { fd } => {
+                self.fds[usize::from(fd)] = None;
+                Outcome::OK
+            }
+            Op::Dup { fd, to } => {
+                let copy = self.fd(fd).and_then(Buffer::dup);
+                self.fds[usize::from(to)] = copy.ok();
+                Outcome::OK
+            }
+            Op::Map { fd, map, area } => self.map(self.raw(fd), map, area, 0),
+            Op::MapBar { func, bar, map, area } => {
+                let (fd, start) = self.bar(func, bar);
+                self.map(fd, map, area, start)
+            }
+            Op::Unmap { part } => {
+                Outcome::of(arena::unmap(self.address(part), bytes(part)), |()| 0)
+            }
+            Op::Protect { part, prot } => {
+                let result = arena::protect(self.address(part), bytes(part), bits(prot));
+                Outcome::of(result, |()| 0)
+            }
+            Op::Move { part, to, skew } => {
+                let target = self.base(to, skew);
+                Outcome::of(arena::move_to(self.address(part), bytes(part), target), |()| 0)
+            }
+            Op::Grow { part } => {
+                let len = bytes(part);
+                Outcome::of(arena::resize(self.address(part), len, len * 2), |()| 0)
+            }
+            Op::Load { word } => match fault::load32(self.word(word)) {
+                Ok(value) => Outcome::Done(value.into()),
+                Err(fault) => Outcome::Fault(signal(fault)),
+            },
+            Op::Store { word, value } => match fault::store32(self.word(word), value) {
+                Ok(()) => Outcome::OK,
+                Err(fault) => Outcome::Fault(signal(fault)),
+            },
+            Op::Entry { word, load } => self.entry(word, load),
+            _ => self.perform_on_device(op),
+        }
+    }
+
+    fn base(&mut self, map: Slot, skew: u16) -> usize {
+        let base = arena::START + usize::from(map) * STRIDE + usize::from(skew) * PAGE as usize;
+        self.bases[usize::from(map)] = base;
+        base
+    }
+
+    fn map(&mut self, fd: RawFd, map: Slot, area: Area, start: u64) -> Outcome {
+        let flags = if area.shared { mm::SHARED } else { mm::PRIVATE };
+        let (len, offset) = (u64::from(area.pages) * PAGE, start + u64::from(area.page) * PAGE);
+        let base = self.base(map, area.skew);
+        Outcome::of(arena::map(base, fd, len, bits(area.prot), flags, offset), |()| 0)
+    }
+
+    fn address(&self, part: Part) -> usize {
+        self.bases[usize::from(part.map)] + part.at as usize * PAGE as usize
+    }
+
+    fn word(&self, word: Word) -> usize {
+        let part = Part { map: word.map, at: word.page, pages: 1 };
+        self.address(part) + usize::from(word.word) * 4
+    }
+
+    fn entry(&self, word: Word, load: bool) -> Outcome {
+        let address = self.word(word);
+        let load = load.then(|| fault::load32(address).map_err(signal));
+        match self.ptes.at(address) {
+            Err(errno) => Outcome::Errno(errno as i32),
+            Ok(pte) => Outcome::Entry {
+                load,
+                pte: pte.map(|pte| Pte {
+                    frame: pte.pfn,
+                    writable: pte.writable,
+                    memory: match pte.memory {
+                        MemoryType::UncachedMinus => 0,
+                        MemoryType::WriteCombining => 1,
+                        _ => 2,
+                    },
+                }),
+            },
+        }
+    }
+}
+
+fn bytes(part: Part) -> u64 {
+    u64::from(part.pages) * PAGE
+}
+
+fn bits(prot: Prot) -> i32 {
+    match prot {
+        Prot::None => libc::PROT_NONE,
+        Prot::Read => mm::RO,
+        Prot::Write => mm::RW,
+    }
+}
+
+fn signal(fault: Fault) -> Signal {
+    if fault.is_bus_error() {
+        Signal::Bus
+    } else {
+        Signal::Segv
+    }
+}
+
+/// The errno at the bottom of an error.
+pub fn errno_of(error: &anyhow::Error) -> Errno {
+    let of_cause = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        io.map(Errno::from_raw).or_else(|| cause.downcast_ref::<Errno>().copied())
+    };
+    error.chain().find_map(of_cause).unwrap_or(Errno::UnknownErrno)
+}

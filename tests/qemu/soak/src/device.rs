@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a process does on devices and with importers.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use anyhow::Result;
+use guest::buffer::{self, Export, Range};
+use guest::device::{self, Device};
+use guest::feature::{self, Call};
+use guest::testmod::{self, Importer, GOOD};
+use guest::{uapi, Errno, PAGE};
+
+use crate::agent::{errno_of, Agent};
+use crate::machine::{funcs_of, spec, Func, Unit};
+use crate::op::{FdRef, Flaw, Manners, Oddity, Op, Outcome, Slot, Spec, Via};
+
+/// The fds of a unit.
+pub struct Handle {
+    /// Its functions; the first one has what holds them all.
+    devices: Vec<Device>,
+    via: Via,
+    /// The command register, with the memory bit.
+    command: u16,
+}
+
+const MEMORY: u16 = uapi::PCI_COMMAND_MEMORY as u16;
+
+impl Agent<'_> {
+    pub fn perform_on_device(&mut self, op: &Op) -> Outcome {
+        match op {
+            Op::Open { unit, via } => done(self.open(*unit, *via)),
+            Op::Close { unit } => {
+                self.handles[usize::from(*unit)] = None;
+                Outcome::OK
+            }
+            Op::Export { func, to, spec } => self.export(*func, *to, spec),
+            Op::Revoke { func, fd, ioctl } => {
+                let (device, fd) = (self.device(*func), self.number(*fd));
+                let size = size_of::<uapi::vfio_pci_dmabuf_revoke>() as u32;
+                let result = match ioctl {
+                    true => buffer::revoke_by_ioctl(device, fd, size),
+                    false => buffer::revoke_fd(device, fd),
+                };
+                Outcome::of(result, |()| 0)
+            }
+            Op::GetMemattr { func, fd } => self.memattr(*func, *fd, None),
+            Op::SetMemattr { func, fd, value } => self.memattr(*func, *fd, Some(*value)),
+            Op::Info { func, fd } => match buffer::info(self.device(*func), self.number(*fd)) {
+                Err(errno) => Outcome::Errno(errno as i32),
+                Ok(info) => Outcome::Info {
+                    status: info.status,
+                    memattr: info.memattr,
+                    ranges: info.nr_ranges,
+                    size: info.size,
+                },
+            },
+            Op::Odd { func, oddity } => self.odd(*func, *oddity),
+            Op::Memory { func, on } => {
+                let command = self.handle(*func).command;
+                let command = if *on { command } else { command & !MEMORY };
+                let at = uapi::PCI_COMMAND.into();
+                done(self.device(*func).set_config16(at, command))
+            }
+            Op::Power { func, d3 } => {
+                done(self.device(*func).set_power_state(if *d3 { 3 } else { 0 }))
+            }
+            Op::LowPower { func, enter: true } => {
+                Outcome::of(self.device(*func).enter_low_power(), |()| 0)
+            }
+            Op::LowPower { func, enter: false } => {
+                Outcome::of(self.device(*func).leave_low_power(), |()| 0)
+            }
+            Op::Reset { func } => Outcome::of(self.device(*func).reset(), |()| 0),
+            Op::HotReset { func } => self.hot_reset(*func),
+            Op::Flr { func } => done(self.device(*func).express_flr()),
+            _ => self.perform_on_importer(op),
+        }
+    }
+
+    fn perform_on_importer(&mut self, op: &Op) -> Outcome {
+        let call = |slot: &Slot, call: fn(&Importer) -> Result<(), Errno>| match &self.importers
+            [usize::from(*slot)]
+        {
+            Some(importer) => Outcome::of(call(importer), |()| 0),
+            None => Outcome::Errno(Errno::ENOENT as i32),
+        };
+        match op {
+            Op::Attach { importer, fd, manners } => self.attach(*importer, *fd, *manners),
+            Op::ImporterUnmap { importer } => call(importer, Importer::unmap),
+            Op::Detach { importer } => call(importer, Importer::detach),
+            Op::ImporterMap { importer } => self.importer_map(*importer),
+            Op::Stats { importer } => {
+                let importer = self.importers[usize::from(*importer)].as_ref();
+                match importer.ok_or(Errno::ENOENT).and_then(Importer::stats) {
+                    Err(errno) => Outcome::Errno(errno as i32),
+                    Ok(stats) => Outcome::Importer {
+                        attached: stats.attached != 0,
+                        mapped: stats.mapped != 0,
+                        hits: stats.hits,
+                    },
+                }
+            }
+            _ => Outcome::Errno(Errno::ENOSYS as i32),
+        }
+    }
+
+    fn handle(&self, func: Func) -> &Handle {
+        let unit = usize::from(spec(func).unit);
+        self.handles[unit].as_ref().expect("the model knows what is open")
+    }
+
+    fn device(&self, func: Func) -> &Device {
+        let first = funcs_of(spec(func).unit).start;
+        &self.handle(func).devices[usize::from(func - first)]
+    }
+
+    fn open(&mut self, unit: Unit, via: Via) -> Result<()> {
+        let mut funcs = funcs_of(unit).map(|func| self.hardware.func(func));
+        let how = match via {
+            Via::Group => device::Via::Group,
+            Via::Cdev => device::Via::Cdev,
+        };
+        let mut devices = Vec::new();
+        if let Some(pci) = funcs.next() {
+            devices.push(Device::open(pci, how)?);
+        }
+        for pci in funcs {
+            devices.push(devices[0].open_sibling(pci, how)?);
+        }
+        let command = devices[0].config16(uapi::PCI_COMMAND.into())? | MEMORY;
+        self.handles[usize::from(unit)] = Some(Handle { devices, via, command });
+        Ok(())
+    }
+
+    /// The fd to map a BAR with, and where the BAR starts in it.
+    pub fn bar(&self, func: Func, bar: u8) -> (RawFd, u64) {
+        (self.device(func).raw(), u64::from(bar) << 40)
+    }
+
+    fn export(&mut self, func: Func, to: Slot, what: &Spec) -> Outcome {
+        let ranges: Vec<Range> = what
+            .ranges
+            .iter()
+            .map(|&(page, pages)| Range(u64::from(page) * PAGE, u64::from(pages) * PAGE))
+            .collect();
+        let mut export = Export::new(what.bar.into(), &ranges);
+        if what.read_only {
+            export.open_flags = (libc::O_RDONLY | libc::O_CLOEXEC) as u32;
+        }
+        if what.wc {
+            export.flags = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+        }
+        let bar_pages = u64::from(crate::machine::bar_of(func, what.bar).pages);
+        if let (Some(flaw), Some(last)) = (what.flaw, export.ranges.last_mut()) {
+            match flaw {
+                Flaw::NoRanges => export.count = Some(0),
+                Flaw::TooManyRanges => {
+                    export.count = Some(uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES + 1);
+                }
+                Flaw::ShortArgsz => export.count = Some(what.ranges.len() as u32 + 1),
+                Flaw::Flags => export.flags |= 1,
+                Flaw::OpenFlags => export.open_flags |= libc::O_APPEND as u32,
+                Flaw::NoBar => export.region = spec(func).no_bar.into(),
+                Flaw::NotABar => export.region = uapi::VFIO_PCI_ROM_REGION_INDEX,
+                Flaw::OddOffset => last.0 += 1,
+                Flaw::OddLength => last.1 -= 4,
+                Flaw::Empty => last.1 = 0,
+                Flaw::PastEnd => last.1 = bar_pages * PAGE - last.0 + PAGE,
+            }
+        }
+        match export.make(self.device(func)) {
+            Err(errno) => Outcome::Errno(errno as i32),
+            Ok(buffer) => {
+                self.fds[usize::from(to)] = Some(buffer);
+                Outcome::OK
+            }
+        }
+    }
+
+    fn memattr(&self, func: Func, fd: FdRef, set: Option<u32>) -> Outcome {
+        let (device, number) = (self.device(func), uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR);
+        let mut payload = uapi::vfio_device_feature_dma_buf_memattr {
+            dmabuf_fd: self.number(fd),
+            memattr: set.unwrap_or(u32::MAX),
+        };
+        match set {
+            Some(_) => Outcome::of(feature::set(device, number, &payload), |()| 0),
+            None => {
+                let result = feature::get(device, number, &mut payload);
+                Outcome::of(result, |()| payload.memattr.into())
+            }
+        }
+    }
+
+    fn odd(&self, func: Func, oddity: Oddity) -> Outcome {
+        use uapi::{
+            VFIO_DEVICE_FEATURE_DMA_BUF as DMA_BUF, VFIO_DEVICE_FEATURE_DMA_BUF_INFO as INFO,
+            VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR as MEMATTR,
+            VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE as REVOKE,
+        };
+        let device = self.device(func);
+        let call = |flags: u32, words: usize| {
+            Call::new(flags, vec![u32::MAX; words]).make(device).map(drop)
+        };
+        let probe = |number, ops| feature::probe(device, number, ops).map(drop);
+        let result = match oddity {
+            Oddity::GetRevoke => call(feature::GET | REVOKE, 8),
+            Oddity::SetInfo => call(feature::SET | INFO, 8),
+            Oddity::SetDmaBuf => call(feature::SET | DMA_BUF, 8),
+            Oddity::NoOperation => call(MEMATTR, 8),
+            Oddity::ShortMemattr => call(feature::GET | MEMATTR, 1),
+            Oddity::ShortIoctl => buffer::revoke_by_ioctl(device, -1, 7),
+            Oddity::Probe => probe(DMA_BUF, feature::GET)
+                .and_then(|()| probe(REVOKE, feature::SET))
+                .and_then(|()| probe(MEMATTR, feature::GET | feature::SET))
+                .and_then(|()| probe(INFO, feature::GET)),
+        };
+        Outcome::of(result, |()| 0)
+    }
+
+    fn hot_reset(&self, func: Func) -> Outcome {
+        let handle = self.handle(func);
+        let groups: Vec<RawFd> = match handle.via {
+            Via::Group => vec![handle.devices[0].holders[0].as_raw_fd()],
+            Via::Cdev => Vec::new(),
+        };
+        Outcome::of(self.device(func).hot_reset(&groups), |()| 0)
+    }
+
+    fn attach(&mut self, slot: Slot, fd: Slot, manners: Manners) -> Outcome {
+        let slot = &mut self.importers[usize::from(slot)];
+        if slot.is_none() {
+            *slot = Importer::new().ok();
+        }
+        let how = match manners {
+            Manners::Good => GOOD,
+            Manners::Slow => testmod::slow(1),
+            Manners::NoPeerToPeer => {
+                testmod::uapi::Attach { flags: testmod::uapi::REVOCABLE, ..GOOD }
+            }
+            Manners::NotRevocable => {
+                testmod::uapi::Attach { flags: testmod::uapi::PEER_TO_PEER, ..GOOD }
+            }
+        };
+        match (slot, &self.fds[usize::from(fd)]) {
+            (Some(importer), Some(buffer)) => {
+                Outcome::of(importer.attach(buffer, &self.hardware.importing, how), |()| 0)
+            }
+            _ => Outcome::Errno(Errno::ENOENT as i32),
+        }
+    }
+
+    /// Gives the bytes that are mapped.
+    fn importer_map(&self, slot: Slot) -> Outcome {
+        let importer = self.importers[usize::from(slot)].as_ref();
+        let result = importer.ok_or(Errno::ENOENT).and_then(Importer::map);
+        Outcome::of(result, |entries| entries.iter().map(|entry| entry.length).sum())
+    }
+}
+
+fn done(result: Result<()>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::OK,
+        Err(error) => Outcome::Errno(errno_of(&error) as i32),
+    }
+}

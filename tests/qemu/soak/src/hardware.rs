@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The devices themselves: where they are, and how they get into the state that the model begins
+//! with.
+
+use std::sync::Arc;
+
+use anyhow::{ensure, Context, Result};
+use guest::mm::{self, Mapping};
+use guest::pci::{self, Id, Pci};
+use guest::{uapi, PAGE};
+
+use crate::machine::{self, Content, Func, Places, Unit, FUNCS};
+
+/// The machine's devices.
+pub struct Hardware {
+    /// The functions of [`FUNCS`].
+    pub funcs: Vec<Pci>,
+    /// The device for which importers map: an edu without a driver.
+    pub importing: Pci,
+    /// What the model has to know of them.
+    pub places: Arc<Places>,
+    driver: String,
+}
+
+impl Hardware {
+    /// Finds them.
+    pub fn find() -> Result<Hardware> {
+        let nth = |id: Id, nth: usize| -> Result<Pci> {
+            let found = Pci::find(id)?;
+            found.get(nth).cloned().with_context(|| format!("no device {nth} with id {id:x?}"))
+        };
+        let funcs = vec![
+            nth(pci::EDU, 0)?,
+            nth(pci::EDU, 2)?,
+            nth(pci::EDU, 3)?,
+            nth(pci::BOCHS, 0)?,
+            nth(pci::IVSHMEM, 0)?,
+            nth(pci::IGB, 0)?,
+        ];
+        let driver = guest::module::Module::driver();
+        driver.load()?;
+        guest::testmod::module().load()?;
+        let mut hardware = Hardware {
+            funcs,
+            importing: nth(pci::EDU, 1)?,
+            places: Arc::default(),
+            driver: driver.name().replace('_', "-"),
+        };
+        hardware.release()?;
+        hardware.places = Arc::new(hardware.survey()?);
+        Ok(hardware)
+    }
+
+    /// Takes them all from their drivers.
+    pub fn release(&self) -> Result<()> {
+        self.importing.release()?;
+        self.funcs.iter().try_for_each(Pci::release)
+    }
+
+    fn survey(&self) -> Result<Places> {
+        let mut places = Places::default();
+        for (pci, spec) in self.funcs.iter().zip(&FUNCS) {
+            let mut frames = [0; 6];
+            for bar in spec.bars {
+                let index = u32::from(bar.index);
+                let (size, want) = (pci.bar_size(index)?, u64::from(bar.pages) * PAGE);
+                ensure!(size == want, "{pci}: BAR{index} has {size:#x} bytes, not {want:#x}");
+                frames[usize::from(bar.index)] = pci.bar_start(index)? / PAGE;
+                if bar.content == Content::Igb {
+                    let status = u64::from(machine::IGB_STATUS) * 4;
+                    places.igb_status = with_bar(pci, index, PAGE, |bar| bar.load(status))?;
+                }
+            }
+            places.frames.push(frames);
+        }
+        Ok(places)
+    }
+
+    /// Brings them into the state that the model begins with: painted, bound, closed.
+    pub fn prepare(&self) -> Result<()> {
+        for (pci, spec) in self.funcs.iter().zip(&FUNCS) {
+            pci.unbind()?;
+            for bar in spec.bars.iter().filter(|bar| bar.content == Content::Memory) {
+                with_bar(pci, bar.index.into(), u64::from(bar.pages) * PAGE, |memory| {
+                    (0..bar.pages).try_for_each(|page| paint(memory, page))
+                })?;
+            }
+            pci.bind(&self.driver)?;
+        }
+        Ok(())
+    }
+
+    /// Unbinds the functions of a unit and binds them again.
+    pub fn rebind(&self, unit: Unit) -> Result<()> {
+        let funcs = || machine::funcs_of(unit).map(|func| self.func(func));
+        funcs().try_for_each(Pci::unbind)?;
+        funcs().try_for_each(|pci| pci.bind(&self.driver))
+    }
+
+    /// A function.
+    pub fn func(&self, func: Func) -> &Pci {
+        &self.funcs[usize::from(func)]
+    }
+}
+
+fn paint(memory: &Mapping, page: u32) -> Result<(), guest::fault::Fault> {
+    machine::PAINTED.iter().try_for_each(|&word| {
+        let at = u64::from(page) * PAGE + u64::from(word) * 4;
+        memory.store(at, machine::colour(page, word))
+    })
+}
+
+/// Calls `work` with a mapping of a BAR of a function that has no driver.
+fn with_bar<T>(
+    pci: &Pci,
+    bar: u32,
+    len: u64,
+    work: impl FnOnce(&Mapping) -> Result<T, guest::fault::Fault>,
+) -> Result<T> {
+    let on = uapi::PCI_COMMAND_MEMORY as u16;
+    pci.set_config16(uapi::PCI_COMMAND.into(), on)?;
+    let result = {
+        let memory = Mapping::new(pci.bar_file(bar)?, len, mm::RW, 0)?;
+        work(&memory)
+    };
+    pci.set_config16(uapi::PCI_COMMAND.into(), 0)?;
+    result.with_context(|| format!("{pci}: BAR{bar}"))
+}

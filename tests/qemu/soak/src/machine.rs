@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the model knows of the machine: its devices, what can be done to them, what is in them.
+//!
+//! Pure. A *unit* is what is opened as a whole: one function, or two in one slot. Pages are 4 KiB,
+//! words 4 bytes.
+
+/// A unit, by its place in [`UNITS`].
+pub type Unit = u8;
+/// A function, by its place in [`FUNCS`].
+pub type Func = u8;
+
+/// What is behind a BAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Memory: each word keeps what was written. [`PAINTED`] words are known from the start.
+    Memory,
+    /// edu's registers, on page 0. Nothing is behind the rest: it reads as ones.
+    Edu,
+    /// bochs-display's registers, of which one is known.
+    BochsRegisters,
+    /// igb's registers, of which one is known, and none is written.
+    Igb,
+}
+
+/// A BAR.
+#[derive(Clone, Copy, Debug)]
+pub struct Bar {
+    /// Its number.
+    pub index: u8,
+    /// Its size, pages.
+    pub pages: u32,
+    /// What is in it.
+    pub content: Content,
+}
+
+/// A function.
+#[derive(Clone, Copy, Debug)]
+pub struct FuncSpec {
+    /// What it is called in reports.
+    pub name: &'static str,
+    /// The unit that it belongs to.
+    pub unit: Unit,
+    /// The BARs that can be mapped.
+    pub bars: &'static [Bar],
+    /// A BAR that it does not have.
+    pub no_bar: u8,
+    /// Whether it can be reset by itself.
+    pub resets: bool,
+    /// Whether a hot reset of it works: QEMU's igb does not come back in time for the kernel.
+    pub hot_resets: bool,
+    /// Whether it has power states and function level reset.
+    pub flr_and_d3: bool,
+}
+
+/// Words of each page of memory whose content is known from the start.
+pub const PAINTED: [u16; 4] = [0, 1, 511, 1023];
+
+const fn bar(index: u8, pages: u32, content: Content) -> Bar {
+    Bar { index, pages, content }
+}
+
+const EDU_BARS: &[Bar] = &[bar(0, 256, Content::Edu)];
+
+const fn edu(name: &'static str, unit: Unit, resets: bool) -> FuncSpec {
+    FuncSpec { name, unit, bars: EDU_BARS, no_bar: 1, resets, hot_resets: true, flr_and_d3: false }
+}
+
+/// The functions.
+pub const FUNCS: [FuncSpec; 6] = [
+    edu("edu", 0, true),
+    edu("pair.0", 1, false),
+    edu("pair.1", 1, false),
+    FuncSpec {
+        name: "bochs",
+        unit: 2,
+        bars: &[bar(0, 4096, Content::Memory), bar(2, 1, Content::BochsRegisters)],
+        no_bar: 4,
+        resets: true,
+        hot_resets: true,
+        flr_and_d3: false,
+    },
+    FuncSpec {
+        name: "ivshmem",
+        unit: 3,
+        bars: &[bar(2, 256, Content::Memory)],
+        no_bar: 4,
+        resets: true,
+        hot_resets: true,
+        flr_and_d3: false,
+    },
+    FuncSpec {
+        name: "igb",
+        unit: 4,
+        bars: &[bar(0, 32, Content::Igb)],
+        no_bar: 4,
+        resets: true,
+        hot_resets: false,
+        flr_and_d3: true,
+    },
+];
+
+/// The units: first function, number of functions.
+pub const UNITS: [(Func, u8); 5] = [(0, 1), (1, 2), (3, 1), (4, 1), (5, 1)];
+
+/// The functions of a unit.
+pub fn funcs_of(unit: Unit) -> std::ops::Range<Func> {
+    let (first, count) = UNITS[usize::from(unit)];
+    first..first + count
+}
+
+/// What a unit is called in reports.
+pub fn unit_name(unit: Unit) -> &'static str {
+    match unit {
+        1 => "pair",
+        _ => spec(funcs_of(unit).start).name,
+    }
+}
+
+/// The description of a function.
+pub fn spec(func: Func) -> &'static FuncSpec {
+    &FUNCS[usize::from(func)]
+}
+
+/// The description of BAR `index` of a function, which must have it.
+pub fn bar_of(func: Func, index: u8) -> &'static Bar {
+    let bar = spec(func).bars.iter().find(|bar| bar.index == index);
+    bar.expect("operations name BARs that the function has")
+}
+
+/// What is painted into a word of memory.
+pub fn colour(page: u32, word: u16) -> u32 {
+    ((page << 10) | u32::from(word)).wrapping_mul(0x9e37_79b1) ^ 0x5bd1_e995
+}
+
+/// edu's id register.
+pub const EDU_ID: u32 = 0x0100_00ed;
+/// edu's inverter, a word of page 0.
+pub const EDU_INVERTER: u16 = 1;
+/// In bochs-display's BAR2, a word that says how long the block is that it starts.
+pub const BOCHS_SIZE: (u16, u32) = (0x600 / 4, 8);
+/// igb's device status register.
+pub const IGB_STATUS: u16 = 2;
+
+/// Where things are that only the machine itself knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Places {
+    /// Page frame of the start of each BAR of each function.
+    pub frames: Vec<[u64; 6]>,
+    /// What is in igb's status register.
+    pub igb_status: u32,
+}
+
+/// Content of a word that was never written; `None` if that is not known.
+pub fn untouched(places: &Places, content: Content, page: u32, word: u16) -> Option<u32> {
+    match content {
+        Content::Memory => PAINTED.contains(&word).then(|| colour(page, word)),
+        Content::Edu => match (page, word) {
+            (0, 0) => Some(EDU_ID),
+            // Registers end at 0xa0; the rest, and what is no register, reads as ones.
+            (0, 0x28..) | (1.., _) => Some(u32::MAX),
+            _ => None,
+        },
+        Content::BochsRegisters => (word == BOCHS_SIZE.0).then_some(BOCHS_SIZE.1),
+        Content::Igb => ((page, word) == (0, IGB_STATUS)).then_some(places.igb_status),
+    }
+}
+
+/// What a store leaves behind in the word that it goes to: (what is read there, or nothing new).
+/// `None` when a store there could set something off.
+pub fn stored(content: Content, page: u32, word: u16, value: u32) -> Option<Option<u32>> {
+    match content {
+        Content::Memory => Some(Some(value)),
+        Content::Edu if (page, word) == (0, EDU_INVERTER) => Some(Some(!value)),
+        Content::Edu if page > 0 => Some(None),
+        _ => None,
+    }
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The model by itself: what it must say of well-known sequences.
+
+use std::sync::Arc;
+
+use guest::{uapi, Errno};
+
+use super::{Entry, Expect, Model};
+use crate::generate::Generator;
+use crate::machine::{colour, Places, FUNCS};
+use crate::op::{
+    Area, FdRef, Manners, Op, Outcome, Part, Proc, Prot, Pte, Signal, Spec, Step, Via, Word,
+};
+use crate::session::Source;
+
+const BOCHS: u8 = 3;
+
+fn model() -> Model {
+    let frames = (1..).map(|at| [at << 20; 6]).take(FUNCS.len()).collect();
+    Model::new(Arc::new(Places { frames, igb_status: 5 }))
+}
+
+fn apply(model: &mut Model, by: Proc, op: Op) -> Expect {
+    let step = Step { by, op };
+    model.apply(&step).unwrap_or_else(|| panic!("{step} makes no sense"))
+}
+
+fn works(model: &mut Model, by: Proc, op: Op) {
+    let shown = format!("{op:?}");
+    assert_eq!(apply(model, by, op), Expect::Is(Outcome::OK), "{shown}");
+}
+
+fn fails(model: &mut Model, by: Proc, op: Op, errno: Errno) {
+    assert_eq!(apply(model, by, op), Expect::Is(Outcome::Errno(errno as i32)));
+}
+
+const fn area(page: u32, pages: u32) -> Area {
+    Area { page, pages, prot: Prot::Write, shared: true, skew: 0 }
+}
+
+const fn load(map: u8, page: u32) -> Op {
+    Op::Load { word: Word { map, page, word: 0 } }
+}
+
+fn export(ranges: &[(u32, u32)]) -> Op {
+    let spec = Spec { bar: 0, ranges: ranges.to_vec(), read_only: false, wc: false, flaw: None };
+    Op::Export { func: BOCHS, to: 0, spec }
+}
+
+/// bochs is open in process 0, which has exported pages 7, 8 and 2 and mapped them.
+fn mapped() -> Model {
+    let mut model = model();
+    works(&mut model, 0, Op::Open { unit: 2, via: Via::Cdev });
+    works(&mut model, 0, export(&[(7, 2), (2, 1)]));
+    works(&mut model, 0, Op::Map { fd: 0, map: 0, area: area(0, 3) });
+    model
+}
+
+fn value(page: u32) -> Expect {
+    Expect::Is(Outcome::Done(colour(page, 0).into()))
+}
+
+const BUS: Expect = Expect::Is(Outcome::Fault(Signal::Bus));
+const SEGV: Expect = Expect::Is(Outcome::Fault(Signal::Segv));
+
+#[test]
+fn pages_are_those_of_the_ranges_in_order() {
+    let mut model = mapped();
+    for (page, place) in [7, 8, 2].into_iter().enumerate() {
+        assert_eq!(apply(&mut model, 0, load(0, page as u32)), value(place));
+    }
+    assert_eq!(apply(&mut model, 0, load(0, 3)), SEGV);
+}
+
+#[test]
+fn stores_are_seen_through_every_mapping() {
+    let mut model = mapped();
+    works(&mut model, 0, Op::MapBar { func: BOCHS, bar: 0, map: 1, area: area(8, 1) });
+    let word = Word { map: 0, page: 1, word: 0 };
+    works(&mut model, 0, Op::Store { word, value: 17 });
+    assert_eq!(apply(&mut model, 0, load(1, 0)), Expect::Is(Outcome::Done(17)));
+}
+
+#[test]
+fn memory_off_is_sigbus_and_heals_and_revoke_does_not() {
+    let mut model = mapped();
+    works(&mut model, 0, Op::MapBar { func: BOCHS, bar: 0, map: 1, area: area(7, 1) });
+    works(&mut model, 0, Op::Memory { func: BOCHS, on: false });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), BUS);
+    works(&mut model, 0, Op::Memory { func: BOCHS, on: true });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), value(7));
+    let revoke = Op::Revoke { func: BOCHS, fd: FdRef::Slot(0), ioctl: false };
+    works(&mut model, 0, revoke.clone());
+    assert_eq!(apply(&mut model, 0, load(0, 0)), BUS);
+    assert_eq!(apply(&mut model, 0, load(1, 0)), value(7));
+    fails(&mut model, 0, revoke, Errno::EBADFD);
+    fails(&mut model, 0, Op::Map { fd: 0, map: 2, area: area(0, 1) }, Errno::ENODEV);
+}
+
+#[test]
+fn holes_and_protection_are_of_their_pages_only() {
+    let mut model = mapped();
+    works(&mut model, 0, Op::Unmap { part: Part { map: 0, at: 1, pages: 1 } });
+    let last = Part { map: 0, at: 2, pages: 1 };
+    works(&mut model, 0, Op::Protect { part: last, prot: Prot::None });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), value(7));
+    assert_eq!(apply(&mut model, 0, load(0, 1)), SEGV);
+    assert_eq!(apply(&mut model, 0, load(0, 2)), SEGV);
+    works(&mut model, 0, Op::Protect { part: last, prot: Prot::Read });
+    works(&mut model, 0, Op::Move { part: last, to: 5, skew: 3 });
+    assert_eq!(apply(&mut model, 0, load(5, 0)), value(2));
+    assert_eq!(apply(&mut model, 0, load(0, 2)), SEGV);
+}
+
+#[test]
+fn a_bar_mapping_of_a_forked_process_keeps_the_device_open() {
+    let mut model = mapped();
+    works(&mut model, 0, Op::MapBar { func: BOCHS, bar: 0, map: 1, area: area(7, 1) });
+    works(&mut model, 0, Op::Fork { to: 3 });
+    works(&mut model, 3, Op::Close { unit: 2 });
+    works(&mut model, 0, Op::Kill);
+    assert_eq!(apply(&mut model, 3, load(0, 0)), value(7));
+    fails(&mut model, 2, Op::Open { unit: 2, via: Via::Group }, Errno::EBUSY);
+    works(&mut model, 3, Op::Unmap { part: Part { map: 1, at: 0, pages: 1 } });
+    assert_eq!(apply(&mut model, 3, load(0, 0)), BUS);
+    works(&mut model, 2, Op::Open { unit: 2, via: Via::Group });
+    assert_eq!(apply(&mut model, 3, load(0, 0)), BUS);
+}
+
+#[test]
+fn importers_lose_their_mapping_with_memory_and_with_the_buffer() {
+    let mut model = mapped();
+    works(&mut model, 0, Op::Attach { importer: 1, fd: 0, manners: Manners::Good });
+    let map = Op::ImporterMap { importer: 1 };
+    let stats = |mapped, hits| Expect::Is(Outcome::Importer { attached: true, mapped, hits });
+    assert_eq!(apply(&mut model, 0, map.clone()), Expect::Is(Outcome::Done(3 * 4096)));
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(true, 0));
+    works(&mut model, 0, Op::Reset { func: BOCHS });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(false, 1));
+    apply(&mut model, 0, map.clone());
+    works(&mut model, 0, Op::Close { unit: 2 });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(false, 2));
+    fails(&mut model, 0, map, Errno::ENODEV);
+}
+
+#[test]
+fn attributes_are_of_later_mappings() {
+    let mut model = mapped();
+    let fd = FdRef::Slot(0);
+    works(&mut model, 0, Op::SetMemattr { func: BOCHS, fd, value: 1 });
+    works(&mut model, 0, Op::Map { fd: 0, map: 1, area: area(0, 3) });
+    for (map, memory) in [(0, 0), (1, 1)] {
+        let word = Word { map, page: 2, word: 0 };
+        let pte = Pte { frame: (4 << 20) + 2, writable: true, memory };
+        let want = Expect::Entry { load: Some(Ok(Some(colour(2, 0)))), pte: Entry::Present(pte) };
+        assert_eq!(apply(&mut model, 0, Op::Entry { word, load: true }), want);
+    }
+}
+
+#[test]
+fn buffers_of_another_binding_are_no_buffers_of_the_device() {
+    let mut model = mapped();
+    let info = Op::Info { func: BOCHS, fd: FdRef::Slot(0) };
+    let status =
+        |status| Expect::Is(Outcome::Info { status, memattr: 0, ranges: 2, size: 3 * 4096 });
+    works(&mut model, 0, Op::Close { unit: 2 });
+    works(&mut model, 0, Op::Open { unit: 2, via: Via::Cdev });
+    let closed = status(uapi::VFIO_DMA_BUF_STATUS_CLOSED);
+    assert_eq!(apply(&mut model, 0, info.clone()), closed);
+    works(&mut model, 0, Op::Close { unit: 2 });
+    works(&mut model, 0, Op::Rebind { unit: 2 });
+    works(&mut model, 0, Op::Open { unit: 2, via: Via::Cdev });
+    fails(&mut model, 0, info, Errno::ENODEV);
+}
+
+/// Whatever the generator comes up with, the model has an answer, the same each time.
+#[test]
+fn random_steps_make_sense_and_repeat() {
+    let steps = |seed| {
+        let (mut model, mut source) = (model(), Generator::new(seed, 20_000));
+        let mut steps = Vec::new();
+        let mut possible = 0;
+        while let Some(step) = source.next(&model) {
+            possible += u32::from(model.apply(&step).is_some());
+            steps.push(step);
+        }
+        assert!(possible > 18_000, "only {possible} of 20,000 steps make sense");
+        steps
+    };
+    assert_eq!(steps(7), steps(7));
+    assert_ne!(steps(7), steps(8));
+}
