@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 
 use crate::device::Device;
-use crate::feature::{self, Call};
+use crate::feature::{self, Call, Prepared};
 use crate::mm::{self, Mapping};
 use crate::sys::ioctl_with;
 use crate::uapi;
@@ -69,6 +69,13 @@ impl Buffer {
 
     /// Makes a [`Export::call`], which may have been changed.
     pub fn by_call(device: &Device, call: &mut Call) -> Result<Buffer, Errno> {
+        let fd = call.make(device)?;
+        // SAFETY: the call made this fd, and nobody else has it.
+        Ok(Buffer(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Makes an [`Export::call`] that was prepared.
+    pub fn by_prepared(device: &Device, call: &mut Prepared) -> Result<Buffer, Errno> {
         let fd = call.make(device)?;
         // SAFETY: the call made this fd, and nobody else has it.
         Ok(Buffer(unsafe { OwnedFd::from_raw_fd(fd) }))

@@ -36,6 +36,13 @@ impl Call {
         Call { flags, argsz: (HEADER + payload.len() * 4) as u32, payload }
     }
 
+    /// The same call, for [`Prepared::make`].
+    pub fn prepared(&self) -> Prepared {
+        let mut words = vec![self.argsz, self.flags];
+        words.extend(&self.payload);
+        Prepared(words)
+    }
+
     /// Makes the call; the kernel may change the payload.
     pub fn make(&mut self, device: &Device) -> Result<i32, Errno> {
         let mut words = vec![self.argsz, self.flags];
@@ -60,6 +67,16 @@ impl Call {
             area.store(start + at as u64 * 4, *word).map_err(|_| Errno::EFAULT)?;
         }
         device.ioctl(uapi::VFIO_DEVICE_FEATURE, base + start as usize)
+    }
+}
+
+/// A call that can be made over and over without any memory of this process but its own.
+pub struct Prepared(Vec<u32>);
+
+impl Prepared {
+    /// Makes the call; what the kernel changes stays changed.
+    pub fn make(&mut self, device: &Device) -> Result<i32, Errno> {
+        device.ioctl(uapi::VFIO_DEVICE_FEATURE, self.0.as_mut_ptr() as usize)
     }
 }
 

@@ -17,7 +17,7 @@
 //!   is not done yet; [`call`]: a system call that hangs
 //! * [`uffd`]: memory that comes when it is told to; [`user`], [`cgroup`]: processes without
 //!   privileges, and what they use
-//! * [`kmsg`]: marks in the kernel log
+//! * [`failnth`]: allocations and copies that fail on request; [`kmsg`]: marks in the kernel log
 //!
 //! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
 //! and touched through [`fault`] only, never by a Rust reference: device memory may change or
@@ -29,6 +29,7 @@ pub mod call;
 pub mod cgroup;
 pub mod device;
 pub mod engine;
+pub mod failnth;
 pub mod fault;
 pub mod feature;
 pub mod fence;

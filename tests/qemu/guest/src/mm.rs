@@ -31,32 +31,39 @@ pub fn map(fd: RawFd, len: u64, prot: i32, flags: i32, offset: u64) -> Result<us
 
 /// mmap() at the start of a 2 MiB boundary, so that the kernel may use huge pages.
 pub fn map_aligned(fd: RawFd, len: u64, prot: i32, offset: u64) -> Result<usize, Errno> {
-    map_at_multiple_of(2 << 20, fd, len, prot, offset)
+    map_at_multiple_of(2 << 20, len, fd, len, prot, offset)
 }
 
 /// mmap() at the start of a 1 GiB boundary.
 pub fn map_gigabyte_aligned(fd: RawFd, len: u64, prot: i32, offset: u64) -> Result<usize, Errno> {
-    map_at_multiple_of(1 << 30, fd, len, prot, offset)
+    map_at_multiple_of(1 << 30, len, fd, len, prot, offset)
 }
 
+/// mmap() at the start of a GiB that has nothing else in it: there is no page table for it yet.
+pub fn map_alone(fd: RawFd, len: u64, prot: i32, offset: u64) -> Result<usize, Errno> {
+    map_at_multiple_of(1 << 30, 1 << 30, fd, len, prot, offset)
+}
+
+/// With nothing else in the first `room` bytes from its start.
 fn map_at_multiple_of(
     align: usize,
+    room: u64,
     fd: RawFd,
     len: u64,
     prot: i32,
     offset: u64,
 ) -> Result<usize, Errno> {
-    let len = len as usize;
+    let (len, room) = (len as usize, room as usize);
     let reserved = map(
         -1,
-        (len + align) as u64,
+        (room + align) as u64,
         libc::PROT_NONE,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
         0,
     )?;
     let address = reserved.next_multiple_of(align);
     unmap(reserved, (address - reserved) as u64)?;
-    unmap(address + len, (reserved + align - address) as u64)?;
+    unmap(address + len, (reserved + room + align - address - len) as u64)?;
     let flags = libc::MAP_SHARED | libc::MAP_FIXED;
     // SAFETY: [address, address + len) is the rest of the reservation made above.
     let got = unsafe { libc::mmap(address as *mut _, len, prot, flags, fd, offset as i64) };
@@ -141,6 +148,12 @@ pub fn write_at(fd: RawFd, address: usize, len: u64, offset: i64) -> Result<usiz
     // SAFETY: the kernel only reads the memory, and checks it.
     let done = unsafe { libc::pwrite(fd, address as *const _, len as usize, offset) };
     Errno::result(done).map(|done| done as usize)
+}
+
+/// Lets the kernel read four bytes at `address`: a fault there that fails is an EFAULT.
+pub fn load_by_kernel(address: usize) -> Result<(), Errno> {
+    // FIONBIO reads a number and sets or clears a flag of an open file, which may be any.
+    crate::sys::ioctl(libc::STDIN_FILENO, libc::FIONBIO as u32, address).map(drop)
 }
 
 /// mlock().

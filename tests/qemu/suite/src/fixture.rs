@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use guest::buffer::Buffer;
+use guest::buffer::{Buffer, Range};
 use guest::device::{Device, Via};
 use guest::fault::Fault;
 use guest::mm::Mapping;
@@ -65,6 +65,11 @@ pub fn paint(memory: &Mapping, pages: u64) -> Result<(), Fault> {
 /// What [`paint`] wrote to a page.
 pub fn colour(page: u64) -> u32 {
     0xc010_0000 | page as u32
+}
+
+/// So many pages from the end of the BAR to its start, so that no two ranges are neighbours.
+pub fn backwards(pages: u64) -> Vec<Range> {
+    (0..pages).rev().map(|page| Range(page * PAGE, PAGE)).collect()
 }
 
 /// How many fds this process has.

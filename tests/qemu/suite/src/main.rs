@@ -17,6 +17,7 @@
 mod case;
 mod cases;
 mod check;
+mod failing;
 mod fixture;
 mod rig;
 mod runner;

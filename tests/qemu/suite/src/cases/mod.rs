@@ -6,6 +6,8 @@ mod bytes;
 mod container;
 mod dmabuf_mmap;
 mod export;
+mod fail_calls;
+mod fail_devices;
 mod feature;
 mod gup;
 mod hostile;
@@ -63,6 +65,8 @@ pub fn all() -> Vec<&'static Case> {
         race_faults::CASES,
         race_holders::CASES,
         race_clients::CASES,
+        fail_calls::CASES,
+        fail_devices::CASES,
         lifetime::CASES,
         limits::CASES,
         hostile::CASES,

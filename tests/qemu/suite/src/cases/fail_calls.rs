@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Allocations and copies of user memory that fail in calls on buffers: the first that a call
+//! makes, the second, and so on until the call works. Each failure has a clear errno and leaves
+//! nothing behind, and the same call works right after it.
+
+use anyhow::{bail, ensure, Result};
+use guest::buffer::{self, Buffer, Export, Range};
+use guest::device::{Device, Region};
+use guest::failnth::{Injector, Whose};
+use guest::feature;
+use guest::mm::{self, Mapping};
+use guest::pci::{BOCHS, EDU};
+use guest::uapi;
+use guest::{Errno, PAGE};
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::failing::{exhaust, failed, injector, Left, Tally, ALL, MANY, MEMORY};
+use crate::fixture::{backwards, export_edu, open_bochs, open_edu, ID, ID_AT};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        export_survives_every_failure,
+        buffer_mmap_survives_every_failure,
+        fault_survives_every_failure,
+        features_survive_every_failure;
+    Setup::Bound(&[BOCHS]) =>
+        export_of_many_ranges_survives_every_failure,
+        huge_fault_survives_every_failure;
+    Setup::Bound(&[EDU, BOCHS]) =>
+        bar_mmap_survives_every_failure;
+}
+
+/// A buffer that has nothing to do with what fails.
+struct Bystander {
+    buffer: Buffer,
+    mapping: Mapping,
+}
+
+impl Bystander {
+    fn new(device: &Device) -> Result<Bystander> {
+        let buffer = export_edu(device)?;
+        let mapping = buffer.map(0, PAGE)?;
+        Ok(Bystander { buffer, mapping })
+    }
+
+    fn is_well(&self, device: &Device) -> Result<()> {
+        let info = buffer::info(device, self.buffer.raw())?;
+        let got = (info.status, info.memattr, info.nr_ranges, info.size);
+        check::equal("INFO", got, (uapi::VFIO_DMA_BUF_STATUS_LIVE, 0, 1, PAGE))?;
+        check::value("load", self.mapping.load(ID_AT), ID)
+    }
+}
+
+fn export_survives_every_failure() -> Result<()> {
+    let device = open_edu()?;
+    let bystander = Bystander::new(&device)?;
+    let injector = injector(ALL, Whose::All)?;
+    let mut export = Export::new(0, &[Range(0, PAGE)]).call().prepared();
+    let tally = exhaust(
+        "export",
+        &injector,
+        &[Errno::ENOMEM, Errno::EFAULT],
+        || Buffer::by_prepared(&device, &mut export),
+        |_| bystander.is_well(&device),
+    )?;
+    failed(&tally, &[Errno::ENOMEM, Errno::EFAULT])
+}
+
+fn export_of_many_ranges_survives_every_failure() -> Result<()> {
+    let device = open_bochs()?;
+    let injector = injector(ALL, Whose::All)?;
+    let mut export = Export::new(0, &backwards(4096)).call().prepared();
+    let tally = exhaust(
+        "export of 4096 ranges",
+        &injector,
+        &[Errno::ENOMEM, Errno::EFAULT],
+        || Buffer::by_prepared(&device, &mut export),
+        |_| Ok(()),
+    )?;
+    failed(&tally, &[Errno::ENOMEM, Errno::EFAULT])
+}
+
+fn bar_mmap_survives_every_failure() -> Result<()> {
+    let device = open_edu()?;
+    let bystander = Bystander::new(&device)?;
+    let injector = injector(MEMORY, Whose::All)?;
+    let Region { size, offset, .. } = device.region(0)?;
+    let map = || Mapping::new(&device, size, mm::RW, offset);
+    // The first of an open device makes the buffer of the BAR.
+    let mut first = Tally::default();
+    for n in 1..MANY {
+        let other = open_bochs()?;
+        let Region { size, offset, .. } = other.region(0)?;
+        let map = || Mapping::new(&other, size, mm::RW, offset);
+        let (result, injected) = injector.run(n, map)?;
+        if first.is_over(injected, &result, &[Errno::ENOMEM])? {
+            break;
+        }
+        check::works("the next mmap", map())?;
+    }
+    first.tell("first BAR mmap");
+    ensure!(first.failed > 0, "the first mmap did not fail: {first:?}");
+    let later =
+        exhaust("BAR mmap", &injector, &[Errno::ENOMEM], map, |_| bystander.is_well(&device))?;
+    failed(&later, &[Errno::ENOMEM])?;
+    ensure!(first.injected() > later.injected(), "the first mmap makes nothing of its own");
+    check::value("load", device.map_bar(0)?.load(ID_AT), ID)
+}
+
+fn buffer_mmap_survives_every_failure() -> Result<()> {
+    let device = open_edu()?;
+    let bystander = Bystander::new(&device)?;
+    let injector = injector(MEMORY, Whose::All)?;
+    let tally = exhaust(
+        "dma-buf mmap",
+        &injector,
+        &[Errno::ENOMEM],
+        || bystander.buffer.map(0, PAGE),
+        |_| bystander.is_well(&device),
+    )?;
+    failed(&tally, &[Errno::ENOMEM])
+}
+
+fn fault_survives_every_failure() -> Result<()> {
+    let device = open_edu()?;
+    let bystander = Bystander::new(&device)?;
+    let bar = device.region(0)?;
+    let injector = injector(MEMORY, Whose::All)?;
+    // Where no other mapping is near: with page tables of its own.
+    let fresh = || mm::map_alone(device.raw(), PAGE, mm::RW, bar.offset);
+    faults("fault", &injector, PAGE, fresh, || bystander.is_well(&device))
+}
+
+fn huge_fault_survives_every_failure() -> Result<()> {
+    const SIZE: u64 = 2 << 20;
+    let device = open_bochs()?;
+    let buffer = Buffer::export(&device, 0, 0, SIZE)?;
+    let injector = injector(MEMORY, Whose::All)?;
+    let fresh = || mm::map_alone(buffer.raw(), SIZE, mm::RW, 0);
+    faults("fault of 2 MiB", &injector, SIZE, fresh, || Ok(()))
+}
+
+/// Loads by the kernel, which end with an errno where user space would have to try again: that is
+/// what the kernel makes of a fault that finds no memory. All are from mappings that `fresh` makes.
+fn faults(
+    what: &str,
+    injector: &Injector,
+    size: u64,
+    fresh: impl Fn() -> Result<usize, Errno>,
+    check: impl Fn() -> Result<()>,
+) -> Result<()> {
+    let mut tally = Tally::default();
+    for n in 1..MANY {
+        let mapping = Mapping::from_raw(check::works("mmap", fresh())?, size);
+        let before = Left::now()?;
+        let (result, injected) = injector.run(n, || mm::load_by_kernel(mapping.address()))?;
+        check::equal("left behind", Left::now()?, before)?;
+        check()?;
+        check::works("the next load", mm::load_by_kernel(mapping.address()))?;
+        if tally.is_over(injected, &result, &[Errno::EFAULT])? {
+            tally.tell(what);
+            return failed(&tally, &[Errno::EFAULT]);
+        }
+    }
+    bail!("{what}: there is no end of it: {tally:?}")
+}
+
+fn features_survive_every_failure() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let injector = injector(ALL, Whose::All)?;
+    let attribute =
+        |memattr| uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd: buffer.raw(), memattr };
+    let get = || {
+        let mut got = attribute(7);
+        feature::get(&device, uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, &mut got)?;
+        Ok(got.memattr)
+    };
+    let set = |memattr| {
+        feature::set(&device, uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, &attribute(memattr))
+    };
+    let is_well = |_: &Result<u32, Errno>| check::equal("attribute", get(), Ok(0));
+    let tally = exhaust("MEMATTR GET", &injector, &[Errno::EFAULT], get, is_well)?;
+    failed(&tally, &[Errno::EFAULT])?;
+    let info = || buffer::info(&device, buffer.raw()).map(|info| info.status);
+    let tally = exhaust("INFO", &injector, &[Errno::EFAULT], info, is_well)?;
+    failed(&tally, &[Errno::EFAULT])?;
+    let now = std::cell::Cell::new(0);
+    let set_other = || {
+        set(1 - now.get())?;
+        now.set(1 - now.get());
+        Ok(())
+    };
+    let is_that = |_: &Result<(), Errno>| check::equal("attribute", get(), Ok(now.get()));
+    let tally = exhaust("MEMATTR SET", &injector, &[Errno::EFAULT], set_other, is_that)?;
+    failed(&tally, &[Errno::EFAULT])
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Allocations that fail where devices come and go: binding and opening, importers, and what takes
+//! memory away, which may not need any.
+
+use anyhow::Result;
+use guest::buffer::{self, Buffer, Export};
+use guest::device::{Device, Via};
+use guest::failnth::Whose;
+use guest::pause::of_driver;
+use guest::pci::{Pci, BOCHS, EDU};
+use guest::testmod::{Importer, GOOD};
+use guest::uapi::{VFIO_DMA_BUF_STATUS_CLOSED, VFIO_DMA_BUF_STATUS_LIVE};
+use guest::{Errno, PAGE};
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::failing::{exhaust, failed, injector, Tally, ALL, COPIES, MANY, MEMORY};
+use crate::fixture::{backwards, driver, edu, export_edu, nth, open_edu, ID, ID_AT};
+use crate::rig::{self, expelled, Rig};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        opening_that_the_core_gave_up_leaves_nothing,
+        binding_survives_every_failure,
+        last_close_allocates_nothing;
+    Setup::Bound(&[EDU, EDU]) =>
+        attach_survives_every_failure,
+        import_survives_every_failure,
+        revoke_allocates_nothing,
+        revoke_that_cannot_read_its_argument_does_nothing;
+    Setup::Bound(&[EDU, BOCHS]) =>
+        import_of_many_ranges_survives_every_failure;
+}
+
+/// The errno at the root of an error.
+fn errno<T>(result: Result<T>) -> Result<T, Errno> {
+    result.map_err(|error| {
+        let root = error.root_cause();
+        let io = root.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        let errno = root.downcast_ref::<Errno>().copied();
+        errno.or(io.map(Errno::from_raw)).unwrap_or(Errno::UnknownErrno)
+    })
+}
+
+/// Opening is the core's work, of which a part is enough here.
+fn opening_that_the_core_gave_up_leaves_nothing() -> Result<()> {
+    let pci = edu()?;
+    let injector = injector(MEMORY, Whose::Function("vfio_config_init".to_string()))?;
+    let tally = exhaust(
+        "open",
+        &injector,
+        &[Errno::ENOMEM],
+        || errno(Device::open(&pci, Via::Cdev)),
+        |_| Ok(()),
+    )?;
+    failed(&tally, &[Errno::ENOMEM])?;
+    check::value("a load", open_edu()?.map_bar(0)?.load(ID_AT), ID)
+}
+
+fn binding_survives_every_failure() -> Result<()> {
+    let pci = edu()?;
+    let injector = injector(MEMORY, Whose::Function(of_driver("10DeviceDataE4init")?))?;
+    let mut tally = Tally::default();
+    for n in 1..MANY {
+        pci.unbind()?;
+        let (result, injected) = injector.run(n, || errno(pci.bind(&driver())))?;
+        if tally.is_over(injected, &result, &[Errno::ENOMEM])? {
+            break;
+        }
+        pci.bind(&driver())?;
+        let device = open_edu()?;
+        check::value("a load", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)?;
+    }
+    tally.tell("bind");
+    failed(&tally, &[Errno::ENOMEM])
+}
+
+/// Detaches when dropped.
+struct Attached<'a>(&'a Importer);
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.detach();
+    }
+}
+
+fn attach_survives_every_failure() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = Importer::new()?;
+    let injector = injector(MEMORY, Whose::All)?;
+    let attach = || {
+        importer.attach(&rig.buffer, &rig.importing, GOOD)?;
+        Ok(Attached(&importer))
+    };
+    let after = |result: &Result<_, _>| {
+        check::equal("attached", importer.stats()?.attached, u32::from(result.is_ok()))?;
+        rig.has_status("afterwards", VFIO_DMA_BUF_STATUS_LIVE)
+    };
+    failed(&exhaust("attach", &injector, &[Errno::ENOMEM], attach, after)?, &[Errno::ENOMEM])
+}
+
+fn imports(what: &str, device: &Device, buffer: &Buffer, importing: &Pci) -> Result<()> {
+    rig::peers_reach_each_other()?;
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(buffer, importing, GOOD))?;
+    let injector = injector(MEMORY, Whose::All)?;
+    let map = || importer.map().and_then(|_| importer.unmap());
+    let after = |_: &Result<(), Errno>| {
+        let stats = importer.stats()?;
+        check::equal("attached, mapped", (stats.attached, stats.mapped), (1, 0))?;
+        let status = buffer::info(device, buffer.raw())?.status;
+        check::equal("status", status, VFIO_DMA_BUF_STATUS_LIVE)
+    };
+    failed(&exhaust(what, &injector, &[Errno::ENOMEM], map, after)?, &[Errno::ENOMEM])?;
+    check::works("map", importer.map())?;
+    check::works("REVOKE", buffer::revoke(device, buffer))?;
+    expelled("the importer", &importer, 1)
+}
+
+fn import_survives_every_failure() -> Result<()> {
+    let rig = Rig::new()?;
+    imports("map for a device", &rig.device, &rig.buffer, &rig.importing)
+}
+
+fn import_of_many_ranges_survives_every_failure() -> Result<()> {
+    let device = Device::open(&nth(BOCHS, 0)?, Via::Group)?;
+    let buffer = check::works("export", Export::new(0, &backwards(8)).make(&device))?;
+    imports("map of 8 ranges for a device", &device, &buffer, &edu_without_driver()?)
+}
+
+fn edu_without_driver() -> Result<Pci> {
+    let pci = edu()?;
+    pci.release()?;
+    Ok(pci)
+}
+
+/// Nobody could be told that a revoke, or a close, did not work.
+fn revoke_allocates_nothing() -> Result<()> {
+    let rig = Rig::new()?;
+    let can_map = rig::may_go_through_host_bridge()?;
+    let injector = injector(MEMORY, Whose::All)?;
+    let mut tally = Tally::default();
+    for n in 1..MANY {
+        let buffer = export_edu(&rig.device)?;
+        let mapping = buffer.map(0, PAGE)?;
+        check::value("before", mapping.load(ID_AT), ID)?;
+        let importer = rig.attached_to(&buffer, GOOD)?;
+        if can_map {
+            check::works("map", importer.map())?;
+        }
+        let revoke = || buffer::revoke(&rig.device, &buffer);
+        let (result, injected) = injector.run(n, revoke)?;
+        let is_over = tally.is_over(injected, &result, &[])?;
+        check::bus_error("a load", mapping.load(ID_AT))?;
+        check::equal("importer's mapping", importer.stats()?.mapped, 0)?;
+        check::errno("once more", buffer::revoke(&rig.device, &buffer), Errno::EBADFD)?;
+        if is_over {
+            break;
+        }
+    }
+    check::equal("allocations that could fail", tally.injected(), 0)?;
+    check::value("a buffer that stayed", rig.buffer.map(0, PAGE)?.load(ID_AT), ID)
+}
+
+fn revoke_that_cannot_read_its_argument_does_nothing() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.attached(GOOD)?;
+    let mapping = rig.buffer.map(0, PAGE)?;
+    let injector = injector(COPIES, Whose::All)?;
+    let mut tally = Tally::default();
+    for n in 1..MANY {
+        check::value("before", mapping.load(ID_AT), ID)?;
+        rig.has_status("before", VFIO_DMA_BUF_STATUS_LIVE)?;
+        let revoke = || buffer::revoke(&rig.device, &rig.buffer);
+        let (result, injected) = injector.run(n, revoke)?;
+        if tally.is_over(injected, &result, &[Errno::EFAULT])? {
+            break;
+        }
+        check::equal("absorbed", tally.absorbed, 0)?;
+    }
+    tally.tell("REVOKE, copies");
+    failed(&tally, &[Errno::EFAULT])?;
+    check::bus_error("in the end", mapping.load(ID_AT))?;
+    rig.refuses("in the end", &importer)
+}
+
+fn last_close_allocates_nothing() -> Result<()> {
+    let ours = Whose::Function(of_driver("6Driver12close_device")?);
+    let injector = injector(ALL, ours)?;
+    let mut tally = Tally::default();
+    for n in 1..MANY {
+        let device = open_edu()?;
+        let buffer = export_edu(&device)?;
+        let mapping = buffer.map(0, PAGE)?;
+        drop(device.map_bar(0)?);
+        check::value("before", mapping.load(ID_AT), ID)?;
+        let (holders, injected) = injector.run(n, || device.close())?;
+        check::bus_error("a load", mapping.load(ID_AT))?;
+        check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+        drop(holders);
+        let again = open_edu()?;
+        let status = buffer::info(&again, buffer.raw())?.status;
+        check::equal("status", status, VFIO_DMA_BUF_STATUS_CLOSED)?;
+        check::value("a new buffer", export_edu(&again)?.map(0, PAGE)?.load(ID_AT), ID)?;
+        if tally.is_over(injected, &Ok(()), &[])? {
+            break;
+        }
+    }
+    check::equal("allocations that could fail", tally.injected(), 0)
+}
