@@ -119,11 +119,23 @@ impl Buffer {
     pub fn set_name(&self, name: &std::ffi::CStr) -> Result<(), Errno> {
         crate::sys::ioctl(self.raw(), uapi::DMA_BUF_SET_NAME, name.as_ptr() as usize).map(drop)
     }
+
+    /// DMA_BUF_IOCTL_SYNC with these `DMA_BUF_SYNC_*`.
+    pub fn sync(&self, flags: u32) -> Result<(), Errno> {
+        let mut arg = uapi::dma_buf_sync { flags: flags.into() };
+        ioctl_with(self.raw(), uapi::DMA_BUF_IOCTL_SYNC, &mut arg).map(drop)
+    }
 }
 
 impl AsFd for Buffer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl From<Buffer> for OwnedFd {
+    fn from(buffer: Buffer) -> OwnedFd {
+        buffer.0
     }
 }
 
