@@ -9,6 +9,7 @@
 #   bench                   the same with the kernel that is measured
 #   test-debug              the same with the kernel that sees more
 #   soak                    the same with the kernel of flavour KERNEL (bench)
+#   selftests               the kernel's own VFIO tests and the module, and boots a guest
 #   check fmt               scripts/check builds on its own
 set -eu
 
@@ -29,6 +30,14 @@ build_guest() {
 	CARGO_TARGET_DIR=/src/build/guest quietly 'guest programs: cargo build' \
 		/src/build/guest.log cargo build --release --locked "$@"
 	cd /src
+}
+
+# The kernel's tools/testing/selftests/vfio as it is, but static.
+build_selftests() {
+	objects_for "$kernel" /src/build/selftests
+	quietly 'selftests: build' /src/build/selftests/build.log \
+		make -C "$kernel/source/tools/testing/selftests/vfio" OUTPUT=/src/build/selftests \
+		KHDR_INCLUDES="-isystem $kernel/uapi/include" USERLDFLAGS=-static -j"$(nproc)"
 }
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
@@ -60,6 +69,10 @@ main() {
 	test-debug/*)
 		build_module /src/build/debug-module
 		build_guest
+		;;
+	selftests/*)
+		build_module
+		build_selftests
 		;;
 	bench/*)
 		build_module /src/build/bench-module

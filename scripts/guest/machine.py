@@ -58,6 +58,7 @@ class Job:
     devices: list = dataclasses.field(default_factory=list)
     qemu_args: list = dataclasses.field(default_factory=list)
     append: str = ""  # more kernel command line
+    memory: str = "1G"
     icount: bool = False  # one CPU, one instruction per virtual nanosecond
     parallel: bool = False  # CPUs that really run at the same time
     driver: str = ""
@@ -150,7 +151,8 @@ def _qemu_command(job, folder, console, control):
     if accel == "tcg":
         accel = emulation
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
-    command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-m", "1G", "-no-reboot"]
+    command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-no-reboot"]
+    command += ["-m", job.memory]
     if job.icount:
         # `rep stosb` would count one instruction per byte.
         command += ["-icount", "shift=0,sleep=off", "-smp", "1", "-cpu", "max,-erms,-fsrm"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""usage (inside the root): run.py KERNEL demo|test|test-debug|soak|bench|run|shell
+"""usage (inside the root): run.py KERNEL demo|test|test-debug|selftests|soak|bench|run|shell
 
 The targets of the Makefile that boot a guest. They take what the user may set
 from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE MINUTES SEED.
@@ -15,6 +15,7 @@ import time
 import bench
 import judge
 import machine
+import selftests
 import soak
 
 MODULE = "dmabuf-vfio-pci"
@@ -42,7 +43,7 @@ TEST_QEMU_ARGS = [
     "-object",
     "memory-backend-file,id=same,share=on,size=1M,mem-path=/tmp/shared",
 ]
-SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "bench": 900, "run": 600}
+SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "selftests": 1800, "bench": 900, "run": 600}
 
 # Where the modules for the target's kernel are, and how much slower than usual that is.
 FLAVOURS = {"bench": "bench", "test-debug": "debug", "soak": os.environ.get("KERNEL") or "bench"}
@@ -235,6 +236,13 @@ def measure(kernel):
     return status or bench.contention(base_job("bench", kernel, ["bench"]))
 
 
+def compare(kernel):
+    """The kernel's own VFIO tests; see selftests.py."""
+    job = base_job("selftests", kernel, [])
+    load_driver(job)
+    return selftests.selftests(job, say)
+
+
 def user_job(name, kernel, command):
     """A job on the devices, driver and QEMU arguments that the user named."""
     devices = (os.environ.get("DEVICES") or "edu").split()
@@ -294,7 +302,7 @@ def main():
     try:
         kernel, target = sys.argv[1:]
         targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
-        targets.update({"test-debug": test, "soak": soaked})
+        targets.update({"test-debug": test, "selftests": compare, "soak": soaked})
         sys.exit(targets[target](kernel))
     except machine.Unusable as problem:
         sys.exit(f"error: {problem}")
