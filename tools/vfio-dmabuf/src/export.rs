@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Making buffers.
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::buffer::Buffer;
+use crate::device::Device;
+use crate::error::{Error, Tried};
+use crate::{sys, uapi};
+
+/// How CPUs access a mapping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attribute {
+    /// Each access reaches the device, in program order.
+    #[default]
+    Uncached,
+    /// Writes may be merged and reordered, until [`Mapping::write_barrier`]. Much faster for bulk
+    /// writes, wrong for registers whose reads or writes have side effects.
+    ///
+    /// [`Mapping::write_barrier`]: crate::Mapping::write_barrier
+    WriteCombining,
+}
+
+impl Attribute {
+    pub(crate) fn memattr(self) -> u32 {
+        match self {
+            Attribute::Uncached => uapi::VFIO_DMA_BUF_MEMATTR_NC,
+            Attribute::WriteCombining => uapi::VFIO_DMA_BUF_MEMATTR_WC,
+        }
+    }
+
+    pub(crate) fn from_memattr(number: u32) -> Result<Attribute, Error> {
+        match number {
+            uapi::VFIO_DMA_BUF_MEMATTR_NC => Ok(Attribute::Uncached),
+            uapi::VFIO_DMA_BUF_MEMATTR_WC => Ok(Attribute::WriteCombining),
+            _ => Err(Error::Unreadable {
+                file: "memory attribute of a buffer".into(),
+                found: number.to_string(),
+            }),
+        }
+    }
+
+    fn at_birth(self) -> u32 {
+        match self {
+            Attribute::Uncached => uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC,
+            Attribute::WriteCombining => uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
+        }
+    }
+}
+
+/// A buffer in the making; see [`Device::export`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is exported before create()"]
+pub struct Export<'a> {
+    device: &'a Device,
+    bar: u32,
+    ranges: Vec<(u64, u64)>,
+    attribute: Attribute,
+    read_only: bool,
+}
+
+impl<'a> Export<'a> {
+    pub(crate) fn new(device: &'a Device, bar: u32) -> Export<'a> {
+        Export {
+            device,
+            bar,
+            ranges: Vec::new(),
+            attribute: Attribute::default(),
+            read_only: false,
+        }
+    }
+
+    /// Adds `length` bytes from `offset` of the BAR, both multiples of the page size. Ranges lie
+    /// in the buffer end to end in the order in which they are added; they may overlap.
+    pub fn range(mut self, offset: u64, length: u64) -> Export<'a> {
+        self.ranges.push((offset, length));
+        self
+    }
+
+    /// The memory attribute that the buffer is born with; [`Attribute::Uncached`] if none is said.
+    pub fn attribute(mut self, attribute: Attribute) -> Export<'a> {
+        self.attribute = attribute;
+        self
+    }
+
+    /// Makes a buffer that can be mapped for reading only.
+    pub fn read_only(mut self) -> Export<'a> {
+        self.read_only = true;
+        self
+    }
+
+    /// Makes the buffer. Its fd is closed when another program is executed.
+    ///
+    /// While the device's memory is off the buffer can be made, but is not accessible yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`]; `EINVAL`: no ranges, parts of pages, past the end of the BAR; `ENODEV`: the
+    /// device has no memory in that BAR; `E2BIG`: more than
+    /// [`VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES`](uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES)
+    /// ranges; `EOPNOTSUPP`: the machine has no such attribute; `EMFILE` and `ENOMEM` as usual.
+    pub fn create(self) -> Result<Buffer, Error> {
+        let access = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let call = sys::Export {
+            bar: self.bar,
+            open_flags: (access | OFlags::CLOEXEC).bits(),
+            flags: self.attribute.at_birth(),
+            ranges: &self.ranges,
+        };
+        let tried = format!("export of {} of {}", ranges(&self.ranges), self.device.bar(self.bar));
+        let fd = sys::export(self.device, &call).tried_as(tried, |errno| match errno {
+            Errno::INVAL => Some("no ranges, parts of pages, or past the end of the BAR"),
+            Errno::NODEV => Some("the device has no memory in that BAR"),
+            Errno::TOOBIG => Some("too many ranges"),
+            Errno::NOSPC => Some("the ranges are too long together"),
+            Errno::OPNOTSUPP => Some("the machine does not have that memory attribute"),
+            Errno::NOTTY => Some("the device's driver exports no buffers"),
+            _ => None,
+        })?;
+        Ok(Buffer::exported(fd))
+    }
+}
+
+fn ranges(ranges: &[(u64, u64)]) -> String {
+    match ranges {
+        [(offset, length)] => format!("{length:#x} bytes at {offset:#x}"),
+        _ => format!("{} ranges", ranges.len()),
+    }
+}

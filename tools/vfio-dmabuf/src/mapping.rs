@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Device memory in this process.
+
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+use crate::error::{AccessError, Error, Tried};
+use crate::guard;
+use crate::sys::{self, Area};
+
+/// Whether a mapping is for writing, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only.
+    Read,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+/// What an access can carry: `u8`, `u16`, `u32`, `u64`.
+pub trait Word: Copy + Default + sealed::Sealed {}
+
+mod sealed {
+    /// The widths that [`guard`](crate::guard) knows.
+    pub trait Sealed {}
+    impl Sealed for u8 {}
+    impl Sealed for u16 {}
+    impl Sealed for u32 {}
+    impl Sealed for u64 {}
+}
+
+impl Word for u8 {}
+impl Word for u16 {}
+impl Word for u32 {}
+impl Word for u64 {}
+
+/// Mapped device memory, of a [`Buffer`](crate::Buffer) or of a BAR.
+///
+/// It is touched through these methods only. Each element is one access of exactly its width, in
+/// the order of the calls, neither split nor merged nor left out. All offsets are bytes from the
+/// start of the mapping and must be multiples of the width. Values are in the byte order of the
+/// CPU, which on x86-64 is that of PCI: little-endian.
+///
+/// An access after the buffer was revoked is [`AccessError::Lost`]; see [`guard`] for what that
+/// costs and where it ends. Several threads may use one mapping at the same time: the accesses
+/// reach the device in any order then.
+///
+/// ```
+/// # use vfio_dmabuf::{Access, AccessError, Mapping};
+/// # fn demo() -> Result<(), vfio_dmabuf::Error> {
+/// # let file = rustix::fs::memfd_create("memory", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+/// # rustix::fs::ftruncate(&file, 4096).unwrap();
+/// # let mapping = Mapping::of_file(&file, 0, 4096, Access::ReadWrite)?;
+/// mapping.write(4, 0x1234_5678_u32)?;
+/// assert_eq!(mapping.read::<u16>(4)?, 0x5678);
+/// assert_eq!(
+///     mapping.read::<u32>(2),
+///     Err(AccessError::Alignment { offset: 2, width: 4 })
+/// );
+/// # Ok(())
+/// # }
+/// # demo().unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Mapping {
+    area: Area,
+    access: Access,
+}
+
+impl Mapping {
+    /// Maps `length` bytes of any file that can be mapped, from `offset`, shared.
+    ///
+    /// [`Buffer::map`](crate::Buffer::map) and [`Device::map_bar`](crate::Device::map_bar) are what
+    /// programs use; this one is for device memory that comes otherwise, and for tests.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`], as mmap() answers.
+    pub fn of_file(
+        file: impl AsFd,
+        offset: u64,
+        length: u64,
+        access: Access,
+    ) -> Result<Mapping, Error> {
+        Mapping::new(file, offset, length, access)
+            .tried(format_args!("mmap of {length:#x} bytes at {offset:#x}"))
+    }
+
+    pub(crate) fn new(
+        file: impl AsFd,
+        offset: u64,
+        length: u64,
+        access: Access,
+    ) -> Result<Mapping, Errno> {
+        guard::install();
+        let area = Area::map(file, offset, length, access == Access::ReadWrite)?;
+        Ok(Mapping { area, access })
+    }
+
+    /// Its length, bytes.
+    pub fn size(&self) -> u64 {
+        self.area.length() as u64
+    }
+
+    /// What it is for.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Reads one element.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError::Bounds`], [`AccessError::Alignment`], [`AccessError::Lost`].
+    pub fn read<T: Word>(&self, offset: u64) -> Result<T, AccessError> {
+        let mut value = [T::default()];
+        self.read_slice(offset, &mut value)?;
+        Ok(value[0])
+    }
+
+    /// Writes one element.
+    ///
+    /// A write to the bus is posted: that it returned does not mean that the device has seen it.
+    /// A write that comes too late is lost with an error, it never reaches the device.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError::ReadOnly`], [`AccessError::Bounds`], [`AccessError::Alignment`],
+    /// [`AccessError::Lost`].
+    pub fn write<T: Word>(&self, offset: u64, value: T) -> Result<(), AccessError> {
+        self.write_slice(offset, &[value])
+    }
+
+    /// Reads `values.len()` elements that follow each other, one access each, in ascending order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mapping::read`]. The elements before the one that was lost were read.
+    pub fn read_slice<T: Word>(&self, offset: u64, values: &mut [T]) -> Result<(), AccessError> {
+        self.check::<T>(offset, values.len())?;
+        let left = guard::load(&self.area, offset as usize, values);
+        lost::<T>(offset, values.len(), left)
+    }
+
+    /// Writes elements that follow each other, one access each, in ascending order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mapping::write`]. The elements before the one that was lost were written.
+    pub fn write_slice<T: Word>(&self, offset: u64, values: &[T]) -> Result<(), AccessError> {
+        if self.access == Access::Read {
+            return Err(AccessError::ReadOnly);
+        }
+        self.check::<T>(offset, values.len())?;
+        let left = guard::store(&self.area, offset as usize, values);
+        lost::<T>(offset, values.len(), left)
+    }
+
+    /// Puts write-combining writes of this thread in order: all that were made before reach the bus
+    /// before any access that comes after. Uncached mappings do not need it.
+    pub fn write_barrier(&self) {
+        sys::store_fence();
+    }
+
+    /// The first byte, for those who know what they do: an access that is made through it dies of
+    /// SIGBUS when the buffer is revoked. Valid while the mapping lives; never make a reference of
+    /// it, for device memory changes by itself.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.area.start().as_ptr()
+    }
+
+    fn check<T>(&self, offset: u64, count: usize) -> Result<(), AccessError> {
+        let (width, size) = (size_of::<T>() as u64, self.size());
+        let length = (count as u64).saturating_mul(width);
+        if offset % width != 0 {
+            return Err(AccessError::Alignment { offset, width });
+        }
+        match offset.checked_add(length) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(AccessError::Bounds { offset, length, size }),
+        }
+    }
+}
+
+fn lost<T>(offset: u64, count: usize, left: usize) -> Result<(), AccessError> {
+    if left == 0 {
+        return Ok(());
+    }
+    let done = (count - left) * size_of::<T>();
+    Err(AccessError::Lost { offset: offset + done as u64 })
+}

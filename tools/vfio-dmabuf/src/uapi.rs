@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `include/uapi/linux/vfio_dmabuf.h` in Rust, and what mainline's `<linux/vfio.h>` has besides.
+//!
+//! Numbers and structures that mainline has come from `vfio-bindings`. The others stand here, so
+//! that the crate builds without a C compiler; the test `tests/uapi.rs` lets a C compiler compare
+//! all of them with the header.
+
+#![allow(missing_docs, non_camel_case_types)] // names and docs are the header's
+
+pub use vfio_bindings::bindings::vfio::{
+    vfio_device_feature_dma_buf, vfio_region_dma_range, VFIO_DEVICE_FEATURE_DMA_BUF,
+    VFIO_DEVICE_FEATURE_GET, VFIO_DEVICE_FEATURE_PROBE, VFIO_DEVICE_FEATURE_SET,
+};
+
+pub const VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES: u32 = 65536;
+pub const VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC: u32 = 0 << 28;
+pub const VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC: u32 = 1 << 28;
+
+pub const VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE: u32 = 0xff0d;
+pub const VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR: u32 = 0xff0e;
+pub const VFIO_DEVICE_FEATURE_DMA_BUF_INFO: u32 = 0xff0f;
+
+pub const VFIO_DMA_BUF_MEMATTR_NC: u32 = 0;
+pub const VFIO_DMA_BUF_MEMATTR_WC: u32 = 1;
+
+pub const VFIO_DMA_BUF_STATUS_LIVE: u32 = 0;
+pub const VFIO_DMA_BUF_STATUS_REVOKED_TEMP: u32 = 1;
+pub const VFIO_DMA_BUF_STATUS_REVOKED: u32 = 2;
+pub const VFIO_DMA_BUF_STATUS_CLOSED: u32 = 3;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct vfio_device_feature_dma_buf_revoke {
+    pub dmabuf_fd: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct vfio_device_feature_dma_buf_memattr {
+    pub dmabuf_fd: i32,
+    pub memattr: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct vfio_device_feature_dma_buf_info {
+    pub dmabuf_fd: i32,
+    pub status: u32,
+    pub memattr: u32,
+    pub nr_ranges: u32,
+    pub size: u64,
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The numbers and structures of `uapi` are those of the header: a C compiler compares them.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::mem::offset_of;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use vfio_dmabuf::uapi::*;
+
+/// `_Static_assert`s of constants, and of size and fields of structures.
+macro_rules! asserts {
+    ($($constant:ident)*; $($structure:ident { $($field:ident)* })*) => {{
+        let mut text = String::new();
+        let mut equal = |c: String, value: usize| {
+            writeln!(text, "_Static_assert({c} == {value}, \"{c}\");").unwrap();
+        };
+        $(equal(stringify!($constant).into(), $constant as usize);)*
+        $(
+            let c = concat!("struct ", stringify!($structure));
+            equal(format!("sizeof({c})"), size_of::<$structure>());
+            $(equal(
+                format!("offsetof({c}, {})", stringify!($field)),
+                offset_of!($structure, $field),
+            );)*
+        )*
+        text
+    }};
+}
+
+fn compile(text: &str) -> (bool, String) {
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include/uapi");
+    let mut compiler = Command::new("cc")
+        .args(["-std=c11", "-fsyntax-only", "-x", "c", "-", "-I"])
+        .arg(include)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a C compiler");
+    let mut input = compiler.stdin.take().unwrap();
+    write!(input, "#include <stddef.h>\n#include <linux/vfio_dmabuf.h>\n{text}").unwrap();
+    drop(input);
+    let output = compiler.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn numbers_and_structures_are_those_of_the_header() {
+    let text = asserts!(
+        VFIO_DEVICE_FEATURE_GET
+        VFIO_DEVICE_FEATURE_SET
+        VFIO_DEVICE_FEATURE_PROBE
+        VFIO_DEVICE_FEATURE_DMA_BUF
+        VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES
+        VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC
+        VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC
+        VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE
+        VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR
+        VFIO_DEVICE_FEATURE_DMA_BUF_INFO
+        VFIO_DMA_BUF_MEMATTR_NC
+        VFIO_DMA_BUF_MEMATTR_WC
+        VFIO_DMA_BUF_STATUS_LIVE
+        VFIO_DMA_BUF_STATUS_REVOKED_TEMP
+        VFIO_DMA_BUF_STATUS_REVOKED
+        VFIO_DMA_BUF_STATUS_CLOSED;
+        vfio_region_dma_range { offset length }
+        vfio_device_feature_dma_buf { region_index open_flags flags nr_ranges dma_ranges }
+        vfio_device_feature_dma_buf_revoke { dmabuf_fd }
+        vfio_device_feature_dma_buf_memattr { dmabuf_fd memattr }
+        vfio_device_feature_dma_buf_info { dmabuf_fd status memattr nr_ranges size }
+    );
+    let (good, said) = compile(&text);
+    assert!(good, "{said}");
+}
+
+#[test]
+fn a_wrong_number_is_found() {
+    let (good, said) = compile("_Static_assert(VFIO_DEVICE_FEATURE_DMA_BUF == 12, \"wrong\");");
+    assert!(!good && said.contains("wrong"), "{said}");
+}
