@@ -5,7 +5,8 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := module
-.PHONY: module demo test test-debug selftests soak bench check fmt shell run help clean distclean
+.PHONY: module tools demo test test-debug selftests soak bench check fmt shell run help clean
+.PHONY: distclean
 
 # What scripts/guest/run.py takes from the user.
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED KERNEL
@@ -21,7 +22,7 @@ module:
 	@scripts/root.sh scripts/build.sh module
 endif
 
-demo test test-debug selftests soak bench check fmt shell:
+tools demo test test-debug selftests soak bench check fmt shell:
 	@scripts/root.sh scripts/build.sh $@
 
 run:
@@ -38,6 +39,7 @@ help:
 
 #: make                 build the module for the test kernel: build/module/dmabuf-vfio-pci.ko
 #: make KDIR=/path      build it for your own kernel tree (no root needed)
+#: make tools           build the programs of tools/, static, into build/tools
 #: make demo            boot a guest and show the main job on an emulated PCI device
 #: make test            KUnit and the guest suite; CASE=pattern runs the cases that match
 #: make test-debug      make test on a kernel with KASAN, UBSAN, kmemleak and more (slow)

@@ -10,6 +10,7 @@
 #   test-debug              the same with the kernel that sees more
 #   soak                    the same with the kernel of flavour KERNEL (bench)
 #   selftests               the kernel's own VFIO tests and the module, and boots a guest
+#   tools                   build/tools: the crate's examples and the programs
 #   check fmt               scripts/check builds on its own
 set -eu
 
@@ -40,6 +41,14 @@ build_selftests() {
 		KHDR_INCLUDES="-isystem $kernel/uapi/include" USERLDFLAGS=-static -j"$(nproc)"
 }
 
+# The crate, its examples and the programs, static; what is for installing goes to build/tools.
+build_tools() {
+	cd /src/tools
+	CARGO_TARGET_DIR=/src/build/tools/target quietly 'tools: cargo build' \
+		/src/build/tools.log cargo build --release --locked --all-features --examples --bins
+	cd /src
+}
+
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
 main() {
 	flavour='test'
@@ -47,12 +56,14 @@ main() {
 	bench) flavour=bench ;;
 	test-debug) flavour=debug ;;
 	soak) flavour=${KERNEL:-bench} ;;
+	tools) flavour=none ;;
 	esac
 	case $flavour in
 	bench | debug | test) kernel=$(/src/scripts/kernel.sh "$flavour") ;;
+	none) kernel= ;;
 	*) die "KERNEL=$flavour: there are bench, debug and test" ;;
 	esac
-	mkdir -p /src/build
+	mkdir -p /src/build/tools
 	lock /src/build/.lock
 	# Only what is needed: a part that does not build must not stop the others.
 	case $target/${DRIVER:-dmabuf-vfio-pci} in
@@ -62,13 +73,16 @@ main() {
 		build_module
 		build_guest --package demo
 		;;
+	tools/*) build_tools ;;
 	test/*)
 		build_module
 		build_guest
+		build_tools
 		;;
 	test-debug/*)
 		build_module /src/build/debug-module
 		build_guest
+		build_tools
 		;;
 	selftests/*)
 		build_module
@@ -90,6 +104,9 @@ main() {
 	case $target in
 	module)
 		say "module: $(outside /src/build/module)/dmabuf-vfio-pci.ko"
+		;;
+	tools)
+		say "tools: $(outside /src/build/tools)"
 		;;
 	check)
 		exec /src/scripts/check "$kernel"

@@ -8,6 +8,7 @@ from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE MINUTES SE
 import contextlib
 import glob
 import os
+import re
 import shlex
 import sys
 import time
@@ -104,6 +105,12 @@ def base_job(name, kernel, command, **more):
     for path in glob.glob(f"{BUILD}/guest/x86_64-unknown-linux-gnu/release/*"):
         if os.path.isfile(path) and os.access(path, os.X_OK):
             files[f"bin/{os.path.basename(path)}"] = path
+    # The tools, and the examples of their crate; of these cargo keeps a copy named by a hash.
+    tools = f"{BUILD}/tools/target/x86_64-unknown-linux-gnu/release"
+    for path in glob.glob(f"{tools}/*") + glob.glob(f"{tools}/examples/*"):
+        hashed = re.search("-[0-9a-f]{16}$", path)
+        if os.path.isfile(path) and os.access(path, os.X_OK) and not hashed:
+            files[f"lib/tools/{os.path.basename(path)}"] = path
     job = machine.Job(name, kernel, command, files=files, seconds=seconds(name), **more)
     job.driver = job.driver or MODULE
     job.modules = job.modules or ["vfio-pci-core"]

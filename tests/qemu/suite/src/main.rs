@@ -19,6 +19,7 @@ mod cases;
 mod check;
 mod failing;
 mod fixture;
+mod program;
 mod rig;
 mod runner;
 

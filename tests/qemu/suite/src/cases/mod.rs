@@ -32,6 +32,7 @@ mod race_faults;
 mod race_holders;
 mod readme;
 mod revoke;
+mod tools_crate;
 mod unload;
 
 use crate::case::Case;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<&'static Case> {
         open::CASES,
         independent::CASES,
         readme::CASES,
+        tools_crate::CASES,
         bar_mmap::CASES,
         export::CASES,
         feature::CASES,
