@@ -18,6 +18,7 @@
 //! * [`uffd`]: memory that comes when it is told to; [`user`], [`cgroup`]: processes without
 //!   privileges, and what they use
 //! * [`failnth`]: allocations and copies that fail on request; [`kmsg`]: marks in the kernel log
+//! * [`raw`]: system calls with any arguments
 //!
 //! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
 //! and touched through [`fault`] only, never by a Rust reference: device memory may change or
@@ -43,6 +44,7 @@ pub mod pci;
 pub mod peer;
 pub mod power;
 pub mod ptes;
+pub mod raw;
 pub mod testmod;
 pub mod uapi;
 pub mod uffd;

@@ -47,6 +47,11 @@ impl Userfault {
         Ok(Userfault { fd, area })
     }
 
+    /// The fd's number.
+    pub fn raw(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
     /// The memory.
     pub fn area(&self) -> &Mapping {
         &self.area

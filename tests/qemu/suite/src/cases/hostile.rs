@@ -1,20 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Hostile user space: what the fuzzer cannot hit by chance, or could not tell if it did.
 
-use anyhow::Result;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer};
 use guest::device::{Device, Via};
-use guest::mm;
-use guest::pci::EDU;
-use guest::{Errno, PAGE};
+use guest::feature::{GET, SET};
+use guest::mm::{self, Mapping};
+use guest::pci::{BOCHS, EDU, IGB, TESTDEV};
+use guest::uffd::Userfault;
+use guest::worker::Worker;
+use guest::{raw, uapi, Errno, PAGE};
 
 use crate::case::{cases, Setup};
 use crate::check;
-use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT};
+use crate::fixture::{edu, export_edu, open_bochs, open_edu, wait_for, ID, ID_AT};
+use crate::rig::soon;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         bar_mapping_is_dead_when_somebody_else_opens_the_device,
-        remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer;
+        remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer,
+        calls_that_wait_for_their_memory_hold_nothing_up,
+        calls_that_wait_for_their_memory_can_be_killed;
+    Setup::Bound(&[BOCHS]) =>
+        arguments_may_lie_in_the_devices_own_memory;
+    Setup::Bound(&[EDU, BOCHS, IGB, TESTDEV]) =>
+        hostile_calls_answer_as_they_may_and_leave_others_alone;
+}
+
+/// The fuzzer, briefly; `make fuzz` runs it for as long as one likes.
+fn hostile_calls_answer_as_they_may_and_leave_others_alone() -> Result<()> {
+    let status = Command::new("fuzz").args(["--seed", "1", "--rounds", "4"]).status();
+    let status = status.context("fuzz")?;
+    ensure!(status.success(), "fuzz: {status}");
+    Ok(())
 }
 
 /// It calls mmap() of the file that is under the mapping, past the device fd. What that made would
@@ -51,4 +75,125 @@ fn remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer() -> Result<()>
         check::value("id register of another mapping", again.load(ID_AT), ID)?;
     }
     Ok(())
+}
+
+/// Calls whose argument is the page of `memory` at 0, with what it takes to make each.
+fn waiting_calls(device: i32, memory: u64) -> [(&'static str, i64, [u64; 6]); 4] {
+    let fd = device as u64;
+    let config = u64::from(uapi::VFIO_PCI_CONFIG_REGION_INDEX) << 40;
+    let feature = uapi::VFIO_DEVICE_FEATURE.into();
+    let revoke = uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE.into();
+    [
+        ("a feature", libc::SYS_ioctl, [fd, feature, memory, 0, 0, 0]),
+        ("REVOKE", libc::SYS_ioctl, [fd, revoke, memory, 0, 0, 0]),
+        // The command register: importers are kept away meanwhile.
+        ("a config write", libc::SYS_pwrite64, [fd, memory, 2, config + 4, 0, 0]),
+        ("a read of a register", libc::SYS_pread64, [fd, memory, 4, 0, 0, 0]),
+    ]
+}
+
+fn calls_that_wait_for_their_memory_hold_nothing_up() -> Result<()> {
+    let device = open_edu()?;
+    let memory = Userfault::new(1)?;
+    for (what, number, args) in waiting_calls(device.raw(), memory.area().address() as u64) {
+        memory.empty(0)?;
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| -> Result<()> {
+            scope.spawn(|| {
+                let _ = raw::call(number, args);
+                over.store(true, Ordering::SeqCst);
+            });
+            let others = || -> Result<()> {
+                ensure!(memory.wait(5000)?.is_some(), "{what} does not read its memory");
+                let buffer = export_edu(&device)?;
+                let mapping = buffer.map(0, PAGE)?;
+                let bar = device.map_bar(0)?;
+                check::value(&format!("load during {what}"), mapping.load(ID_AT), ID)?;
+                soon("memory off", || device.set_memory(false).map_err(|_| Errno::EIO))?;
+                check::bus_error("load with memory off", bar.load(ID_AT))?;
+                soon("memory on", || device.set_memory(true).map_err(|_| Errno::EIO))?;
+                soon("VFIO_DEVICE_RESET", || device.reset())?;
+                check::value("load after it", bar.load(ID_AT), ID)?;
+                soon("REVOKE", || buffer::revoke(&device, &buffer))?;
+                check::bus_error("load after REVOKE", mapping.load(ID_AT))?;
+                ensure!(!over.load(Ordering::SeqCst), "{what} did not wait");
+                Ok(())
+            };
+            let done = others().with_context(|| format!("during {what}"));
+            memory.fill(0)?;
+            done
+        })?;
+        device.set_memory(true)?;
+    }
+    Ok(())
+}
+
+fn calls_that_wait_for_their_memory_can_be_killed() -> Result<()> {
+    let device = open_edu()?;
+    for at in 0..4 {
+        let (link, theirs) = guest::link::Link::pair()?;
+        let worker = Worker::start(|| {
+            let memory = Userfault::new(1)?;
+            let (_, number, args) = waiting_calls(device.raw(), memory.area().address() as u64)[at];
+            thread::scope(|scope| -> Result<()> {
+                scope.spawn(|| raw::call(number, args));
+                ensure!(memory.wait(5000)?.is_some(), "call {at} does not read its memory");
+                theirs.say(1)?;
+                // Nobody ever gives it.
+                thread::sleep(Duration::from_secs(1000));
+                Ok(())
+            })
+        })?;
+        link.set_limit(Duration::from_secs(20))?;
+        link.expect(1)?;
+        let pid = worker.pid();
+        soon("the death of the process", || {
+            drop(worker);
+            Ok(())
+        })?;
+        let proc = format!("/proc/{pid}");
+        ensure!(!std::path::Path::new(&proc).exists(), "process {pid} is still there");
+        soon("REVOKE", || buffer::revoke(&device, &export_edu(&device).map_err(|_| Errno::EIO)?))?;
+    }
+    Ok(())
+}
+
+/// The page fault on a mapping comes in the middle of the call: whatever lock the call held then,
+/// the fault would want, too.
+fn arguments_may_lie_in_the_devices_own_memory() -> Result<()> {
+    let device = open_bochs()?;
+    let buffer = Buffer::export(&device, 0, 0, PAGE)?;
+    let fd = buffer.raw() as u32;
+    let calls = [
+        [32, GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO, fd],
+        [16, GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, fd],
+        [16, SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, fd],
+        [12, SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, fd],
+    ];
+    let call = |argument: &Mapping| {
+        let address = argument.address() as u64;
+        raw::ioctl(device.raw(), uapi::VFIO_DEVICE_FEATURE, address)
+    };
+    for words in calls {
+        for through_bar in [true, false] {
+            let fresh = || match through_bar {
+                true => device.map_bar_part(0, 0, PAGE),
+                false => buffer.map(0, PAGE),
+            };
+            let writer = fresh()?;
+            for (at, word) in (0..).zip(words.into_iter().chain([0; 5])) {
+                writer.store(at * 4, word)?;
+            }
+            device.set_memory(false)?;
+            let off = call(&fresh()?);
+            device.set_memory(true)?;
+            check::equal(&format!("{words:x?} with memory off"), off, Err(libc::EFAULT))?;
+            let revokes = words[1] & 0xffff == uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
+            if !(revokes && through_bar) {
+                check::equal(&format!("{words:x?}"), call(&fresh()?), Ok(0))?;
+            }
+        }
+    }
+    let info = buffer::info(&device, buffer.raw())?;
+    check::equal("status", info.status, uapi::VFIO_DMA_BUF_STATUS_REVOKED)
 }

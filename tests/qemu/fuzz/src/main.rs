@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Hostile calls of all that the driver answers.
+//!
+//!     fuzz [--seed N] [--from ROUND] [--seconds N] [--rounds N]
+//!
+//! First a table of border cases ([`table`]), each with the one answer that is right. Then rounds:
+//! in each, some processes ([`player`]) make calls by chance on one device at the same time: its
+//! owner, an unprivileged holder of its fd, an unprivileged holder of buffers only, and one that
+//! has not bound the device's file. Each call may answer only what [`verdict`] has for it. After
+//! each round a witness, which nobody else has, must be as it was ([`stage`]).
+//!
+//! The calls of a process depend on its seed alone; what they meet depends on the others. A failure
+//! names the seed of the run and the round: `--seed N --from ROUND` starts there.
+
+#![forbid(unsafe_code)]
+
+mod memory;
+mod op;
+mod player;
+mod run;
+mod stage;
+mod table;
+mod tally;
+mod verdict;
+mod words;
+mod world;
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use guest::kmsg;
+
+use stage::Stage;
+use tally::Count;
+
+const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
+
+/// What the command line says.
+struct Options {
+    seed: u64,
+    from: u64,
+    rounds: u64,
+    seconds: u64,
+}
+
+fn options() -> Result<Options> {
+    let mut options = Options { seed: 1, from: 0, rounds: u64::MAX, seconds: u64::MAX };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words.next().with_context(|| format!("{word} wants a number"))?;
+        let value = value.parse().with_context(|| format!("{word} {value}"))?;
+        match word.as_str() {
+            "--seed" => options.seed = value,
+            "--from" => options.from = value,
+            "--rounds" => options.rounds = value,
+            "--seconds" => options.seconds = value,
+            _ => bail!("usage: fuzz [--seed N] [--from ROUND] [--rounds N] [--seconds N]"),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> ExitCode {
+    // Private mappings of any length are to reach the driver.
+    let before = fs::read(OVERCOMMIT).unwrap_or_default();
+    let _ = fs::write(OVERCOMMIT, "1");
+    let done = options().and_then(|options| fuzz(&options));
+    let _ = fs::write(OVERCOMMIT, before);
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("fuzz: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn fuzz(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    let bordering = table::run().context("the table of border cases")?;
+    println!("fuzz: {bordering} border cases answered as they should");
+
+    let started = Instant::now();
+    let limit = Duration::from_secs(options.seconds);
+    let stage = Stage::new()?;
+    let (mut round, mut rounds) = (options.from, 0);
+    while rounds < options.rounds && start.elapsed() < limit {
+        if round % 64 == 0 {
+            kmsg::mark(&format!("fuzz: seed {} round {round}", options.seed));
+        }
+        stage.round(options.seed, round).with_context(|| {
+            format!("round {round}; to repeat: --seed {} --from {round}", options.seed)
+        })?;
+        round += 1;
+        rounds += 1;
+    }
+    let seconds = started.elapsed().as_secs_f64().max(0.001);
+    let calls = stage.tally.sum(Count::Calls);
+    println!(
+        "fuzz: seed {}: {calls} calls in {rounds} rounds, {seconds:.0} s, {:.0} calls a second; \
+         {} worked, {} made a buffer",
+        options.seed,
+        calls as f64 / seconds,
+        stage.tally.sum(Count::Good),
+        stage.tally.sum(Count::Buffers),
+    );
+    stage.end()
+}

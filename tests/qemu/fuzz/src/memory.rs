@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Memory for arguments, of every kind that a system call may be given.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use guest::buffer::Buffer;
+use guest::device::Device;
+use guest::mm::{self, Mapping};
+use guest::uffd::Userfault;
+use guest::{fault, raw, PAGE};
+use rand::seq::IndexedRandom;
+use rand::Rng;
+use rand_pcg::Pcg64Mcg;
+
+use crate::world::Target;
+
+/// Where the argument of a call lies.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    /// Ordinary memory.
+    Plain,
+    /// Ordinary memory, so many bytes past an aligned address.
+    Unaligned(u64),
+    /// Memory that another thread changes meanwhile, and passes to calls of its own.
+    Changing,
+    /// So many bytes are at the end of a page, and what would follow is not accessible.
+    Edge(u64),
+    /// A page that cannot be written.
+    ReadOnly,
+    /// A mapping of the device's BAR.
+    Bar,
+    /// A mapping of a dma-buf of the device.
+    Buffer,
+    /// A mapping of a buffer that was revoked.
+    Revoked,
+    /// Memory that comes late.
+    Late,
+    /// No memory of this process.
+    Nowhere(u64),
+}
+
+impl Place {
+    /// Any of them.
+    pub fn random(rng: &mut Pcg64Mcg) -> Place {
+        const NOWHERE: [u64; 8] =
+            [0, 1, 0x1000, 1 << 47, 1 << 63, 0xffff_8880_0000_0000, u64::MAX - 7, u64::MAX];
+        match rng.random_range(0..32) {
+            0..16 => Place::Plain,
+            16 => Place::Unaligned(rng.random_range(1..8)),
+            17..20 => Place::Changing,
+            20..23 => Place::Edge(rng.random_range(0..64)),
+            23..25 => Place::ReadOnly,
+            25 => Place::Bar,
+            26 => Place::Buffer,
+            27 => Place::Revoked,
+            28 => Place::Late,
+            _ => Place::Nowhere(*NOWHERE.choose(rng).unwrap_or(&0)),
+        }
+    }
+}
+
+/// All of it.
+pub struct Memory {
+    plain: Mapping,
+    changing: Mapping,
+    edge: Mapping,
+    read_only: Mapping,
+    bar: Option<Mapping>,
+    buffer: Option<Mapping>,
+    revoked: Option<Mapping>,
+    late: Userfault,
+    over: AtomicBool,
+}
+
+fn anonymous(pages: u64) -> Result<Mapping> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    Ok(Mapping::from_raw(mm::map(-1, pages * PAGE, mm::RW, flags, 0)?, pages * PAGE))
+}
+
+impl Memory {
+    /// With mappings of the device, if there is one, and of buffers.
+    pub fn new(
+        target: &Target,
+        device: Option<&Device>,
+        buffer: Option<&Buffer>,
+        revoked: Option<Mapping>,
+    ) -> Result<Memory> {
+        let edge = anonymous(2)?;
+        edge.protect_part(PAGE, PAGE, libc::PROT_NONE)?;
+        let bar = device.map(|device| device.map_bar_part(target.bar, target.scratch, PAGE));
+        Ok(Memory {
+            plain: anonymous(4)?,
+            changing: anonymous(1)?,
+            edge,
+            read_only: anonymous(1)?,
+            bar: bar.transpose()?,
+            buffer: buffer.map(|buffer| buffer.map(0, PAGE)).transpose()?,
+            revoked,
+            late: Userfault::new(1)?,
+            over: AtomicBool::new(false),
+        })
+    }
+
+    /// Puts `words` somewhere, as far as that is possible, and gives the address.
+    pub fn put(&self, place: Place, words: &[u32]) -> u64 {
+        let bytes = words.len() as u64 * 4;
+        let address = match place {
+            Place::Plain => self.plain.address() as u64,
+            Place::Unaligned(more) => self.plain.address() as u64 + more,
+            Place::Changing => self.changing.address() as u64,
+            Place::Edge(there) => self.edge.address() as u64 + PAGE - there.min(bytes),
+            Place::ReadOnly => {
+                let _ = mm::protect(self.read_only.address(), PAGE, mm::RW);
+                self.read_only.address() as u64
+            }
+            Place::Bar => address_of(self.bar.as_ref()),
+            Place::Buffer => address_of(self.buffer.as_ref()),
+            Place::Revoked => return address_of(self.revoked.as_ref()),
+            Place::Late => {
+                let _ = self.late.empty(0);
+                return self.late.area().address() as u64;
+            }
+            Place::Nowhere(address) => return address,
+        };
+        for (at, &word) in (0..).zip(words) {
+            if fault::store32(address as usize + at * 4, word).is_err() {
+                break;
+            }
+        }
+        if let Place::ReadOnly = place {
+            let _ = mm::protect(self.read_only.address(), PAGE, mm::RO);
+        }
+        address
+    }
+
+    /// The fd that the late memory needs.
+    pub fn fd(&self) -> i32 {
+        self.late.raw()
+    }
+
+    /// Ends [`Memory::meddle`] and [`Memory::serve`].
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Changes what others pass to calls, over and over; and lets the kernel write there.
+    pub fn meddle(&self, device: i32, rng: &mut Pcg64Mcg) {
+        while !self.is_over() {
+            for _ in 0..64 {
+                let at = rng.random_range(0..12) * 4;
+                let value = match rng.random_range(0..4) {
+                    0 => rng.random_range(0..64),
+                    1 => crate::words::flags(rng),
+                    _ => crate::words::word(rng),
+                };
+                let _ = self.changing.store(at, value);
+            }
+            let address = self.changing.address() as u64 + rng.random_range(0..3) * 4;
+            let info = guest::uapi::VFIO_DEVICE_GET_INFO;
+            let _ = raw::ioctl(device, info, address);
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Gives the late memory to those who wait for it, after having `done` something else.
+    pub fn serve(&self, mut done: impl FnMut()) -> Result<()> {
+        while !self.is_over() {
+            if let Some(offset) = self.late.wait(5)? {
+                done();
+                let _ = self.late.fill(offset);
+            }
+        }
+        // Nobody may wait for ever.
+        let _ = self.late.fill(0);
+        Ok(())
+    }
+}
+
+fn address_of(mapping: Option<&Mapping>) -> u64 {
+    mapping.map_or(8, |mapping| mapping.address() as u64)
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+//! One hostile process: it makes so many calls, and looks at what each answers.
+
+use std::thread;
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer};
+use guest::device::Device;
+use guest::{raw, uapi, user, PAGE};
+use rand_pcg::rand_core::SeedableRng;
+use rand_pcg::Pcg64Mcg;
+
+use crate::op::Op;
+use crate::tally::{Count, Tally};
+use crate::verdict::{is_ours, judge};
+use crate::world::{open_fds, Role, Target, World};
+
+/// How many fds a process may have.
+const FDS: u64 = 200;
+
+/// What a process is to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Who it is.
+    pub role: Role,
+    /// What it is hostile to.
+    pub target: Target,
+    /// Where its choices come from.
+    pub seed: u64,
+    /// Where it counts.
+    pub slot: u64,
+    /// How many calls it makes.
+    pub calls: u64,
+}
+
+/// Plays a part, in a process made for it.
+pub fn play(part: Part, device: Device, dead: Buffer, tally: &Tally) -> Result<()> {
+    user::limit_fds(FDS)?;
+    let mut world = World::new(part.role, part.target, device, dead).context("preparation")?;
+    let others = open_fds()?.len() - world.pool.len();
+    let memory = world.memory.clone();
+    let (fd, fds) = (world.device_fd(), world.pool.iter().map(Buffer::raw).collect::<Vec<_>>());
+    thread::scope(|scope| {
+        scope.spawn(|| memory.meddle(fd, &mut Pcg64Mcg::seed_from_u64(!part.seed)));
+        scope.spawn(|| {
+            let mut turn = 0;
+            memory.serve(|| {
+                turn += 1;
+                interfere(fd, fds.get(turn % 8).copied().unwrap_or(-1), turn);
+            })
+        });
+        let done = calls(part, &mut world, tally);
+        memory.end();
+        done
+    })?;
+    let open = open_fds()?.len();
+    ensure!(open == others + world.pool.len(), "{open} fds are open, {others} were");
+    for handle in &world.pool {
+        // What it has is still a buffer.
+        let Some(device) = world.device.as_ref() else { continue };
+        let info = buffer::info(device, handle.raw()).context("INFO of a buffer")?;
+        ensure!(info.size % PAGE == 0 && info.size > 0, "INFO says {info:?}");
+    }
+    Ok(())
+}
+
+/// Does what may get into the way of a call that waits for its argument.
+fn interfere(device: i32, buffer: i32, turn: usize) {
+    let command = (7u64 << 40) + 4;
+    let value = [2 * (turn as u16 % 2); 1];
+    match turn % 3 {
+        0 => {
+            let words = [16, guest::feature::SET | 0xff0d, buffer as u32];
+            let _ = raw::ioctl(device, uapi::VFIO_DEVICE_FEATURE, words.as_ptr() as u64);
+        }
+        1 => {
+            let args = [device as u64, value.as_ptr() as u64, 2, command, 0, 0];
+            let _ = raw::call(libc::SYS_pwrite64, args);
+        }
+        _ => thread::sleep(std::time::Duration::from_millis(turn as u64 % 20)),
+    }
+}
+
+fn calls(part: Part, world: &mut World, tally: &Tally) -> Result<()> {
+    let mut rng = Pcg64Mcg::seed_from_u64(part.seed);
+    for number in 0..part.calls {
+        let op = Op::random(&mut rng, part.role);
+        let (answer, made) = world.run(&op);
+        tally.add(part.slot, Count::Calls);
+        if answer.is_ok() {
+            tally.add(part.slot, Count::Good);
+        }
+        judge(&op, world, answer, made.as_ref()).with_context(|| {
+            format!("call {number} of seed {} as {:?}: {op:?}: {answer:?}", part.seed, part.role)
+        })?;
+        if let Some(buffer) = made.filter(is_ours) {
+            tally.add(part.slot, Count::Buffers);
+            world.keep(buffer, &mut rng);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Where the hostile processes play, and the witness of what they did.
+
+use std::fs::File;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer};
+use guest::device::{Device, Via};
+use guest::mm::Mapping;
+use guest::module::Module;
+use guest::pci::{self, Pci};
+use guest::worker::Worker;
+use guest::{uapi, Errno, PAGE};
+
+use crate::player::{play, Part};
+use crate::tally::Tally;
+use crate::world::{open_fds, Role, Target};
+
+/// How long a round may take.
+const LIMIT: Duration = Duration::from_secs(100);
+/// Calls that a process makes in a round.
+const CALLS: u64 = 2000;
+const PATTERN: u32 = 0x5afe_0000;
+
+const TARGETS: [Target; 2] = [
+    // Its BAR0 is video memory, which is no more than that.
+    Target { id: pci::BOCHS, bar: 0, scratch: 0, witness: Some(0xff_0000) },
+    // It has what a reset needs; where it has no registers, writes are lost.
+    Target { id: pci::IGB, bar: 0, scratch: 0x1_f000, witness: None },
+];
+
+/// A device, open, with a witness.
+struct Scene {
+    target: Target,
+    device: Device,
+    /// A buffer of an earlier time.
+    dead: Buffer,
+    buffer: Buffer,
+    mapping: Mapping,
+    bar: Mapping,
+}
+
+/// All of it.
+pub struct Stage {
+    /// What was done so far.
+    pub tally: Tally,
+    scenes: Vec<Scene>,
+    unbound: Pci,
+    fds: usize,
+}
+
+fn find(id: pci::Id, index: usize) -> Result<Pci> {
+    let found = Pci::find(id)?;
+    found.get(index).cloned().with_context(|| format!("no device {index} {id:x?}"))
+}
+
+impl Scene {
+    fn new(target: Target) -> Result<Scene> {
+        let pci = find(target.id, 0)?;
+        let device = Device::open(&pci, Via::Group)?;
+        let dead = Buffer::export(&device, target.bar, target.scratch, PAGE)?;
+        device.close();
+        let device = reopen(&pci)?;
+        let at = target.witness.unwrap_or(0);
+        let buffer = Buffer::export(&device, target.bar, at, PAGE)?;
+        let mapping = buffer.map(0, PAGE)?;
+        let bar = device.map_bar_part(target.bar, at, PAGE)?;
+        if target.witness.is_some() {
+            for word in 0..PAGE / 4 {
+                mapping.store(word * 4, PATTERN + word as u32)?;
+            }
+        }
+        Ok(Scene { target, device, dead, buffer, mapping, bar })
+    }
+
+    /// Puts the device right, as its owner can, and looks at what nobody should have touched.
+    fn check(&self) -> Result<()> {
+        let power = self.device.capability(uapi::PCI_CAP_ID_PM)?;
+        if power.is_some() {
+            self.device.set_power_state(0).context("D0")?;
+        }
+        self.device.set_memory(true).context("memory on")?;
+        let info = buffer::info(&self.device, self.buffer.raw()).context("INFO of the witness")?;
+        let got = (info.status, info.memattr, info.nr_ranges, info.size);
+        let want = (uapi::VFIO_DMA_BUF_STATUS_LIVE, uapi::VFIO_DMA_BUF_MEMATTR_NC, 1, PAGE);
+        ensure!(got == want, "the witness has status, attribute, ranges, size {got:?}");
+        let info = buffer::info(&self.device, self.dead.raw()).context("INFO of a dead buffer")?;
+        ensure!(info.status == uapi::VFIO_DMA_BUF_STATUS_CLOSED, "a dead buffer: {info:?}");
+        let dead = self.dead.map(0, PAGE).err();
+        ensure!(dead == Some(Errno::ENODEV), "mmap of a dead buffer: {dead:?}");
+        for word in 0..PAGE / 4 {
+            let (through, past) = (self.mapping.load(word * 4)?, self.bar.load(word * 4)?);
+            if self.target.witness.is_some() {
+                let want = PATTERN + word as u32;
+                ensure!((through, past) == (want, want), "word {word}: {through:#x}, {past:#x}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens a device that was just closed.
+fn reopen(pci: &Pci) -> Result<Device> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Device::open(pci, Via::Group) {
+            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+            done => return done,
+        }
+    }
+}
+
+impl Stage {
+    /// Opens the devices.
+    pub fn new() -> Result<Stage> {
+        let scenes = TARGETS.into_iter().map(Scene::new).collect::<Result<Vec<_>>>()?;
+        let unbound = find(pci::EDU, 0)?;
+        Ok(Stage { tally: Tally::new()?, scenes, unbound, fds: open_fds()?.len() })
+    }
+
+    /// One round.
+    pub fn round(&self, seed: u64, round: u64) -> Result<()> {
+        let scene = &self.scenes[if round % 4 == 3 { 1 } else { 0 }];
+        let roles = [Role::Owner, Role::DeviceHolder, Role::BufferHolder];
+        let mut players = Vec::new();
+        for (slot, role) in (0..).zip(roles) {
+            players.push(self.start(scene, role, seed, round, slot)?);
+        }
+        if round % 16 == 0 {
+            players.push(self.start(scene, Role::Unbound, seed, round, 3)?);
+        }
+        for player in players {
+            player.finish(LIMIT)?;
+        }
+        scene.check().with_context(|| format!("after it, {:?}", scene.target))?;
+        let fds = open_fds()?.len();
+        ensure!(fds == self.fds, "{fds} fds are open, {} were", self.fds);
+        Ok(())
+    }
+
+    fn start(&self, scene: &Scene, role: Role, seed: u64, round: u64, slot: u64) -> Result<Worker> {
+        let mixed = (seed << 32) ^ (round << 3) ^ slot;
+        let part = Part { role, target: scene.target, seed: mixed, slot, calls: CALLS };
+        Worker::start(|| {
+            let device = match role {
+                Role::Unbound => self.open_unbound()?,
+                _ => scene.device.dup()?,
+            };
+            self.unmap_witnesses();
+            play(part, device, scene.dead.dup()?, &self.tally)
+        })
+    }
+
+    fn open_unbound(&self) -> Result<Device> {
+        let path = format!("/dev/vfio/devices/{}", self.unbound.vfio_name()?);
+        let file = File::options().read(true).write(true).open(&path).context(path)?;
+        Ok(Device::from_fd(file.into()))
+    }
+
+    /// In a child: it is not to hold the device by them.
+    fn unmap_witnesses(&self) {
+        for scene in &self.scenes {
+            let _ = scene.mapping.unmap_part(0, PAGE);
+            let _ = scene.bar.unmap_part(0, PAGE);
+        }
+    }
+
+    /// Closes everything; nothing may hold the module after that.
+    pub fn end(self) -> Result<()> {
+        drop(self.scenes);
+        let module = Module::driver();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while module.references()? != 0 {
+            ensure!(Instant::now() < deadline, "{} references are left", module.references()?);
+            sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}

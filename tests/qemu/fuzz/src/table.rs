@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Border cases: each has one right answer, and a buffer that is not asked for stays as it is.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer, Export, Range};
+use guest::device::{Device, Via};
+use guest::feature::{Call, GET, HEADER, PROBE, SET};
+use guest::mm::{self, Mapping};
+use guest::pci::{self, Pci};
+use guest::{raw, uapi, Errno, PAGE};
+
+use crate::world::{open_fds, others};
+
+const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
+const REVOKE: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
+const MEMATTR: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
+const INFO: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
+
+/// What the table is about.
+struct Table {
+    device: Device,
+    size: u64,
+    witness: Buffer,
+    mapping: Mapping,
+    count: u64,
+}
+
+/// A feature: its number, its operations, the bytes of its payload.
+type Feature = (u32, u32, usize);
+const FEATURES: [Feature; 4] =
+    [(DMA_BUF, GET, 32), (REVOKE, SET, 4), (MEMATTR, GET | SET, 8), (INFO, GET, 24)];
+
+/// Runs all; gives how many there were.
+pub fn run() -> Result<u64> {
+    let pci = Pci::find(pci::BOCHS)?.into_iter().next().context("no bochs-display")?;
+    let device = Device::open(&pci, Via::Group)?;
+    let witness = Buffer::export(&device, 0, 0, PAGE)?;
+    let mapping = witness.map(0, PAGE)?;
+    mapping.store(0, 0x600d)?;
+    let size = device.region(0)?.size;
+    let mut table = Table { device, size, witness, mapping, count: 0 };
+    let fds = open_fds()?.len();
+    table.sizes().context("sizes")?;
+    table.operations().context("operations")?;
+    table.ranges().context("ranges")?;
+    table.fds().context("fds")?;
+    table.mmaps().context("mmap")?;
+    let now = open_fds()?.len();
+    ensure!(now == fds, "{now} fds are open, {fds} were");
+    let count = table.count;
+    drop(table);
+    Ok(count + exhaustion().context("the offset space")?)
+}
+
+impl Table {
+    /// One case.
+    fn case<T>(
+        &mut self,
+        what: impl Fn() -> String,
+        got: Result<T, Errno>,
+        want: Option<Errno>,
+    ) -> Result<()> {
+        self.count += 1;
+        let got = got.err();
+        ensure!(got == want, "{}: {got:?}, expected {want:?}", what());
+        // Seldom enough, as it is the same for all.
+        if self.count % 16 == 0 {
+            let info = buffer::info(&self.device, self.witness.raw())?;
+            let live = info.status == uapi::VFIO_DMA_BUF_STATUS_LIVE && info.size == PAGE;
+            ensure!(live, "{}: the witness is {info:?}", what());
+            ensure!(self.mapping.load(0)? == 0x600d, "{}: the witness has changed", what());
+        }
+        Ok(())
+    }
+
+    /// A good payload of a feature, for a buffer that may be lost.
+    fn payload(&self, feature: u32) -> Result<(Vec<u32>, Option<Buffer>)> {
+        if feature == DMA_BUF {
+            return Ok((Export::new(0, &[Range(0, PAGE)]).call().payload, None));
+        }
+        let buffer = Buffer::export(&self.device, 0, PAGE, PAGE)?;
+        let words = vec![buffer.raw() as u32, 0, 0, 0, 0, 0];
+        Ok((words, Some(buffer)))
+    }
+
+    /// Makes a call; what it exports is closed.
+    fn make(&self, call: &mut Call, at_edge: bool) -> Result<i32, Errno> {
+        let export = call.flags == GET | DMA_BUF;
+        let made = if at_edge { call.make_at_edge(&self.device) } else { call.make(&self.device) };
+        if let (Ok(fd), true) = (made, export) {
+            drop(raw::own(fd));
+        }
+        made
+    }
+
+    /// argsz, and how much of the payload there is.
+    fn sizes(&mut self) -> Result<()> {
+        for (feature, ops, bytes) in FEATURES {
+            for op in [GET, SET].into_iter().filter(|op| ops & op != 0) {
+                let full = HEADER + bytes;
+                let small = [0, 1, 4, 7, 8, 9, full - 4, full - 1, full, full + 1];
+                let large = [0x7fff_ffff, 0x8000_0000, 0xffff_fff8, 0xffff_ffff];
+                for argsz in small.into_iter().chain(large) {
+                    let (payload, _buffer) = self.payload(feature)?;
+                    let mut call = Call { flags: op | feature, argsz: argsz as u32, payload };
+                    let want = (argsz < full).then_some(Errno::EINVAL);
+                    let got = self.make(&mut call, false);
+                    self.case(|| format!("{feature:#x} {op:#x} argsz {argsz:#x}"), got, want)?;
+                }
+                for there in 0..=bytes / 4 {
+                    let (mut payload, _buffer) = self.payload(feature)?;
+                    payload.truncate(there);
+                    let flags = op | feature;
+                    let mut call = Call { flags, argsz: full as u32, payload };
+                    let want = (there * 4 < bytes).then_some(Errno::EFAULT);
+                    let got = self.make(&mut call, true);
+                    self.case(|| format!("{feature:#x} {op:#x}, {there} words"), got, want)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every combination of the operation bits, and each unknown bit.
+    fn operations(&mut self) -> Result<()> {
+        let unknown = (19..32).map(|bit| 1 << bit);
+        let known = (0..8).map(|bits| bits << 16);
+        for ops in known.chain(unknown.flat_map(|bit| [bit, bit | GET, bit | SET, bit | PROBE])) {
+            for (feature, has, _) in FEATURES {
+                let (payload, _buffer) = self.payload(feature)?;
+                let mut call = Call::new(ops | feature, payload);
+                let asked = ops & (GET | SET);
+                let probe = ops == PROBE | asked;
+                let good =
+                    asked & !has == 0 && ops >> 19 == 0 && (probe || asked == GET || asked == SET);
+                let got = self.make(&mut call, false);
+                let want = (!good).then_some(Errno::EINVAL);
+                self.case(|| format!("{feature:#x}, operations {ops:#x}"), got, want)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts, offsets and lengths.
+    fn ranges(&mut self) -> Result<()> {
+        let most = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES;
+        for (nr, argsz, want) in [
+            (0, u32::MAX, Errno::EINVAL),
+            (2, 40, Errno::EINVAL),
+            (most, 40, Errno::EINVAL),
+            (most, u32::MAX, Errno::EFAULT),
+            (most + 1, 40, Errno::E2BIG),
+            (most + 1, u32::MAX, Errno::E2BIG),
+            (1 << 28, u32::MAX, Errno::E2BIG),
+            ((1 << 28) + 1, u32::MAX, Errno::E2BIG),
+            (1 << 31, u32::MAX, Errno::E2BIG),
+            (u32::MAX, u32::MAX, Errno::E2BIG),
+        ] {
+            let mut call = Export::new(0, &[Range(0, PAGE)]).call();
+            call.payload[3] = nr;
+            call.argsz = argsz;
+            let got = self.make(&mut call, true);
+            self.case(|| format!("nr_ranges {nr:#x} argsz {argsz:#x}"), got, Some(want))?;
+        }
+        let (size, start) = (self.size, Pci::find(pci::BOCHS)?[0].bar_start(0)?);
+        let borders = [0, 1, PAGE - 1, PAGE, size - PAGE, size, 1 << 31, 1 << 32, 1 << 40];
+        let top = [1u64 << 52, 1 << 63, u64::MAX - PAGE + 1, u64::MAX - 1, u64::MAX];
+        let numbers: Vec<u64> = borders.into_iter().chain(top).collect();
+        for &offset in &numbers {
+            for &length in &numbers {
+                let got = Export::new(0, &[Range(offset, length)]).make(&self.device);
+                let want = range_error(start, size, offset, length);
+                self.case(|| format!("range {offset:#x} {length:#x}"), got, want)?;
+            }
+        }
+        for region in [1, 5, 6, 7, 8, 9, 255, 256, 1 << 31, u32::MAX] {
+            let got = Export::new(region, &[Range(0, PAGE)]).make(&self.device);
+            self.case(|| format!("region {region:#x}"), got, Some(Errno::ENODEV))?;
+        }
+        Ok(())
+    }
+
+    /// REVOKE, MEMATTR and INFO of what is no buffer.
+    fn fds(&mut self) -> Result<()> {
+        let others = others(&self.witness)?;
+        let foreign = others[0].as_raw_fd();
+        let o_path = |fd: &OwnedFd| {
+            let flags = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFL);
+            flags.is_ok_and(|flags| flags & libc::O_PATH != 0)
+        };
+        let mut cases = vec![(foreign, Errno::ENODEV), (self.device.raw(), Errno::EINVAL)];
+        for fd in &others[1..] {
+            let errno = if o_path(fd) { Errno::EBADF } else { Errno::EINVAL };
+            cases.push((fd.as_raw_fd(), errno));
+        }
+        for fd in [-1, -2, -100, i32::MIN, i32::MAX, 1 << 20, 9999] {
+            cases.push((fd, Errno::EBADF));
+        }
+        for (fd, want) in cases {
+            for (feature, ops, _) in &FEATURES[1..] {
+                for op in [GET, SET].into_iter().filter(|op| ops & op != 0) {
+                    let got = self.make(&mut Call::new(op | feature, fd_payload(fd)), false);
+                    self.case(|| format!("{feature:#x} {op:#x} of fd {fd}"), got, Some(want))?;
+                }
+            }
+            for argsz in [0, 7, 8, u32::MAX] {
+                let want = if argsz < 8 { Errno::EINVAL } else { want };
+                let got = buffer::revoke_by_ioctl(&self.device, fd, argsz);
+                self.case(|| format!("ioctl REVOKE of fd {fd}, argsz {argsz}"), got, Some(want))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// mmap() of the device and of a buffer.
+    fn mmaps(&mut self) -> Result<()> {
+        let device = (self.device.raw(), self.size);
+        let buffer = (self.witness.raw(), PAGE);
+        for (fd, size) in [device, buffer] {
+            for offset in [0, PAGE, size - PAGE, size, 6 << 40, 7 << 40, 9 << 40, 1 << 62] {
+                for len in [PAGE, size, size + PAGE, 1 << 46] {
+                    for flags in [libc::MAP_SHARED, libc::MAP_SHARED_VALIDATE, libc::MAP_PRIVATE] {
+                        let private = flags == libc::MAP_PRIVATE;
+                        let fits = offset + len <= size;
+                        let want = (private || !fits).then_some(Errno::EINVAL);
+                        let got = mm::map(fd, len, mm::RO, flags, offset);
+                        if let Ok(address) = got {
+                            mm::unmap(address, len)?;
+                        }
+                        let what = || format!("fd {fd}: {len:#x} at {offset:#x}, {flags:#x}");
+                        self.case(what, got, want)?;
+                    }
+                }
+            }
+            for offset in [1, PAGE - 1, u64::MAX, (1 << 63) | 1] {
+                let got = mm::map(fd, PAGE, mm::RO, libc::MAP_SHARED, offset);
+                self.case(|| format!("fd {fd} at {offset:#x}"), got, Some(Errno::EINVAL))?;
+            }
+            for offset in [1 << 63, u64::MAX - PAGE + 1] {
+                let got = mm::map(fd, PAGE, mm::RO, libc::MAP_SHARED, offset);
+                let fine = matches!(got, Err(Errno::EOVERFLOW | Errno::EINVAL));
+                ensure!(fine, "fd {fd} at {offset:#x}: {got:?}");
+                self.count += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fd_payload(fd: i32) -> Vec<u32> {
+    vec![fd as u32, 0, 0, 0, 0, 0]
+}
+
+/// What is wrong with a range of a BAR of `size` bytes at bus address `start`.
+fn range_error(start: u64, size: u64, offset: u64, length: u64) -> Option<Errno> {
+    if length == 0 || (offset | length) % PAGE != 0 || length >= 1 << 63 {
+        return Some(Errno::EINVAL);
+    }
+    match offset.checked_add(length) {
+        Some(end) if end <= size => None,
+        _ => {
+            let end = start.checked_add(offset).and_then(|at| at.checked_add(length));
+            Some(if end.is_some() { Errno::EINVAL } else { Errno::EOVERFLOW })
+        }
+    }
+}
+
+/// Fills the offset space of a device: exports say so, what was made works, and room comes back.
+fn exhaustion() -> Result<u64> {
+    const GIB: u64 = 1 << 30;
+    let pci = Pci::find(pci::TESTDEV)?.into_iter().next().context("no pci-testdev")?;
+    let device = Device::open(&pci, Via::Group)?;
+    let bar = 2;
+    let size = device.region(bar)?.size;
+    let region = (1 << 40) / size;
+    let whole = |times: u64| Export::new(bar, &vec![Range(0, size); times as usize]);
+
+    // More than a BAR's part of the offset space, up to the most ranges that there can be.
+    for times in [region + 1, 65536] {
+        let got = whole(times).make(&device).err();
+        ensure!(got == Some(Errno::ENOSPC), "{times} times the BAR: {got:?}");
+    }
+    let fill = |buffers: &mut Vec<Buffer>| loop {
+        match whole(region / 4).make(&device) {
+            Ok(buffer) => buffers.push(buffer),
+            Err(errno) => break errno,
+        }
+    };
+    let mut buffers = Vec::new();
+    let end = fill(&mut buffers);
+    let count = buffers.len();
+    let full = 6 * 4 - 1;
+    ensure!(end == Errno::ENOSPC, "with {count} buffers: {end}");
+    ensure!((18..=full).contains(&count), "{count} buffers of {} GiB fit", region / 4 * size / GIB);
+    for buffer in &buffers {
+        let last = buffer.map(region / 4 * size - PAGE, PAGE)?;
+        last.load(0).context("load in the last page")?;
+        buffer::info(&device, buffer.raw())?;
+    }
+    // There is room for a small one, and for one more where one was closed or revoked and closed.
+    Buffer::export(&device, bar, 0, PAGE).context("a page")?;
+    buffer::revoke(&device, &buffers[count / 2])?;
+    let got = whole(region / 4).make(&device).err();
+    ensure!(got == Some(Errno::ENOSPC), "a revoked buffer has given its place away: {got:?}");
+    drop(buffers.remove(count / 2));
+    let again = whole(region / 4).make(&device).context("in the place of a closed one")?;
+    again.map(0, PAGE)?.load(0)?;
+    drop((buffers, again));
+    let mut buffers = Vec::new();
+    fill(&mut buffers);
+    ensure!(buffers.len() == count, "{} buffers fit now, {count} did before", buffers.len());
+    Ok(count as u64 * 2 + 6)
+}

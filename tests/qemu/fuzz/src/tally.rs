@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Counts, in memory that all processes share. Each has a slot of its own and is alone to write.
+
+use anyhow::Result;
+use guest::mm::{self, Mapping};
+use guest::PAGE;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug)]
+pub enum Count {
+    /// Calls that were made.
+    Calls,
+    /// Those that worked.
+    Good,
+    /// Buffers that were made.
+    Buffers,
+}
+
+/// How many slots there are.
+pub const SLOTS: u64 = 8;
+const SLOT: u64 = 16;
+
+/// All counts.
+pub struct Tally(Mapping);
+
+impl Tally {
+    /// All zero.
+    pub fn new() -> Result<Tally> {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        Ok(Tally(Mapping::from_raw(mm::map(-1, PAGE, mm::RW, flags, 0)?, PAGE)))
+    }
+
+    fn at(slot: u64, what: Count) -> u64 {
+        (slot % SLOTS) * SLOT + what as u64 * 4
+    }
+
+    /// Counts one.
+    pub fn add(&self, slot: u64, what: Count) {
+        let at = Tally::at(slot, what);
+        let now = self.0.load(at).unwrap_or(0);
+        let _ = self.0.store(at, now + 1);
+    }
+
+    /// The sum over all processes.
+    pub fn sum(&self, what: Count) -> u64 {
+        let of = |slot| u64::from(self.0.load(Tally::at(slot, what)).unwrap_or(0));
+        (0..SLOTS).map(of).sum()
+    }
+}

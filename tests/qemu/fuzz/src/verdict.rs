@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Which call may answer what.
+
+use anyhow::{ensure, Result};
+use guest::buffer::{self, Buffer};
+use guest::{feature, uapi};
+use libc::*;
+
+use crate::memory::Place;
+use crate::op::{Op, Word};
+use crate::run::Answer;
+use crate::world::{Handle, Role, World};
+
+const EXPORT: &[i32] =
+    &[EINVAL, EOVERFLOW, E2BIG, ENODEV, EFAULT, ENOSPC, EOPNOTSUPP, EMFILE, ENFILE, ENOMEM];
+const REVOKE: &[i32] = &[EINVAL, EFAULT, EBADF, ENODEV, EBADFD];
+const MEMATTR: &[i32] = &[EINVAL, EFAULT, EBADF, ENODEV, EOPNOTSUPP];
+const INFO: &[i32] = &[EINVAL, EFAULT, EBADF, ENODEV];
+const NO_FEATURE: &[i32] = &[EINVAL, EFAULT, ENOTTY];
+const MMAP: &[i32] = &[EINVAL, ENODEV, EACCES, EBADF, ENOMEM, EOVERFLOW, EPERM, EOPNOTSUPP, EAGAIN];
+const REGION: &[i32] = &[EINVAL, EFAULT, EIO, EBADF, ENOMEM, ENODEV, EPERM, EBUSY];
+const SYNC: &[i32] = &[EINVAL, EFAULT];
+const SYNC_FILE: &[i32] = &[EINVAL, EFAULT, EMFILE, ENOMEM];
+const SET_NAME: &[i32] = &[EINVAL, EFAULT, ENOMEM];
+/// A file that answers no such ioctl.
+const NO_IOCTL: &[i32] = &[ENOTTY];
+/// A device file that was not bound.
+const UNBOUND: &[i32] = &[EINVAL];
+const NO_FILE: &[i32] = &[EBADF];
+
+/// The last error that programs know (EHWPOISON); the kernel's own are above.
+const LAST: i32 = 133;
+
+/// The errors that `op` may give, or `None` for any.
+fn allowed(op: &Op, world: &World) -> Option<&'static [i32]> {
+    match *op {
+        Op::Device { .. } if world.device.is_none() => Some(NO_FILE),
+        Op::Device { .. } if world.role == Role::Unbound => Some(UNBOUND),
+        Op::Device { request: uapi::VFIO_DEVICE_FEATURE, ref words, place } => {
+            is_exact(place).then(|| of_feature(words)).flatten()
+        }
+        Op::Device { request: uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, .. } => Some(REVOKE),
+        Op::File { file: Handle::Live(_), .. } if world.pool.is_empty() => Some(NO_FILE),
+        Op::File { request, .. } => match request {
+            uapi::DMA_BUF_IOCTL_SYNC => Some(SYNC),
+            uapi::DMA_BUF_IOCTL_EXPORT_SYNC_FILE => Some(SYNC_FILE),
+            uapi::DMA_BUF_IOCTL_IMPORT_SYNC_FILE => Some(SYNC_FILE),
+            uapi::DMA_BUF_SET_NAME_A | uapi::DMA_BUF_SET_NAME_B => Some(SET_NAME),
+            uapi::VFIO_DEVICE_FEATURE => Some(NO_IOCTL),
+            _ => None,
+        },
+        Op::Mmap { .. } => Some(MMAP),
+        Op::Region { .. } if world.device.is_none() => Some(NO_FILE),
+        Op::Region { .. } => Some(REGION),
+        Op::Device { .. } | Op::Call { .. } => None,
+    }
+}
+
+/// Whether the kernel finds in memory what was put there, as far as it finds something.
+fn is_exact(place: Place) -> bool {
+    matches!(place, Place::Plain | Place::Unaligned(_) | Place::Edge(_) | Place::ReadOnly)
+}
+
+fn of_feature(words: &[Word]) -> Option<&'static [i32]> {
+    let &Word::Is(flags) = words.get(1)? else { return None };
+    match flags & uapi::VFIO_DEVICE_FEATURE_MASK {
+        uapi::VFIO_DEVICE_FEATURE_DMA_BUF | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD => {
+            Some(EXPORT)
+        }
+        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE => Some(REVOKE),
+        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR => Some(MEMATTR),
+        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO => Some(INFO),
+        0xff00.. => Some(NO_FEATURE),
+        _ => None,
+    }
+}
+
+/// Whether `op` may have answered this, and made this buffer.
+pub fn judge(op: &Op, world: &World, answer: Answer, made: Option<&Buffer>) -> Result<()> {
+    match answer {
+        Ok(value) => good(op, world, value, made),
+        Err(errno) => {
+            ensure!((1..=LAST).contains(&errno), "error {errno} is no user's");
+            let allowed = allowed(op, world);
+            let fine = allowed.is_none_or(|allowed| allowed.contains(&errno));
+            ensure!(fine, "{}", std::io::Error::from_raw_os_error(errno));
+            Ok(())
+        }
+    }
+}
+
+fn good(op: &Op, world: &World, value: u64, made: Option<&Buffer>) -> Result<()> {
+    match *op {
+        Op::Device { request: uapi::VFIO_DEVICE_FEATURE, ref words, place } => {
+            ensure!(world.role != Role::Unbound, "the device is not bound");
+            match made {
+                Some(buffer) if is_exact(place) => size_is_right(world, words, buffer)?,
+                Some(_) => {}
+                None => ensure!(value == 0, "{value:#x}"),
+            }
+        }
+        Op::Device { request: uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, .. } => {
+            ensure!(value == 0, "{value:#x}");
+        }
+        Op::Device { .. } => ensure!(value <= 1, "{value:#x}"),
+        Op::Mmap { len, .. } => {
+            ensure!(value % 4096 == 0 && value > 0 && value.checked_add(len).is_some_and(user));
+        }
+        Op::Region { len, .. } => ensure!(value <= len, "{value:#x} of {len:#x} bytes"),
+        Op::File { .. } | Op::Call { .. } => {}
+    }
+    Ok(())
+}
+
+/// Whether an address may be one of a program.
+fn user(address: u64) -> bool {
+    address < 1 << 47
+}
+
+/// A buffer has what was asked for: only GET of DMA_BUF makes one, and its size is the sum.
+fn size_is_right(world: &World, words: &[Word], buffer: &Buffer) -> Result<()> {
+    let number = |at: usize| match words.get(at) {
+        Some(&Word::Is(number)) => u64::from(number),
+        _ => 0,
+    };
+    if number(1) == u64::from(feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD) {
+        ensure!(!is_ours(buffer), "the core did not make the dma-buf");
+        return Ok(());
+    }
+    let wanted = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
+    ensure!(number(1) == wanted.into() && is_ours(buffer), "it made a buffer");
+    let ranges = number(5) as usize;
+    let sum: u64 = (0..ranges).map(|at| number(8 + 4 * at) + (number(9 + 4 * at) << 32)).sum();
+    // The ranges behind those that were put there are what was there before.
+    let Some(device) = world.device.as_ref().filter(|_| words.len() as u64 >= 6 + 4 * number(5))
+    else {
+        return Ok(());
+    };
+    let info = buffer::info(device, buffer.raw())?;
+    let got = (info.size, u64::from(info.nr_ranges));
+    ensure!(got == (sum, number(5)), "size and ranges are {got:x?}");
+    Ok(())
+}
+
+/// Whether it is a buffer, and not a dma-buf that the core has made for iommufd.
+pub fn is_ours(buffer: &Buffer) -> bool {
+    buffer.fdinfo().is_ok_and(|text| text.contains("exp_name:\tdmabuf-vfio-pci\n"))
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a hostile process has: fds of every kind, memory of every kind.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use guest::buffer::{self, Buffer};
+use guest::device::Device;
+use guest::pci::Id;
+use guest::{raw, user, PAGE};
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::eventfd::EventFd;
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use rand::seq::IndexedRandom;
+use rand::Rng;
+use rand_pcg::Pcg64Mcg;
+
+use crate::memory::Memory;
+
+/// How many buffers a process holds at most.
+const POOL: usize = 12;
+
+/// A device to be hostile to.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its kind.
+    pub id: Id,
+    /// The BAR that is used.
+    pub bar: u32,
+    /// Where in it one page is that may be written.
+    pub scratch: u64,
+    /// Where in it one page is that keeps what was written there; nothing else writes there.
+    pub witness: Option<u64>,
+}
+
+/// Who a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Root, with the device.
+    Owner,
+    /// Nobody, who was given the device.
+    DeviceHolder,
+    /// Nobody, who was given buffers and nothing else.
+    BufferHolder,
+    /// Root, with the device's own file, which was not bound to an iommufd.
+    Unbound,
+}
+
+/// What an fd is of.
+#[derive(Clone, Copy, Debug)]
+pub enum Handle {
+    /// One of the live buffers, by number.
+    Live(usize),
+    /// A buffer that was revoked.
+    Revoked,
+    /// A buffer whose device was closed since.
+    Dead,
+    /// The device.
+    Device,
+    /// Something else that is open, by number.
+    Other(usize),
+    /// Perhaps nothing.
+    Number(i32),
+}
+
+impl Handle {
+    /// Any of them.
+    pub fn random(rng: &mut Pcg64Mcg) -> Handle {
+        const NUMBERS: [i32; 8] = [-1, -2, -100, i32::MIN, i32::MAX, 255, 4096, 1 << 20];
+        match rng.random_range(0..16) {
+            0..7 => Handle::live(rng),
+            7..9 => Handle::Revoked,
+            9..11 => Handle::Dead,
+            11 => Handle::Device,
+            12..15 => Handle::Other(rng.random_range(0..64)),
+            _ => Handle::Number(*NUMBERS.choose(rng).unwrap_or(&-1)),
+        }
+    }
+
+    /// A live buffer, unless all were revoked.
+    pub fn live(rng: &mut Pcg64Mcg) -> Handle {
+        Handle::Live(rng.random_range(0..POOL))
+    }
+}
+
+/// What a process has.
+pub struct World {
+    /// Who it is.
+    pub role: Role,
+    /// What it is hostile to.
+    pub target: Target,
+    /// The device, if it has it.
+    pub device: Option<Device>,
+    /// Buffers that it made or was given.
+    pub pool: Vec<Buffer>,
+    /// Memory for arguments.
+    pub memory: Arc<Memory>,
+    revoked: Buffer,
+    dead: Buffer,
+    others: Vec<OwnedFd>,
+}
+
+impl World {
+    /// Collects it; the privileges are gone afterwards. `device` is open; `dead` is a buffer of an
+    /// earlier time.
+    pub fn new(role: Role, target: Target, device: Device, dead: Buffer) -> Result<World> {
+        let opened = role != Role::Unbound;
+        let page = || Buffer::export(&device, target.bar, target.scratch, PAGE);
+        let (mut pool, mut revoked) = (Vec::new(), dead.dup()?);
+        let mut corpse = None;
+        if opened {
+            for _ in 0..4 {
+                pool.push(page().context("export")?);
+            }
+            revoked = page()?;
+            corpse = Some(revoked.map(0, PAGE)?);
+            buffer::revoke(&device, &revoked)?;
+        }
+        let others = others(pool.first().unwrap_or(&dead))?;
+        let device = (role != Role::BufferHolder).then_some(device);
+        let mapped = device.as_ref().filter(|_| opened);
+        let memory = Arc::new(Memory::new(&target, mapped, pool.first(), corpse)?);
+        let world = World { role, target, device, pool, memory, revoked, dead, others };
+        world.forget_the_rest()?;
+        if matches!(role, Role::DeviceHolder | Role::BufferHolder) {
+            user::become_nobody()?;
+        }
+        Ok(world)
+    }
+
+    /// Closes what this process has from its parent and is not to have.
+    fn forget_the_rest(&self) -> Result<()> {
+        let mut keep: Vec<i32> = vec![0, 1, 2, self.revoked.raw(), self.dead.raw()];
+        keep.extend(self.pool.iter().map(Buffer::raw));
+        keep.extend(self.others.iter().map(AsRawFd::as_raw_fd));
+        keep.extend(self.device.iter().map(Device::raw));
+        keep.push(self.memory.fd());
+        for fd in open_fds()? {
+            if !keep.contains(&fd) {
+                let _ = raw::close(fd);
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of an fd.
+    pub fn fd(&self, handle: Handle) -> i32 {
+        match handle {
+            Handle::Live(index) if self.pool.is_empty() => -1 - index as i32,
+            Handle::Live(index) => self.pool[index % self.pool.len()].raw(),
+            Handle::Revoked => self.revoked.raw(),
+            Handle::Dead => self.dead.raw(),
+            Handle::Device => self.device.as_ref().map_or(-1, Device::raw),
+            Handle::Other(index) => self.others[index % self.others.len()].as_raw_fd(),
+            Handle::Number(number) => number,
+        }
+    }
+
+    /// The number of the device's fd.
+    pub fn device_fd(&self) -> i32 {
+        self.fd(Handle::Device)
+    }
+
+    /// Keeps a new buffer, and lets go of another one when there are many.
+    pub fn keep(&mut self, buffer: Buffer, rng: &mut Pcg64Mcg) {
+        if self.pool.len() < POOL {
+            self.pool.push(buffer);
+        } else {
+            let at = rng.random_range(0..POOL);
+            self.pool[at] = buffer;
+        }
+    }
+}
+
+/// The fds of this process but the one that this takes.
+pub fn open_fds() -> Result<Vec<i32>> {
+    let mut fds = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        if !target.to_string_lossy().ends_with("/fd") {
+            fds.push(entry.file_name().to_string_lossy().parse()?);
+        }
+    }
+    Ok(fds)
+}
+
+/// Open files of all kinds, that are no buffers of ours.
+pub fn others(buffer: &Buffer) -> Result<Vec<OwnedFd>> {
+    let (from, to) = nix::unistd::pipe()?;
+    let path = format!("/proc/self/fd/{}", buffer.raw());
+    let o_path = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+    let pidfd = raw::call(libc::SYS_pidfd_open, [std::process::id().into(), 0, 0, 0, 0, 0]);
+    let (a, b) = std::os::unix::net::UnixStream::pair()?;
+    let mut others = vec![
+        Buffer::from_system_heap(PAGE)?.into(),
+        from,
+        to,
+        Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?.0,
+        EventFd::new()?.into(),
+        memfd_create("fuzz", MFdFlags::MFD_CLOEXEC)?,
+        File::options().read(true).write(true).open("/dev/null")?.into(),
+        File::open("/proc/self/maps")?.into(),
+        File::open("/sys")?.into(),
+        o_path.into(),
+        a.into(),
+        b.into(),
+    ];
+    if let Ok(fd) = pidfd {
+        others.push(raw::own(fd as i32));
+    }
+    Ok(others)
+}
