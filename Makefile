@@ -5,8 +5,8 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := module
-.PHONY: module tools demo test test-debug selftests soak bench check fmt shell run help clean
-.PHONY: distclean
+.PHONY: module tools demo test test-debug selftests soak fuzz bench check fmt shell run help
+.PHONY: clean distclean
 
 # What scripts/guest/run.py takes from the user.
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED KERNEL
@@ -22,7 +22,7 @@ module:
 	@scripts/root.sh scripts/build.sh module
 endif
 
-tools demo test test-debug selftests soak bench check fmt shell:
+tools demo test test-debug selftests soak fuzz bench check fmt shell:
 	@scripts/root.sh scripts/build.sh $@
 
 run:
@@ -45,6 +45,7 @@ help:
 #: make test-debug      make test on a kernel with KASAN, UBSAN, kmemleak and more (slow)
 #: make soak MINUTES=n  random operations, each compared with a model of the contract, for so long
 #:                      (10); SEED=s repeats a run; KERNEL=debug takes the kernel of test-debug
+#: make fuzz MINUTES=n  hostile calls of all that the driver answers; SEED and KERNEL as for soak
 #: make selftests       the kernel's own VFIO tests, with the in-tree vfio-pci and with this driver
 #: make bench           count what faults, mappings, exports, revokes cost, beside vfio-pci
 #: make check           formatting, lints, warnings as errors, the UAPI header by itself

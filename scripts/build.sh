@@ -8,7 +8,7 @@
 #   demo test run shell     that and the guest programs, and boots a guest (scripts/guest/run.py)
 #   bench                   the same with the kernel that is measured
 #   test-debug              the same with the kernel that sees more
-#   soak                    the same with the kernel of flavour KERNEL (bench)
+#   soak fuzz               the same with the kernel of flavour KERNEL (bench)
 #   selftests               the kernel's own VFIO tests and the module, and boots a guest
 #   tools                   build/tools: the crate's examples and the programs
 #   check fmt               scripts/check builds on its own
@@ -55,7 +55,7 @@ main() {
 	case $target in
 	bench) flavour=bench ;;
 	test-debug) flavour=debug ;;
-	soak) flavour=${KERNEL:-bench} ;;
+	soak | fuzz) flavour=${KERNEL:-bench} ;;
 	tools) flavour=none ;;
 	esac
 	case $flavour in
@@ -92,12 +92,12 @@ main() {
 		build_module /src/build/bench-module
 		build_guest --package bench
 		;;
-	soak/*)
+	soak/* | fuzz/*)
 		case $flavour in
 		test) build_module ;;
 		*) build_module "/src/build/$flavour-module" ;;
 		esac
-		build_guest --package soak
+		build_guest --package "$target"
 		;;
 	esac
 	unlock

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""usage (inside the root): run.py KERNEL demo|test|test-debug|selftests|soak|bench|run|shell
+"""usage (inside the root): run.py KERNEL demo|test|test-debug|selftests|soak|fuzz|bench|run|shell
 
 The targets of the Makefile that boot a guest. They take what the user may set
 from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE MINUTES SEED.
@@ -47,7 +47,8 @@ TEST_QEMU_ARGS = [
 SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "selftests": 1800, "bench": 900, "run": 600}
 
 # Where the modules for the target's kernel are, and how much slower than usual that is.
-FLAVOURS = {"bench": "bench", "test-debug": "debug", "soak": os.environ.get("KERNEL") or "bench"}
+FLAVOURS = {"bench": "bench", "test-debug": "debug"}
+FLAVOURS["soak"] = FLAVOURS["fuzz"] = os.environ.get("KERNEL") or "bench"
 FLAVOUR = FLAVOURS.get(sys.argv[-1], "test")
 MODULES = "module" if FLAVOUR == "test" else f"{FLAVOUR}-module"
 SLOWER = 8 if FLAVOUR == "debug" else 1
@@ -229,10 +230,10 @@ def test(kernel):
 
 
 def soaked(kernel):
-    """Random operations; see soak.py."""
-    minutes = int(os.environ.get("MINUTES") or 10)
-    command = ["sh", "-c", KMEMLEAK, "sh"] + soak.command(minutes, os.environ.get("SEED"))
-    job = base_job("soak", kernel, command, devices=TEST_DEVICES, qemu_args=TEST_QEMU_ARGS)
+    """Random operations or hostile calls, by the program of the target's name; see soak.py."""
+    minutes, name = int(os.environ.get("MINUTES") or 10), sys.argv[-1]
+    command = ["sh", "-c", KMEMLEAK, "sh"] + soak.command(name, minutes, os.environ.get("SEED"))
+    job = base_job(name, kernel, command, devices=TEST_DEVICES, qemu_args=TEST_QEMU_ARGS)
     job.env["SOAK_PATIENCE"] = str(60 * SLOWER)
     return soak.soak(job, minutes, by_line)
 
@@ -309,7 +310,7 @@ def main():
     try:
         kernel, target = sys.argv[1:]
         targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
-        targets.update({"test-debug": test, "selftests": compare, "soak": soaked})
+        targets.update({"test-debug": test, "selftests": compare, "soak": soaked, "fuzz": soaked})
         sys.exit(targets[target](kernel))
     except machine.Unusable as problem:
         sys.exit(f"error: {problem}")

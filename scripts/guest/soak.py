@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """`make soak`: random operations in the guest, each compared with a model of the contract.
+`make fuzz`: hostile calls in the guest, each of which may answer only so much.
 
-The program `soak` tells how it goes line by line, and ends with a line of totals. A splat in the
-kernel log fails the run like an outcome that was not expected.
+The programs of these names tell how it goes line by line, and end with a line of totals. A splat in
+the kernel log fails the run like an outcome that was not expected.
 """
 
 import random
@@ -14,10 +15,10 @@ import machine
 BESIDES_SECONDS = 1200
 
 
-def command(minutes, seed):
+def command(name, minutes, seed):
     """What to run in the guest."""
     seed = seed or str(random.SystemRandom().randrange(1, 1 << 40))
-    return ["soak", "--minutes", str(minutes), "--seed", seed]
+    return [name, "--minutes", str(minutes), "--seed", seed]
 
 
 def soak(job, minutes, by_line):
@@ -43,6 +44,6 @@ def soak(job, minutes, by_line):
     for lines in splats.values():
         print("\n".join(lines[:60]))
     if why:
-        print(f"soak: FAILED: {why}; kernel log: {machine.outside(result.log)}", flush=True)
+        print(f"{job.name}: FAILED: {why}; kernel log: {machine.outside(result.log)}", flush=True)
         return 1
     return 0

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Hostile calls of all that the driver answers.
 //!
-//!     fuzz [--seed N] [--from ROUND] [--seconds N] [--rounds N]
+//!     fuzz [--seed N] [--from ROUND] [--minutes N] [--rounds N]
 //!
 //! First a table of border cases ([`table`]), each with the one answer that is right. Then rounds:
 //! in each, some processes ([`player`]) make calls by chance on one device at the same time: its
@@ -42,11 +42,11 @@ struct Options {
     seed: u64,
     from: u64,
     rounds: u64,
-    seconds: u64,
+    minutes: u64,
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { seed: 1, from: 0, rounds: u64::MAX, seconds: u64::MAX };
+    let mut options = Options { seed: 1, from: 0, rounds: u64::MAX, minutes: u64::MAX };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} wants a number"))?;
@@ -55,7 +55,7 @@ fn options() -> Result<Options> {
             "--seed" => options.seed = value,
             "--from" => options.from = value,
             "--rounds" => options.rounds = value,
-            "--seconds" => options.seconds = value,
+            "--minutes" => options.minutes = value,
             _ => bail!("usage: fuzz [--seed N] [--from ROUND] [--rounds N] [--seconds N]"),
         }
     }
@@ -79,15 +79,18 @@ fn main() -> ExitCode {
 
 fn fuzz(options: &Options) -> Result<()> {
     let start = Instant::now();
+    stage::bind()?;
     let bordering = table::run().context("the table of border cases")?;
     println!("fuzz: {bordering} border cases answered as they should");
 
     let started = Instant::now();
-    let limit = Duration::from_secs(options.seconds);
+    let limit = Duration::from_secs(options.minutes.saturating_mul(60));
     let stage = Stage::new()?;
     let (mut round, mut rounds) = (options.from, 0);
     while rounds < options.rounds && start.elapsed() < limit {
-        if round % 64 == 0 {
+        if round % 64 == 63 {
+            let calls = stage.tally.sum(Count::Calls);
+            println!("fuzz: round {round}, {calls} calls, {} s", started.elapsed().as_secs());
             kmsg::mark(&format!("fuzz: seed {} round {round}", options.seed));
         }
         stage.round(options.seed, round).with_context(|| {
@@ -96,15 +99,16 @@ fn fuzz(options: &Options) -> Result<()> {
         round += 1;
         rounds += 1;
     }
+    let tally = stage.end()?;
     let seconds = started.elapsed().as_secs_f64().max(0.001);
-    let calls = stage.tally.sum(Count::Calls);
+    let calls = tally.sum(Count::Calls);
     println!(
         "fuzz: seed {}: {calls} calls in {rounds} rounds, {seconds:.0} s, {:.0} calls a second; \
-         {} worked, {} made a buffer",
+         {} worked, {} made a buffer, 0 mismatches",
         options.seed,
         calls as f64 / seconds,
-        stage.tally.sum(Count::Good),
-        stage.tally.sum(Count::Buffers),
+        tally.sum(Count::Good),
+        tally.sum(Count::Buffers),
     );
-    stage.end()
+    Ok(())
 }

@@ -53,6 +53,7 @@ pub enum Then {
     Call(i64, u64),
 }
 
+const FIXED: i32 = libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE;
 const FEATURE: u32 = uapi::VFIO_DEVICE_FEATURE;
 const RANGE_COUNTS: [u32; 7] = [0, 2, 3, 65536, 65537, 0x1000_0000, u32::MAX];
 
@@ -197,7 +198,7 @@ fn mmap(rng: &mut Pcg64Mcg) -> Op {
         0 => libc::MAP_PRIVATE,
         1 => libc::MAP_SHARED_VALIDATE,
         // Those would hit this program's own memory, or fill the machine's.
-        2 => word(rng) as i32 & !(libc::MAP_FIXED | libc::MAP_ANONYMOUS),
+        2 => word(rng) as i32 & !(FIXED | libc::MAP_ANONYMOUS),
         3 => libc::MAP_SHARED | libc::MAP_POPULATE,
         _ => libc::MAP_SHARED,
     };

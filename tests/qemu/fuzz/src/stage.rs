@@ -56,6 +56,15 @@ fn find(id: pci::Id, index: usize) -> Result<Pci> {
     found.get(index).cloned().with_context(|| format!("no device {index} {id:x?}"))
 }
 
+/// Loads the driver and gives it the devices that are needed.
+pub fn bind() -> Result<()> {
+    let module = Module::driver();
+    module.load()?;
+    let name = module.name().replace('_', "-");
+    let needed = [pci::EDU, pci::BOCHS, pci::IGB, pci::TESTDEV];
+    needed.iter().try_for_each(|&id| find(id, 0)?.bind(&name))
+}
+
 impl Scene {
     fn new(target: Target) -> Result<Scene> {
         let pci = find(target.id, 0)?;
@@ -168,7 +177,7 @@ impl Stage {
     }
 
     /// Closes everything; nothing may hold the module after that.
-    pub fn end(self) -> Result<()> {
+    pub fn end(self) -> Result<Tally> {
         drop(self.scenes);
         let module = Module::driver();
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -176,6 +185,6 @@ impl Stage {
             ensure!(Instant::now() < deadline, "{} references are left", module.references()?);
             sleep(Duration::from_millis(10));
         }
-        Ok(())
+        Ok(self.tally)
     }
 }

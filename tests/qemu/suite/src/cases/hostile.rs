@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Hostile user space: what the fuzzer cannot hit by chance, or could not tell if it did.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
+use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::feature::{GET, SET};
 use guest::mm::{self, Mapping};
 use guest::pci::{BOCHS, EDU, IGB, TESTDEV};
 use guest::uffd::Userfault;
+use guest::user::become_nobody;
 use guest::worker::Worker;
 use guest::{raw, uapi, Errno, PAGE};
 
@@ -25,6 +28,7 @@ cases! {
     Setup::Bound(&[EDU]) =>
         bar_mapping_is_dead_when_somebody_else_opens_the_device,
         remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer,
+        holder_of_a_buffer_can_map_it_and_no_more,
         calls_that_wait_for_their_memory_hold_nothing_up,
         calls_that_wait_for_their_memory_can_be_killed;
     Setup::Bound(&[BOCHS]) =>
@@ -75,6 +79,47 @@ fn remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer() -> Result<()>
         check::value("id register of another mapping", again.load(ID_AT), ID)?;
     }
     Ok(())
+}
+
+fn holder_of_a_buffer_can_map_it_and_no_more() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let mut read_only = Export::new(0, &[Range(0, PAGE)]);
+    read_only.open_flags = (libc::O_RDONLY | libc::O_CLOEXEC) as u32;
+    let read_only = read_only.make(&device)?;
+    let group = format!("/dev/vfio/{}", edu()?.group()?);
+    let cdev = format!("/dev/vfio/devices/{}", edu()?.vfio_name()?);
+    let worker = Worker::start(|| {
+        become_nobody()?;
+        // Its copies of what the parent has.
+        let held = device.holders.iter().map(AsRawFd::as_raw_fd);
+        for fd in held.chain([device.raw()]) {
+            check::equal("close", raw::close(fd), Ok(()))?;
+        }
+        for fd in [&buffer, &read_only] {
+            let mapping = Mapping::new(fd, PAGE, mm::RO, 0)?;
+            check::value("load", mapping.load(ID_AT), ID)?;
+            for request in [uapi::VFIO_DEVICE_FEATURE, uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE] {
+                let words = [16u32, SET | 0xff0d, fd.raw() as u32, 0];
+                let got = raw::ioctl(fd.raw(), request, words.as_ptr() as u64);
+                check::equal(&format!("ioctl {request:#x} of a buffer"), got, Err(libc::ENOTTY))?;
+            }
+            // Not even with more rights than it was given.
+            let again = format!("/proc/self/fd/{}", fd.raw());
+            let got = File::options().read(true).write(true).open(&again).err();
+            let errno = got.and_then(|error| error.raw_os_error());
+            check::equal("open of its own fd", errno, Some(libc::EACCES))?;
+        }
+        let writable = read_only.map(0, PAGE);
+        check::errno("mmap for writing of the read-only one", writable, Errno::EACCES)?;
+        for path in [&group, &cdev] {
+            let got = File::options().read(true).open(path).err();
+            let errno = got.and_then(|error| error.raw_os_error());
+            check::equal(&format!("open of {path}"), errno, Some(libc::EACCES))?;
+        }
+        Ok(())
+    })?;
+    worker.finish(Duration::from_secs(30))
 }
 
 /// Calls whose argument is the page of `memory` at 0, with what it takes to make each.
