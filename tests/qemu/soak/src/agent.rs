@@ -16,10 +16,12 @@ use guest::{Errno, PAGE};
 use serde::{Deserialize, Serialize};
 
 use crate::device::Handle;
+use crate::hammer::{self, Flag, Spot};
 use crate::hardware::Hardware;
 use crate::machine::UNITS;
 use crate::op::{
-    Area, FdRef, Op, Outcome, Part, Prot, Pte, Signal, Slot, Word, FDS, IMPORTERS, MAPS,
+    Area, FdRef, Op, Outcome, Part, Prot, Pte, Seen, Signal, Slot, Target, Word, FDS, IMPORTERS,
+    MAPS,
 };
 
 /// What a process is told.
@@ -27,6 +29,13 @@ use crate::op::{
 pub enum Order {
     /// Do these, one after the other.
     Do(Vec<Op>),
+    /// Do this, and access these with another thread meanwhile.
+    Race(Op, Vec<Target>),
+    /// Access these until the next order comes, whatever it is. Two answers: when it has begun,
+    /// and at the end.
+    Hammer(Vec<Target>),
+    /// No order but the next one.
+    Stop,
     /// Answer with a copy of this fd.
     Give(Slot),
     /// Keep the fd that comes with this.
@@ -40,6 +49,8 @@ pub enum Order {
 pub enum Answer {
     /// To [`Order::Do`].
     Did(Vec<Outcome>),
+    /// To [`Order::Hammer`].
+    Saw(Vec<Seen>),
     /// To all others; the id of the new process.
     Done(i32),
 }
@@ -50,6 +61,7 @@ const STRIDE: usize = 128 << 20;
 /// The life of a process.
 pub struct Agent<'a> {
     link: Link,
+    flag: Flag,
     pub hardware: &'a Hardware,
     pub handles: [Option<Handle>; UNITS.len()],
     pub fds: [Option<Buffer>; FDS],
@@ -65,9 +77,10 @@ pub struct Agent<'a> {
 
 impl<'a> Agent<'a> {
     /// One that has nothing yet.
-    pub fn new(hardware: &'a Hardware, link: Link) -> Result<Agent<'a>> {
+    pub fn new(hardware: &'a Hardware, link: Link, flag: Flag) -> Result<Agent<'a>> {
         Ok(Agent {
             link,
+            flag,
             hardware,
             handles: Default::default(),
             fds: Default::default(),
@@ -87,6 +100,14 @@ impl<'a> Agent<'a> {
             let mut enclosure = None;
             let answer = match (postcard::from_bytes(message)?, fd) {
                 (Order::Do(ops), _) => Answer::Did(ops.iter().map(|op| self.perform(op)).collect()),
+                (Order::Race(op, targets), _) => {
+                    let spots = self.spots(&targets);
+                    let flag = self.flag;
+                    let (outcome, seen) = hammer::during(&spots, flag, || self.perform(&op));
+                    Answer::Did(vec![Outcome::Race { outcome: Box::new(outcome), seen }])
+                }
+                (Order::Hammer(targets), _) => self.hammer(&targets)?,
+                (Order::Stop, _) => bail!("there is nothing to stop"),
                 (Order::Give(slot), _) => {
                     enclosure = Some(self.fd(slot)?.raw());
                     Answer::Done(0)
@@ -100,6 +121,23 @@ impl<'a> Agent<'a> {
             };
             self.link.send_bytes(&postcard::to_stdvec(&answer)?, enclosure)?;
         }
+    }
+
+    fn spots(&self, targets: &[Target]) -> Vec<Spot> {
+        let spot = |target: &Target| Spot { address: self.word(target.word), store: target.store };
+        targets.iter().map(spot).collect()
+    }
+
+    fn hammer(&self, targets: &[Target]) -> Result<Answer> {
+        let begun = postcard::to_stdvec(&Answer::Done(0))?;
+        let mut told = Ok(());
+        let tell = || told = self.link.send_bytes(&begun, None);
+        // An error means that the conductor is gone.
+        let stop = || self.link.has_message().unwrap_or(true);
+        let seen = hammer::hammer(&self.spots(targets), self.flag, tell, stop);
+        told?;
+        self.link.receive_bytes(&mut Vec::new())?;
+        Ok(Answer::Saw(seen))
     }
 
     /// Makes a copy of this process, which listens to `fd`.
@@ -229,7 +267,7 @@ fn bits(prot: Prot) -> i32 {
     }
 }
 
-fn signal(fault: Fault) -> Signal {
+pub fn signal(fault: Fault) -> Signal {
     if fault.is_bus_error() {
         Signal::Bus
     } else {

@@ -16,6 +16,7 @@
 mod agent;
 mod device;
 mod generate;
+mod hammer;
 mod hardware;
 mod machine;
 mod model;
@@ -31,9 +32,10 @@ use anyhow::{bail, Context, Result};
 use nix::sys::prctl;
 
 use generate::Generator;
+use hammer::Flag;
 use hardware::Hardware;
 use op::Step;
-use session::{play, Mismatch, Replay};
+use session::{play, Mismatch, Replay, Table};
 
 /// Steps of an episode.
 const EPISODE: u64 = 20_000;
@@ -71,11 +73,11 @@ fn options() -> Result<Options> {
 
 /// A run under way.
 struct Run {
-    hardware: Hardware,
-    patience: Duration,
+    table: Table,
     start: Instant,
     reported: Instant,
     operations: u64,
+    accesses: u64,
 }
 
 impl Run {
@@ -99,9 +101,9 @@ impl Run {
                 break;
             }
             let mut source = Generator::new(seed, left);
-            let played = play(&self.hardware, self.patience, &mut source)
-                .with_context(|| format!("seed {seed}"))?;
+            let played = play(&self.table, &mut source).with_context(|| format!("seed {seed}"))?;
             self.operations += played.operations;
+            self.accesses += played.accesses;
             if let Some(mismatch) = played.mismatch {
                 self.show(seed, mismatch);
                 return Ok(false);
@@ -127,7 +129,7 @@ impl Run {
         let mut last = None;
         let fails = |steps: &[Step]| {
             tries += 1;
-            let played = play(&self.hardware, self.patience, &mut Replay(steps.iter())).ok()?;
+            let played = play(&self.table, &mut Replay(steps.iter())).ok()?;
             let mismatch = played.mismatch?;
             let steps = mismatch.steps.clone();
             last = Some(mismatch);
@@ -156,18 +158,20 @@ fn main() -> ExitCode {
         let patience = env::var("SOAK_PATIENCE").ok().and_then(|text| text.parse().ok());
         prctl::set_child_subreaper(true)?;
         let hardware = Hardware::find()?;
+        let limit = Duration::from_secs(patience.unwrap_or(60));
         let start = Instant::now();
         let mut run = Run {
-            hardware,
-            patience: Duration::from_secs(patience.unwrap_or(60)),
+            table: Table { hardware, limit, flag: Flag::new()? },
             start,
             reported: start,
             operations: 0,
+            accesses: 0,
         };
         let good = run.go(&options)?;
-        run.hardware.release()?;
+        run.table.hardware.release()?;
         let (count, seed, rate) = (run.operations, options.seed, run.rate());
         let mismatches = u32::from(!good);
+        println!("soak: {} accesses during operations", run.accesses);
         println!("soak: {count} operations, seed {seed}, {mismatches} mismatches ({rate}/s)");
         Ok(good)
     });

@@ -209,6 +209,29 @@ pub struct Word {
     pub word: u16,
 }
 
+/// What is accessed during a race: a load, or a store of what is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// Where.
+    pub word: Word,
+    /// What is stored.
+    pub store: Option<u32>,
+}
+
+/// What came of an access: the value of a load, 0 for a store.
+pub type Access = Result<u32, Signal>;
+
+/// What came of the accesses to one target; each different result once.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Of those that were begun before the operation was over.
+    pub before: Vec<Access>,
+    /// Of the others.
+    pub after: Vec<Access>,
+    /// How many accesses there were.
+    pub count: u64,
+}
+
 /// An operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Op {
@@ -282,13 +305,18 @@ pub enum Op {
     SysfsReset { func: Func },
     /// Unbinds all functions of a unit and binds them again.
     Rebind { unit: Unit },
+    /// Does an operation while a thread of a process accesses memory all the time.
+    Race { op: Box<Op>, who: Proc, targets: Vec<Target> },
 }
 
 impl Op {
     /// Whether a process does it by itself.
     pub fn is_of_one_process(&self) -> bool {
         use Op::*;
-        !matches!(self, Pass { .. } | Fork { .. } | Kill | SysfsReset { .. } | Rebind { .. })
+        !matches!(
+            self,
+            Pass { .. } | Fork { .. } | Kill | SysfsReset { .. } | Rebind { .. } | Race { .. }
+        )
     }
 }
 
@@ -325,6 +353,8 @@ pub enum Outcome {
     Info { status: u32, memattr: u32, ranges: u32, size: u64 },
     /// The entry, after what came of the load.
     Entry { load: Option<Result<u32, Signal>>, pte: Option<Pte> },
+    /// Of the operation, and of the accesses meanwhile.
+    Race { outcome: Box<Outcome>, seen: Vec<Seen> },
     /// What happened to an importer: attached, mapped, how often told while mapped.
     Importer { attached: bool, mapped: bool, hits: u32 },
 }
@@ -376,6 +406,14 @@ impl fmt::Display for Step {
             }
             Load { word } => write!(f, "load {word}"),
             Store { word, value } => write!(f, "store {word} = {value:#x}"),
+            Race { op, who, targets } => {
+                write!(f, "while process {who} accesses")?;
+                for target in targets {
+                    let how = if target.store.is_some() { "store" } else { "load" };
+                    write!(f, " ({how} {})", target.word)?;
+                }
+                write!(f, ", {}", Step { by: self.by, op: (**op).clone() })
+            }
             SysfsReset { func } => write!(f, "(nobody) sysfs reset of {}", name(func)),
             Rebind { unit } => write!(f, "(nobody) rebind {}", unit_name(*unit)),
             Revoke { func, .. }

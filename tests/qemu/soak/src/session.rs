@@ -14,12 +14,13 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::agent::{Agent, Answer, Order};
+use crate::hammer::Flag;
 use crate::hardware::Hardware;
 use crate::model::{Expect, Model};
-use crate::op::{Op, Outcome, Proc, Step, PROCS};
+use crate::op::{Op, Outcome, Proc, Step, Target, PROCS};
 
 /// The most operations that a process is told at once.
-const BATCH: usize = 64;
+const BATCH: usize = 128;
 
 /// Where the next step comes from.
 pub trait Source {
@@ -51,6 +52,8 @@ pub struct Mismatch {
 pub struct Played {
     /// Operations whose outcome was compared.
     pub operations: u64,
+    /// Accesses during races. They are no operations.
+    pub accesses: u64,
     /// The one that was wrong.
     pub mismatch: Option<Mismatch>,
 }
@@ -65,14 +68,32 @@ struct Player {
 struct Session<'a> {
     hardware: &'a Hardware,
     limit: Duration,
+    flag: Flag,
+    accesses: u64,
     players: [Option<Player>; PROCS],
     scratch: Vec<u8>,
 }
 
+/// Where sessions take place.
+pub struct Table {
+    pub hardware: Hardware,
+    /// How long a process may take for an answer.
+    pub limit: Duration,
+    pub flag: Flag,
+}
+
 /// Plays the steps of `source` on devices in a fresh state.
-pub fn play(hardware: &Hardware, limit: Duration, source: &mut impl Source) -> Result<Played> {
+pub fn play(table: &Table, source: &mut impl Source) -> Result<Played> {
+    let Table { hardware, limit, flag } = table;
     hardware.prepare()?;
-    let mut session = Session { hardware, limit, players: Default::default(), scratch: Vec::new() };
+    let mut session = Session {
+        hardware,
+        limit: *limit,
+        flag: *flag,
+        accesses: 0,
+        players: Default::default(),
+        scratch: Vec::new(),
+    };
     let result = session.play(source);
     // Whatever came of it.
     session.players.into_iter().flatten().try_for_each(Player::end)?;
@@ -115,19 +136,31 @@ impl Session<'_> {
             if !goes_on && !batch.is_empty() {
                 if let Some(mismatch) = self.run(&steps, &batch)? {
                     let operations = mismatch.steps.len() as u64;
-                    return Ok(Played { operations, mismatch: Some(mismatch) });
+                    return Ok(Played {
+                        operations,
+                        accesses: self.accesses,
+                        mismatch: Some(mismatch),
+                    });
                 }
                 batch.clear();
             }
             let (Some(step), Some(Some(expect))) = (step, expect) else {
-                return Ok(Played { operations: steps.len() as u64, mismatch: None });
+                return Ok(Played {
+                    operations: steps.len() as u64,
+                    accesses: self.accesses,
+                    mismatch: None,
+                });
             };
             steps.push(step);
             batch.push(expect);
             if !of_one {
                 if let Some(mismatch) = self.run(&steps, &batch)? {
                     let operations = mismatch.steps.len() as u64;
-                    return Ok(Played { operations, mismatch: Some(mismatch) });
+                    return Ok(Played {
+                        operations,
+                        accesses: self.accesses,
+                        mismatch: Some(mismatch),
+                    });
                 }
                 batch.clear();
             }
@@ -154,6 +187,9 @@ impl Session<'_> {
 
     fn perform(&mut self, steps: &[Step]) -> Result<Vec<Outcome>> {
         let by = steps[0].by;
+        if let Op::Race { op, who, targets } = &steps[0].op {
+            return Ok(vec![self.race(by, op, *who, targets)?]);
+        }
         match steps[0].op {
             Op::Pass { fd, to, slot } => {
                 self.order(by, &Order::Give(fd), None)?;
@@ -188,6 +224,30 @@ impl Session<'_> {
         Ok(vec![Outcome::OK])
     }
 
+    /// An operation, and accesses by another process or by another thread of the same one.
+    fn race(&mut self, by: Proc, op: &Op, who: Proc, targets: &[Target]) -> Result<Outcome> {
+        self.flag.set(false);
+        if who == by && op.is_of_one_process() {
+            self.order(by, &Order::Race(op.clone(), targets.to_vec()), None)?;
+            let (Answer::Did(mut outcomes), _) = self.answer(by)? else { bail!("no outcome") };
+            let outcome = outcomes.pop().context("no outcome")?;
+            if let Outcome::Race { seen, .. } = &outcome {
+                self.accesses += seen.iter().map(|seen| seen.count).sum::<u64>();
+            }
+            return Ok(outcome);
+        }
+        self.order(who, &Order::Hammer(targets.to_vec()), None)?;
+        self.answer(who)?;
+        let outcome = self.perform(&[Step { by, op: op.clone() }]);
+        // A process does it by itself, and earlier.
+        self.flag.set(true);
+        self.order(who, &Order::Stop, None)?;
+        let (Answer::Saw(seen), _) = self.answer(who)? else { bail!("nothing seen") };
+        self.accesses += seen.iter().map(|seen| seen.count).sum::<u64>();
+        let outcome = Box::new(outcome?.pop().context("no outcome")?);
+        Ok(Outcome::Race { outcome, seen })
+    }
+
     fn end(&mut self, by: Proc) -> Result<()> {
         self.players[usize::from(by)].take().map_or(Ok(()), Player::end)
     }
@@ -200,7 +260,7 @@ impl Session<'_> {
             // So that all see when the conductor is gone.
             self.players = Default::default();
             ours = None;
-            let agent = Agent::new(self.hardware, theirs);
+            let agent = Agent::new(self.hardware, theirs, self.flag);
             let done = agent.and_then(|mut agent| agent.obey());
             // Ends with an error when the conductor is gone.
             let _ = done;

@@ -2,8 +2,9 @@
 //! Random steps that make sense.
 //!
 //! The generator sees the model, so that most of what it picks is possible, and goes on for a while
-//! with one process, so that it can be told many operations at once. What is slow (resets and
-//! closing take the kernel a tenth of a second each) is rare.
+//! with one process, so that it can be told many operations at once. What is slow is rare: an
+//! emulator builds its memory map anew whenever a device's memory goes off or on, which happens
+//! many times when one is opened, closed or reset; and each fork and each kill may close some.
 
 mod pick;
 
@@ -45,6 +46,7 @@ enum Kind {
     ImporterUnmap,
     Detach,
     Stats,
+    Race,
     Memory,
     LowPower,
     Power,
@@ -87,22 +89,23 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::ImporterUnmap, 700),
     (Kind::Detach, 700),
     (Kind::Stats, 1_500),
-    (Kind::Memory, 400),
-    (Kind::LowPower, 60),
-    (Kind::Power, 40),
-    (Kind::Fork, 60),
-    (Kind::Kill, 15),
-    (Kind::Open, 60),
-    (Kind::Close, 8),
-    (Kind::Rebind, 8),
-    (Kind::Reset, 5),
-    (Kind::HotReset, 4),
+    (Kind::Race, 150),
+    (Kind::Memory, 200),
+    (Kind::LowPower, 30),
+    (Kind::Power, 20),
+    (Kind::Fork, 25),
+    (Kind::Kill, 8),
+    (Kind::Open, 50),
+    (Kind::Close, 6),
+    (Kind::Rebind, 5),
+    (Kind::Reset, 4),
+    (Kind::HotReset, 3),
     (Kind::SysfsReset, 3),
-    (Kind::Flr, 5),
+    (Kind::Flr, 4),
 ];
 
 /// How many steps one process takes in a row, on average.
-const TURN: f64 = 24.0;
+const TURN: f64 = 40.0;
 
 /// A source of random steps.
 pub struct Generator {

@@ -8,8 +8,8 @@ use super::{Generator, Kind};
 use crate::machine::{bar_of, funcs_of, spec, Bar, Content, Func, Unit, FUNCS, PAINTED, UNITS};
 use crate::model::{Model, Process, Segment};
 use crate::op::{
-    Area, FdRef, Flaw, Manners, Oddity, Op, Part, Proc, Prot, Slot, Spec, Via, Word, IMPORTERS,
-    PROCS,
+    Area, FdRef, Flaw, Manners, Oddity, Op, Part, Proc, Prot, Slot, Spec, Target, Via, Word,
+    IMPORTERS, PROCS,
 };
 
 /// Some slot of a list for which `wanted` is true.
@@ -68,6 +68,7 @@ impl Generator {
             Kind::Attach | Kind::ImporterMap | Kind::ImporterUnmap | Kind::Detach | Kind::Stats => {
                 self.importer(kind, &view)
             }
+            Kind::Race => self.race(model),
             Kind::Kill => Some(Op::Kill),
             Kind::Fork => {
                 let to = self.other();
@@ -208,6 +209,45 @@ impl Generator {
             Kind::Store => Op::Store { word, value },
             _ => Op::Entry { word, load: self.rng.random() },
         })
+    }
+
+    /// An operation that makes a difference to others, and accesses of others.
+    fn race(&mut self, model: &Model) -> Option<Op> {
+        const KINDS: [Kind; 16] = [
+            Kind::Revoke,
+            Kind::Revoke,
+            Kind::Revoke,
+            Kind::Revoke,
+            Kind::Memory,
+            Kind::Memory,
+            Kind::LowPower,
+            Kind::Power,
+            Kind::Reset,
+            Kind::SysfsReset,
+            Kind::Flr,
+            Kind::Close,
+            Kind::Unmap,
+            Kind::Punch,
+            Kind::Protect,
+            Kind::Move,
+        ];
+        let kind = *KINDS.choose(&mut self.rng)?;
+        let op = Box::new(self.pick(kind, model)?);
+        let by = self.by;
+        let who = if self.rng.random_bool(0.4) { by } else { self.other() };
+        // As if that one did it.
+        self.by = who;
+        let view = View { model, proc: model.proc(who) };
+        let mut targets = Vec::new();
+        for _ in 0..self.rng.random_range(1..5) {
+            if let Some(Op::Load { word }) = self.access(Kind::Load, &view) {
+                let store = self.rng.random_bool(0.3);
+                let store = model.memory_at(who, word).filter(|_| store);
+                targets.push(Target { word, store });
+            }
+        }
+        self.by = by;
+        (!targets.is_empty()).then_some(Op::Race { op, who, targets })
     }
 
     /// A word of a page of which something is known.

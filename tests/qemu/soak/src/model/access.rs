@@ -3,9 +3,9 @@
 
 use guest::Errno;
 
-use super::{Entry, Expect, Model, Segment, Source};
-use crate::machine::{bar_of, stored, untouched, Func};
-use crate::op::{Outcome, Proc, Prot, Pte, Signal, Word};
+use super::{Entry, Expect, Loaded, Model, Segment, Source};
+use crate::machine::{bar_of, stored, untouched, Content, Func};
+use crate::op::{Op, Outcome, Proc, Prot, Pte, Signal, Step, Target, Word};
 
 impl Model {
     fn segment(&self, by: Proc, word: Word) -> Option<&Segment> {
@@ -56,17 +56,60 @@ impl Model {
     }
 
     /// What a load gives; `Ok(None)` is a value that is not known.
-    fn loaded(&self, by: Proc, word: Word) -> Result<Option<u32>, Signal> {
-        let (func, bar, page) = self.access(by, word, false)?;
-        let written = self.written.get(&(func, bar, page, word.word)).copied();
+    fn loaded(&self, by: Proc, word: Word) -> Loaded {
+        self.access(by, word, false).map(|place| self.content(place, word.word))
+    }
+
+    /// What is in a word of a BAR, if that is known.
+    fn content(&self, (func, bar, page): (Func, u8, u32), word: u16) -> Option<u32> {
+        let written = self.written.get(&(func, bar, page, word)).copied();
         let content = bar_of(func, bar).content;
-        Ok(written.or_else(|| untouched(&self.places, content, page, word.word)))
+        written.or_else(|| untouched(&self.places, content, page, word))
     }
 
     /// Where a word of a mapping is in its device, whether or not it can be reached: function,
     /// BAR, page. `None` in a hole.
     pub fn place_of(&self, by: Proc, word: Word) -> Option<(Func, u8, u32)> {
         Some(self.bar_page(self.segment(by, word)?, word.page))
+    }
+
+    /// What is in a word of memory behind a mapping, whether or not it can be reached.
+    pub fn memory_at(&self, by: Proc, word: Word) -> Option<u32> {
+        let place = self.place_of(by, word)?;
+        let is_memory = bar_of(place.0, place.1).content == Content::Memory;
+        is_memory.then(|| self.content(place, word.word)).flatten()
+    }
+
+    fn accessed(&self, by: Proc, target: &Target) -> Loaded {
+        match target.store {
+            None => self.loaded(by, target.word),
+            Some(_) => self.access(by, target.word, true).map(|_| Some(0)),
+        }
+    }
+
+    pub(super) fn race(
+        &mut self,
+        by: Proc,
+        op: &Op,
+        who: Proc,
+        targets: &[Target],
+    ) -> Option<Expect> {
+        let fits = |target: &Target| {
+            let is_mapped = !self.maps_of(who, target.word.map).is_empty();
+            is_mapped
+                && (target.store.is_none() || self.memory_at(who, target.word) == target.store)
+        };
+        let is_simple = op.is_of_one_process() || matches!(op, Op::SysfsReset { .. });
+        if !is_simple || !targets.iter().all(fits) {
+            return None;
+        }
+        let look = |model: &Model| -> Vec<Loaded> {
+            targets.iter().map(|target| model.accessed(who, target)).collect()
+        };
+        let before = look(self);
+        let outcome = Box::new(self.apply(&Step { by, op: op.clone() })?);
+        let targets = before.into_iter().zip(look(self)).collect();
+        Some(Expect::Race { outcome, targets })
     }
 
     pub(super) fn load(&mut self, by: Proc, word: Word) -> Option<Expect> {

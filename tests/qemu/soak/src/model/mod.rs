@@ -19,7 +19,9 @@ use std::sync::Arc;
 use guest::Errno;
 
 use crate::machine::{Func, Places, FUNCS, UNITS};
-use crate::op::{Op, Outcome, Proc, Pte, Signal, Step, Via, FDS, IMPORTERS, MAPS, PROCS};
+use crate::op::{
+    Access, Op, Outcome, Proc, Pte, Seen, Signal, Step, Via, FDS, IMPORTERS, MAPS, PROCS,
+};
 
 pub use mappings::{Segment, Source};
 
@@ -31,7 +33,20 @@ pub enum Expect {
     /// A value that is not known.
     AnyValue,
     /// Any page table entry, or none, after a load that fared so.
-    Entry { load: Option<Result<Option<u32>, Signal>>, pte: Entry },
+    Entry { load: Option<Loaded>, pte: Entry },
+    /// Of the operation; and for each target what accesses come to before and after it.
+    Race { outcome: Box<Expect>, targets: Vec<(Loaded, Loaded)> },
+}
+
+/// What a load gives; `Ok(None)` is a value that is not known.
+pub type Loaded = Result<Option<u32>, Signal>;
+
+fn is_as(want: &Loaded, got: &Access) -> bool {
+    match (want, got) {
+        (Ok(want), Ok(got)) => want.is_none_or(|want| want == *got),
+        (Err(want), Err(got)) => want == got,
+        _ => false,
+    }
 }
 
 /// What a page table entry may be.
@@ -69,12 +84,22 @@ impl Expect {
             (Expect::AnyValue, Outcome::Done(_)) => true,
             (Expect::Entry { load, pte }, Outcome::Entry { load: got, pte: entry }) => {
                 let load = match (load, got) {
-                    (Some(Ok(want)), Some(Ok(got))) => want.is_none_or(|want| want == *got),
-                    (Some(Err(want)), Some(Err(got))) => want == got,
+                    (Some(want), Some(got)) => is_as(want, got),
                     (None, None) => true,
                     _ => false,
                 };
                 load && pte.allows(entry.as_ref())
+            }
+            (Expect::Race { outcome, targets }, Outcome::Race { outcome: got, seen }) => {
+                let fine = |((before, after), seen): (&(Loaded, Loaded), &Seen)| {
+                    let early = |got: &Access| is_as(before, got) || is_as(after, got);
+                    seen.before.iter().all(early)
+                        && !seen.after.is_empty()
+                        && seen.after.iter().all(|got| is_as(after, got))
+                };
+                outcome.allows(got)
+                    && targets.len() == seen.len()
+                    && targets.iter().zip(seen).all(fine)
             }
             _ => false,
         }
@@ -292,6 +317,7 @@ impl Model {
             Op::Dup { fd, to } => self.pass(by, fd, by, to),
             Op::Pass { fd, to, slot } if to != by => self.pass(by, fd, to, slot),
             Op::Pass { .. } => None,
+            Op::Race { ref op, who, ref targets } => self.race(by, op, who, targets),
             Op::Fork { to } => self.fork(by, to),
             Op::Kill => self.kill(by),
         }

@@ -32,6 +32,7 @@ mod race_faults;
 mod race_holders;
 mod readme;
 mod revoke;
+mod soak;
 mod tools_crate;
 mod unload;
 
@@ -72,6 +73,7 @@ pub fn all() -> Vec<&'static Case> {
         lifetime::CASES,
         limits::CASES,
         hostile::CASES,
+        soak::CASES,
         unload::CASES,
     ];
     let all: Vec<&Case> = files.into_iter().flatten().collect();

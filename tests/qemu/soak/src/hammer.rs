@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Accesses to memory over and over, while something happens to it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use guest::fault;
+use guest::mm;
+use guest::{Errno, PAGE};
+
+use crate::op::{Access, Seen};
+
+/// A word that all processes share, which says whether the operation is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag(usize);
+
+impl Flag {
+    /// A new one; the processes to be forked have it, too.
+    pub fn new() -> Result<Flag, Errno> {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        mm::map(-1, PAGE, mm::RW, flags, 0).map(Flag)
+    }
+
+    /// The operation is over, or is not.
+    pub fn set(self, over: bool) {
+        fault::store32(self.0, over.into()).expect("the flag is memory");
+    }
+
+    fn is_set(self) -> bool {
+        fault::load32(self.0).expect("the flag is memory") != 0
+    }
+}
+
+/// What is accessed: an address, and what is stored there.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    pub address: usize,
+    pub store: Option<u32>,
+}
+
+/// Accesses `spots` until `stop` says so, and once more.
+///
+/// Calls `begun` when each was accessed once.
+pub fn hammer(
+    spots: &[Spot],
+    flag: Flag,
+    begun: impl FnOnce(),
+    mut stop: impl FnMut() -> bool,
+) -> Vec<Seen> {
+    let mut seen = vec![Seen::default(); spots.len()];
+    pass(spots, flag, &mut seen);
+    begun();
+    while !stop() {
+        (0..16).for_each(|_| pass(spots, flag, &mut seen));
+    }
+    pass(spots, flag, &mut seen);
+    seen
+}
+
+fn pass(spots: &[Spot], flag: Flag, seen: &mut [Seen]) {
+    for (spot, seen) in spots.iter().zip(seen) {
+        // In this order: what begins after the end must see how things are then.
+        let over = flag.is_set();
+        let result = access(spot);
+        seen.count += 1;
+        let list = if over { &mut seen.after } else { &mut seen.before };
+        // Two or three different ones, unless all is lost.
+        if !list.contains(&result) && list.len() < 8 {
+            list.push(result);
+        }
+    }
+}
+
+fn access(spot: &Spot) -> Access {
+    match spot.store {
+        None => fault::load32(spot.address),
+        Some(value) => fault::store32(spot.address, value).map(|()| 0),
+    }
+    .map_err(crate::agent::signal)
+}
+
+/// Hammers in a thread while `work` runs in this one.
+pub fn during<T>(spots: &[Spot], flag: Flag, work: impl FnOnce() -> T) -> (T, Vec<Seen>) {
+    let (begun, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let tell = || begun.store(true, Ordering::Release);
+            hammer(spots, flag, tell, || stop.load(Ordering::Acquire))
+        });
+        while !begun.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        let result = work();
+        flag.set(true);
+        stop.store(true, Ordering::Release);
+        (result, thread.join().expect("hammering does not panic"))
+    })
+}
