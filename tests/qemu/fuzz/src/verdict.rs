@@ -35,7 +35,10 @@ const LAST: i32 = 133;
 fn allowed(op: &Op, world: &World) -> Option<&'static [i32]> {
     match *op {
         Op::Device { .. } if world.device.is_none() => Some(NO_FILE),
-        Op::Device { .. } if world.role == Role::Unbound => Some(UNBOUND),
+        // The VFS answers some of the others before the file is asked.
+        Op::Device { request, .. } if world.role == Role::Unbound => {
+            (request >> 8 == u32::from(b';')).then_some(UNBOUND)
+        }
         Op::Device { request: uapi::VFIO_DEVICE_FEATURE, ref words, place } => {
             is_exact(place).then(|| of_feature(words)).flatten()
         }
