@@ -2,7 +2,8 @@
 //! Letting all that can fail in a call fail, one thing after the other.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::{bail, ensure, Context, Result};
 use guest::failnth::{Injector, Kind, Whose};
@@ -36,6 +37,8 @@ pub fn injector(kinds: &[Kind], whose: Whose) -> Result<Injector> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Left {
     fds: usize,
+    /// The number of the next fd: one that was reserved and not given back is not seen otherwise.
+    next_fd: RawFd,
     references: u32,
     buffers: usize,
 }
@@ -46,6 +49,7 @@ impl Left {
         let info = fs::read_to_string("/sys/kernel/debug/dma_buf/bufinfo")?;
         Ok(Left {
             fds: fds()?,
+            next_fd: File::open("/dev/null")?.as_raw_fd(),
             references: Module::driver().references()?,
             buffers: info.lines().filter(|line| line.contains(&driver())).count(),
         })

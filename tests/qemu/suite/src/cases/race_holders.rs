@@ -9,6 +9,7 @@ use std::thread::{sleep, spawn};
 use anyhow::{anyhow, ensure, Result};
 use guest::buffer::{self, Buffer};
 use guest::call::Call;
+use guest::device::{Device, Via};
 use guest::mm::{self, Mapping};
 use guest::module::Module;
 use guest::pause::{meanwhile, of_driver, Pause};
@@ -27,10 +28,12 @@ cases! {
     Setup::Bound(&[EDU, EDU]) =>
         import_half_way_holds_up_a_revoke,
         import_half_way_holds_up_a_reset,
+        import_half_way_holds_up_memory_off,
         import_half_way_holds_up_the_last_close,
         import_after_the_start_of_a_revoke_is_refused,
         attach_that_a_revoke_overtook_maps_nothing,
-        attach_that_unbind_overtook_is_refused;
+        attach_that_unbind_overtook_is_refused,
+        nothing_gets_in_while_unbind_is_half_way;
     Setup::Bound(&[EDU]) =>
         release_that_a_reset_overtook_does_no_harm,
         release_that_unbind_overtook_does_no_harm,
@@ -70,6 +73,16 @@ fn import_half_way_holds_up_a_reset() -> Result<()> {
     let rig = Rig::new()?;
     let importer = holds_up(&rig, |rig| rig.device.reset())?;
     check::works("map after the reset", importer.map())?;
+    check::works("unmap", importer.unmap())
+}
+
+fn import_half_way_holds_up_memory_off() -> Result<()> {
+    let rig = Rig::new()?;
+    let off = |rig: &Rig| rig.device.set_memory(false).map_err(|_| Errno::EIO);
+    let importer = holds_up(&rig, off)?;
+    rig.refuses("with memory off", &importer)?;
+    rig.device.set_memory(true)?;
+    check::works("map with memory on", importer.map())?;
     check::works("unmap", importer.unmap())
 }
 
@@ -147,7 +160,29 @@ fn attach_that_unbind_overtook_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// Closes the last fd of a buffer in a child, and stops that in the driver.
+fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
+    let peer = Peer::fork()?;
+    let [old, new] = [Importer::new()?, Importer::new()?];
+    let Rig { device, buffer, importing, pci } = Rig::new()?;
+    let address = check::works("mmap", peer.map(peer.take(&buffer)?, PAGE, mm::RW, 0)?)?;
+    check::value("before", peer.load(address)?, ID)?;
+    check::works("attach", old.attach(&buffer, &importing, GOOD))?;
+    drop(device);
+    let unbind = || pci.unbind().map_err(|_| Errno::EIO);
+    let (pause, unbind) = Pause::call("vfio_device_remove_group", unbind)?;
+    check::bus_error("load", peer.load(address)?)?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    check::errno("map", old.map(), Errno::ENODEV)?;
+    check::errno("attach", new.attach(&buffer, &importing, GOOD), Errno::ENODEV)?;
+    ensure!(Device::open(&pci, Via::Group).is_err(), "the device was opened");
+    pause.end()?;
+    check::works("unbind", unbind.finish()?)?;
+    check::works("detach", old.detach())?;
+    pci.bind(&crate::fixture::driver())?;
+    check::bus_error("load, with a new driver", peer.load(address)?)
+}
+
+/// Closes the last fd of a buffer in a thread, and stops that in the driver.
 fn released(buffer: Buffer) -> Result<(Pause, std::thread::JoinHandle<Result<(), Errno>>)> {
     let releases = of_driver("7dma_buf7release")?;
     let pause = Pause::new()?;
@@ -255,5 +290,7 @@ fn o_path_descriptor_leaves_other_files_mappings_alone() -> Result<()> {
     drop(device);
     untouched("after the last close")?;
     drop(paths);
-    Ok(())
+    // What would be seen.
+    mm::advise(others[0].1.address(), PAGE, libc::MADV_DONTNEED)?;
+    check::equal("a mapping that did lose its page", is_present(others[0].1.address())?, false)
 }
