@@ -50,13 +50,27 @@ fn half_way(importer: &Importer) -> Result<(Pause, Call)> {
 }
 
 /// Checks that `call` waits for an importer that is half way, and takes its mapping then.
-fn holds_up(rig: &Rig, call: impl FnOnce(&Rig) -> Result<(), Errno>) -> Result<Importer> {
+///
+/// It waits before it enters `acts`, the function that does to the device what it is about.
+fn holds_up(
+    rig: &Rig,
+    acts: &str,
+    call: impl FnOnce(&Rig) -> Result<(), Errno>,
+) -> Result<Importer> {
     rig::peers_reach_each_other()?;
     let importer = rig.attached(GOOD)?;
     let (pause, map) = half_way(&importer)?;
-    let mut call = Call::start(|| call(rig))?;
+    let act = Pause::new()?;
+    let mut call = Call::start(|| {
+        act.arm_here(acts)?;
+        call(rig)
+    })?;
     call.hangs_for(WHILE)?;
+    act.is_ahead()?;
     pause.end()?;
+    act.wait()?;
+    check::equal("mapped when it acts", importer.stats()?.mapped, 0)?;
+    act.end()?;
     check::works("map that was in time", map.finish()?)?;
     check::works("the call", call.finish()?)?;
     expelled("the importer", &importer, 1)?;
@@ -65,13 +79,21 @@ fn holds_up(rig: &Rig, call: impl FnOnce(&Rig) -> Result<(), Errno>) -> Result<I
 
 fn import_half_way_holds_up_a_revoke() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = holds_up(&rig, |rig| buffer::revoke(&rig.device, &rig.buffer))?;
+    rig::peers_reach_each_other()?;
+    let importer = rig.attached(GOOD)?;
+    let (pause, map) = half_way(&importer)?;
+    let mut revoke = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
+    revoke.hangs_for(WHILE)?;
+    pause.end()?;
+    check::works("map that was in time", map.finish()?)?;
+    check::works("REVOKE", revoke.finish()?)?;
+    expelled("the importer", &importer, 1)?;
     rig.refuses("after REVOKE", &importer)
 }
 
 fn import_half_way_holds_up_a_reset() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = holds_up(&rig, |rig| rig.device.reset())?;
+    let importer = holds_up(&rig, "__pci_reset_function_locked", |rig| rig.device.reset())?;
     check::works("map after the reset", importer.map())?;
     check::works("unmap", importer.unmap())
 }
@@ -79,7 +101,7 @@ fn import_half_way_holds_up_a_reset() -> Result<()> {
 fn import_half_way_holds_up_memory_off() -> Result<()> {
     let rig = Rig::new()?;
     let off = |rig: &Rig| rig.device.set_memory(false).map_err(|_| Errno::EIO);
-    let importer = holds_up(&rig, off)?;
+    let importer = holds_up(&rig, "vfio_pci_core_write", off)?;
     rig.refuses("with memory off", &importer)?;
     rig.device.set_memory(true)?;
     check::works("map with memory on", importer.map())?;
