@@ -9,3 +9,4 @@
 
 #include "../include/uapi/linux/vfio_dmabuf.h"
 #include "helpers.h"
+#include "trace.h"

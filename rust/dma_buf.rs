@@ -69,6 +69,12 @@ pub trait Exporter: Sized + Send + Sync + 'static {
     /// A process accesses a page of a mapping that has no entry for it.
     fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome;
 
+    /// There is one more mapping in some process: by mmap, or by a copy of one.
+    fn mapping_added(exported: &Exported<Self>);
+
+    /// A mapping in some process is gone.
+    fn mapping_removed(exported: &Exported<Self>);
+
     /// A device wants to import the dma-buf.
     ///
     /// No reservation lock is held.
@@ -457,6 +463,12 @@ impl<T: Exporter> DmaBuf<T> {
     pub fn exported(&self) -> ArcBorrow<'_, Exported<T>> {
         // SAFETY: By the type invariant; `export` put an `Arc` there.
         unsafe { ArcBorrow::from_raw((*self.ptr.as_ptr()).priv_.cast::<Exported<T>>()) }
+    }
+
+    /// The inode number of its file, as in fdinfo and bufinfo.
+    pub fn inode(&self) -> u64 {
+        // SAFETY: We hold a reference, and the number of an inode does not change.
+        unsafe { (*(*self.file()).f_inode).i_ino }
     }
 
     pub(crate) fn file(&self) -> *mut bindings::file {

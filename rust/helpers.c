@@ -9,6 +9,9 @@
 
 #include "helpers.h"
 
+#define CREATE_TRACE_POINTS
+#include "trace.h"
+
 bool kernel_ext_has_write_combining(void)
 {
 	return pgprot_val(pgprot_writecombine(PAGE_SHARED)) !=
@@ -39,4 +42,49 @@ void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, 
 void kernel_ext_set_write_combining(struct vm_area_struct *vma)
 {
 	vma->vm_page_prot = pgprot_decrypted(pgprot_writecombine(vma->vm_page_prot));
+}
+
+void kernel_ext_trace_buffer_export(const char *device, u32 bar, u64 offset, u64 size)
+{
+	trace_buffer_export(device, bar, offset, size);
+}
+
+void kernel_ext_trace_buffer_fault(const char *device, u64 offset, u32 order, u32 outcome)
+{
+	trace_buffer_fault(device, offset, order, outcome);
+}
+
+void kernel_ext_trace_buffer_mmap(const char *device, u32 bar, u64 offset, u64 size)
+{
+	trace_buffer_mmap(device, bar, offset, size);
+}
+
+void kernel_ext_trace_buffer_release(const char *device, u32 bar, u64 offset, u64 size)
+{
+	trace_buffer_release(device, bar, offset, size);
+}
+
+void kernel_ext_trace_buffer_revoke(const char *device, u32 bar, u64 offset, u64 size)
+{
+	trace_buffer_revoke(device, bar, offset, size);
+}
+
+void kernel_ext_trace_importer_attach(const char *device, u32 bar, u64 offset, u64 size)
+{
+	trace_importer_attach(device, bar, offset, size);
+}
+
+void kernel_ext_trace_importer_invalidate(const char *device, u32 bar, u64 offset, u64 size)
+{
+	trace_importer_invalidate(device, bar, offset, size);
+}
+
+void kernel_ext_trace_memory_resume(const char *device)
+{
+	trace_memory_resume(device);
+}
+
+void kernel_ext_trace_memory_suspend(const char *device)
+{
+	trace_memory_suspend(device);
 }

@@ -13,6 +13,7 @@
 //! | `mm.rs` | `linux/mm.h`: mappings and faults of an exporter's memory |
 //! | `pci.rs` | `linux/pci.h` |
 //! | `rwsem.rs` | `linux/rwsem.h` |
+//! | `trace.rs` | `trace.h`, our own: tracepoints |
 //! | `uaccess.rs` | `linux/uaccess.h` |
 //! | `uapi.rs` | `uapi/linux/vfio_dmabuf.h` |
 //! | `vfio.rs` | `linux/vfio.h`: the device operations, as trampolines |
@@ -23,6 +24,7 @@ pub mod dma_buf_mapping;
 pub mod mm;
 pub mod pci;
 pub mod rwsem;
+pub mod trace;
 pub mod uaccess;
 pub mod uapi;
 pub mod vfio;

@@ -69,6 +69,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What a function that did not map says.
+    #[cold]
+    fn of_failure(raw: bindings::vm_fault_t) -> Self {
+        match raw {
+            bindings::vm_fault_reason_VM_FAULT_OOM => Outcome::OutOfMemory,
+            bindings::vm_fault_reason_VM_FAULT_FALLBACK => Outcome::Fallback,
+            _ => Outcome::SigBus,
+        }
+    }
+
     fn as_raw(self) -> bindings::vm_fault_t {
         match self {
             Outcome::Mapped | Outcome::Retry => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
@@ -96,8 +106,8 @@ impl<T: Exporter> VmOps<T> {
     /// have that, see [`Fault::insert_block`].
     pub const fn build(mode: CacheMode) -> Self {
         let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
-        ops.open = Some(open);
-        ops.close = Some(close);
+        ops.open = Some(open::<T>);
+        ops.close = Some(close::<T>);
         ops.fault = Some(fault::<T>);
         ops.map_pages = Some(map_pages);
         if matches!(mode, CacheMode::Noncached) && cfg!(CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP) {
@@ -116,7 +126,9 @@ impl<T: Exporter> VmOps<T> {
 /// # Safety
 ///
 /// Called by the memory management for a VMA that [`NewMapping::install`] set up.
-unsafe extern "C" fn open(vma: *mut bindings::vm_area_struct) {
+unsafe extern "C" fn open<T: Exporter>(vma: *mut bindings::vm_area_struct) {
+    // SAFETY: As for `huge_fault`.
+    T::mapping_added(unsafe { Exported::from_file((*vma).vm_file) });
     // SAFETY: By the invariant of `NewMapping`: a file of which the original holds a reference, or
     // null.
     let device_file = unsafe { (*vma).vm_private_data }.cast::<bindings::file>();
@@ -131,7 +143,9 @@ unsafe extern "C" fn open(vma: *mut bindings::vm_area_struct) {
 /// # Safety
 ///
 /// Called by the memory management for a VMA that [`NewMapping::install`] set up.
-unsafe extern "C" fn close(vma: *mut bindings::vm_area_struct) {
+unsafe extern "C" fn close<T: Exporter>(vma: *mut bindings::vm_area_struct) {
+    // SAFETY: As for `huge_fault`.
+    T::mapping_removed(unsafe { Exported::from_file((*vma).vm_file) });
     // SAFETY: See `open`.
     let device_file = unsafe { (*vma).vm_private_data }.cast::<bindings::file>();
     if !device_file.is_null() {
@@ -163,8 +177,8 @@ unsafe extern "C" fn map_pages(
 ///
 /// Called by the memory management for a VMA that [`NewMapping::install`] set up.
 unsafe extern "C" fn fault<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-    // SAFETY: As for `huge_fault`.
-    unsafe { huge_fault::<T>(vmf, 0) }
+    // SAFETY: As for `resolve`.
+    unsafe { resolve::<T>(vmf, 0) }
 }
 
 /// `vm_operations_struct.huge_fault`
@@ -176,6 +190,22 @@ unsafe extern "C" fn huge_fault<T: Exporter>(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
+    match order {
+        // SAFETY: As for `resolve`.
+        PMD_ORDER => unsafe { resolve::<T>(vmf, PMD_ORDER) },
+        // SAFETY: As above.
+        PUD_ORDER => unsafe { resolve::<T>(vmf, PUD_ORDER) },
+        _ => Outcome::Fallback.as_raw(),
+    }
+}
+
+/// Resolves a fault. Inlined, so that each caller has the code for its order.
+///
+/// # Safety
+///
+/// As for [`fault`].
+#[inline(always)]
+unsafe fn resolve<T: Exporter>(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
     // SAFETY: The C side passes a valid fault of a mapping with a `VmOps<T>`.
     let fault = unsafe { Fault::from_raw(vmf, order) };
     // SAFETY: The file of such a mapping is one of a dma-buf of `T`, and the mapping holds a
@@ -282,6 +312,8 @@ impl<T: Exporter> NewMapping<'_, T> {
         }
         // SAFETY: The VMA is ours, and `mmap_lock` is held for writing.
         unsafe { bindings::kernel_ext_set_pfnmap_flags(vma) };
+        // SAFETY: By the type invariant.
+        T::mapping_added(unsafe { Exported::from_file((*vma).vm_file) });
     }
 }
 
@@ -316,13 +348,13 @@ impl Fault<'_> {
     }
 
     /// The order to resolve the fault with: 2^order pages, naturally aligned.
-    #[inline]
+    #[inline(always)]
     pub fn order(&self) -> u32 {
         self.order
     }
 
     /// The start of the block of [`Fault::order`] around the address that was accessed, bytes.
-    #[inline]
+    #[inline(always)]
     fn start(&self) -> usize {
         // SAFETY: By the type invariant.
         let address = unsafe { self.vmf.as_ref().__bindgen_anon_1.address };
@@ -332,7 +364,7 @@ impl Fault<'_> {
     /// Where the block starts in the address space of the device, pages.
     ///
     /// `None` when the mapping does not have all of the block.
-    #[inline]
+    #[inline(always)]
     pub fn page_offset(&self) -> Option<usize> {
         let start = self.start();
         // SAFETY: By the type invariant; the bounds are stable during a fault.
@@ -366,7 +398,7 @@ impl Fault<'_> {
     ///
     /// The kernel picks the cache mode that the page attribute table has for the PFN: on x86 that
     /// is uncached. So this is for [`CacheMode::Noncached`] only.
-    #[inline]
+    #[inline(always)]
     pub fn insert_block(&self, _proof: &MemoryEnabled<'_>, pfn: usize) -> Outcome {
         let vmf = self.vmf.as_ptr();
         // SAFETY: By the type invariant.
@@ -380,11 +412,10 @@ impl Fault<'_> {
         } else {
             return Outcome::Fallback;
         };
-        match raw {
-            bindings::vm_fault_reason_VM_FAULT_NOPAGE => Outcome::Mapped,
-            bindings::vm_fault_reason_VM_FAULT_OOM => Outcome::OutOfMemory,
-            bindings::vm_fault_reason_VM_FAULT_FALLBACK => Outcome::Fallback,
-            _ => Outcome::SigBus,
+        if raw == bindings::vm_fault_reason_VM_FAULT_NOPAGE {
+            Outcome::Mapped
+        } else {
+            Outcome::of_failure(raw)
         }
     }
 

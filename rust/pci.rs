@@ -11,6 +11,8 @@
 use crate::bindings;
 use core::marker::PhantomData;
 use kernel::{
+    container_of,
+    debugfs::Dir,
     error::to_result,
     prelude::*,
     str::CStr,
@@ -78,6 +80,8 @@ pub struct Registration<T> {
     // In writable memory: the VFIO PCI core sets `driver.pm`.
     #[pin]
     driver: Opaque<bindings::pci_driver>,
+    /// The driver's directory in debugfs.
+    debugfs: Dir,
     _driver: PhantomData<T>,
 }
 
@@ -90,6 +94,8 @@ impl<T: Driver> Registration<T> {
     /// Registers the driver in the name of `module`. `pci_register_driver()`.
     pub(crate) fn new_in(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            // Before devices are bound.
+            debugfs: Dir::new(T::NAME),
             // INVARIANT: Registered, or the initializer fails.
             driver <- Opaque::try_ffi_init(move |slot: *mut bindings::pci_driver| {
                 let driver = bindings::pci_driver {
@@ -111,6 +117,20 @@ impl<T: Driver> Registration<T> {
             }),
             _driver: PhantomData,
         })
+    }
+
+    /// The driver's directory in debugfs.
+    ///
+    /// # Safety
+    ///
+    /// `pdev` is bound to this driver, or is being bound or unbound, for as long as `'a`.
+    pub(crate) unsafe fn debugfs<'a>(pdev: *mut bindings::pci_dev) -> &'a Dir {
+        // SAFETY: By the requirements of this function.
+        let driver = unsafe { (*pdev).driver };
+        // SAFETY: The driver is the one that `new_in` registered, inside of a `Self`.
+        let this = unsafe { container_of!(Opaque::cast_from(driver), Self, driver) };
+        // SAFETY: Unregistering waits until the device is unbound. `debugfs` was made first.
+        unsafe { &(*this).debugfs }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     }, //
 };
 use kernel::{
+    debugfs::Dir,
     error::{
         from_result,
         to_result, //
@@ -75,6 +76,12 @@ pub trait Driver: Sized + Send + Sync + 'static {
 
     /// Makes the data of a new device.
     fn new(core: &Core) -> impl PinInit<Self, Error>;
+
+    /// The device was bound; `debugfs` is the driver's directory.
+    fn bound(device: &Device<Self>, debugfs: &Dir);
+
+    /// The device is no more in use, and is being unbound.
+    fn unbound(device: &Device<Self>);
 
     /// What [`Driver::bracket`] gives; dropped when the core's function has returned.
     type Bracket<'a>;

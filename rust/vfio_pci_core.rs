@@ -394,6 +394,10 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
             to_result(unsafe { bindings::vfio_pci_core_register_device(core) })
                 // SAFETY: Drops the reference of `_vfio_alloc_device()`; not registered.
                 .inspect_err(|_| unsafe { bindings::put_device(&raw mut (*vdev).device) })?;
+            // SAFETY: `pdev` is being bound to this driver.
+            let debugfs = unsafe { pci::Registration::<Self>::debugfs(pdev) };
+            // SAFETY: Made above; `remove` drops the reference.
+            T::bound(unsafe { Device::from_raw(vdev) }, debugfs);
             Ok(0)
         })
     }
@@ -404,6 +408,8 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
             .cast::<bindings::vfio_pci_core_device>();
         // SAFETY: Registered by `probe`; waits until the device is closed.
         unsafe { bindings::vfio_pci_core_unregister_device(core) };
+        // SAFETY: We hold the reference of `probe`.
+        T::unbound(unsafe { Device::from_raw(&raw mut (*core).vdev) });
         // SAFETY: Drops the reference of `_vfio_alloc_device()`.
         unsafe { bindings::put_device(&raw mut (*core).vdev.device) };
     }

@@ -9,10 +9,15 @@
 use crate::{
     batch::Trace,
     device::{
+        self,
         Device,
         DeviceData, //
     },
     gate::Inside,
+    listing::{
+        Counters,
+        Description, //
+    },
     memattr::Memattr,
     range::Layout,
     state::{
@@ -32,7 +37,8 @@ use kernel::{
             Relaxed, //
         },
         ArcBorrow, //
-    }, //
+    },
+    task::Pid, //
 };
 use kernel_ext::{
     dma_buf::{
@@ -54,7 +60,9 @@ use kernel_ext::{
         Outcome,
         VmOps, //
     },
+    trace,
     vfio_pci_core::{
+        Core,
         MemoryEnabled,
         REGION_PAGES, //
     }, //
@@ -64,9 +72,6 @@ static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build();
 static NONCACHED: VmOps<Buffer> = VmOps::build(CacheMode::Noncached);
 static WRITE_COMBINING: VmOps<Buffer> = VmOps::build(CacheMode::WriteCombining);
 
-/// A page that no offset space has: the buffer has no place yet.
-const NO_WINDOW: usize = usize::MAX;
-
 /// Ranges of one BAR, laid end to end.
 pub(crate) struct Buffer {
     /// The BAR that the ranges are of.
@@ -74,10 +79,10 @@ pub(crate) struct Buffer {
     layout: Layout,
     /// How many ranges user space gave; neighbours were merged since.
     nr_ranges: u32,
-    /// Where the buffer starts in the device's offset space, pages. Set before anybody can map it.
-    window: Atomic<usize>,
-    /// Whether the registry has given it the window. The hidden buffers are where their BAR is.
-    registered: Atomic<bool>,
+    /// Where the buffer starts in the device's offset space, pages.
+    window: usize,
+    /// Whether it is under the mappings of a device fd. If not, the registry gave it the window.
+    hidden: bool,
     /// A [`Life`]. Ends with the gate shut.
     life: Atomic<u32>,
     /// A [`Trace`] of the last faults. A hint only, so that races do no harm.
@@ -86,6 +91,11 @@ pub(crate) struct Buffer {
     imports: Atomic<u32>,
     /// A [`Memattr`]. An mmap uses the one it finds.
     memattr: Atomic<u32>,
+    counters: Counters,
+    /// The inode number of the dma-buf. Set when it is made.
+    inode: Atomic<u64>,
+    /// The process that exported the buffer, or mapped the BAR first.
+    exporter: Pid,
 }
 
 /// What a new buffer is to be.
@@ -101,38 +111,49 @@ pub(crate) struct Spec {
 }
 
 impl Buffer {
-    /// Makes the dma-buf of a new buffer, which has no place in the offset space yet.
-    fn new_dma_buf(device: &Device, spec: Spec) -> Result<DmaBuf<Self>> {
+    /// Makes the dma-buf of a new buffer at page `window` of the offset space.
+    fn new_dma_buf(
+        device: &Device,
+        spec: Spec,
+        window: usize,
+        hidden: bool,
+    ) -> Result<DmaBuf<Self>> {
         let size = usize::try_from(spec.layout.size())?;
         let name = device.names.get(spec.bar).ok_or(ENODEV)?;
         let buffer = Self {
             bar: spec.bar,
             layout: spec.layout,
             nr_ranges: spec.nr_ranges,
-            window: Atomic::new(NO_WINDOW),
-            registered: Atomic::new(false),
+            window,
+            hidden,
             life: Atomic::new(Life::Live as u32),
             trace: Atomic::new(0),
             imports: Atomic::new(0),
             memattr: Atomic::new(spec.memattr.as_raw()),
+            counters: Counters::new(),
+            inode: Atomic::new(0),
+            exporter: current!().tgid(),
         };
-        DmaBuf::export(
+        let dma_buf = DmaBuf::export(
             &DMA_BUF_OPS,
             kernel::module::this_module::<crate::LocalModule>(),
             Exported::new(device, buffer)?,
             size,
             spec.open_flags,
             name,
-        )
+        )?;
+        let inode = dma_buf.inode();
+        dma_buf.exported().inode.store(inode, Relaxed);
+        Ok(dma_buf)
     }
 
     /// Exports ranges of a BAR: a buffer of its own, in a window of its own.
     pub(crate) fn export(device: &Device, spec: Spec) -> Result<DmaBuf<Self>> {
-        let dma_buf = Self::new_dma_buf(device, spec)?;
-        let buffer = dma_buf.exported();
-        let window = device.registry.add(device.core(), buffer.into())?;
-        buffer.registered.store(true, Relaxed);
-        buffer.window.store(window, Relaxed);
+        let pages = usize::try_from(spec.layout.pages())?;
+        let place = device.registry.reserve(device.core(), pages)?;
+        let dma_buf = Self::new_dma_buf(device, spec, place.window(), false)?;
+        place.fill(dma_buf.exported().into());
+        Self::note(&dma_buf.exported(), trace::buffer_export);
         Ok(dma_buf)
     }
 
@@ -146,10 +167,7 @@ impl Buffer {
             memattr: Memattr::Noncached,
             open_flags: dma_buf::O_RDWR,
         };
-        let dma_buf = Self::new_dma_buf(device, spec)?;
-        let window = bar * REGION_PAGES;
-        dma_buf.exported().window.store(window, Relaxed);
-        Ok(dma_buf)
+        Self::new_dma_buf(device, spec, bar * REGION_PAGES, true)
     }
 
     /// The buffer behind an fd of the current process.
@@ -171,12 +189,10 @@ impl Buffer {
         let mapping = mapping.adopt(dma_buf);
         // The offsets of the device fd are those of the offset space: nothing to add.
         let page = mapping.page_offset();
+        let exported = dma_buf.exported();
+        let core = exported.device().core();
+        trace::buffer_mmap(core, exported.bar, page, exported.pages());
         mapping.install(&NONCACHED, page);
-    }
-
-    fn window(&self) -> Option<usize> {
-        let window = self.window.load(Relaxed);
-        (window != NO_WINDOW).then_some(window)
     }
 
     /// Size, pages.
@@ -233,12 +249,27 @@ impl Buffer {
 
     /// What user space sees of the buffer's state.
     pub(crate) fn status(exported: &Exported<Self>) -> Status {
-        let device = exported.device();
-        let memory = device.core().hold_memory();
-        let inside = device.gate.enter();
-        let opened = inside.as_ref().and_then(Inside::opened);
-        let reachable = opened.is_some_and(|opened| memory.enabled(opened).is_some());
-        exported.life().status(reachable)
+        exported
+            .life()
+            .status(device::memory_answers(exported.device()))
+    }
+
+    /// What a listing of buffers tells about this one.
+    pub(crate) fn describe(exported: &Exported<Self>, memory_answers: bool) -> Description {
+        Description {
+            offset: (exported.window as u64) << PAGE_SHIFT,
+            inode: exported.inode.load(Relaxed),
+            bar: exported.bar,
+            hidden: exported.hidden,
+            ranges: exported.nr_ranges,
+            size: exported.size(),
+            memattr: exported.memattr(),
+            status: exported.life().status(memory_answers),
+            mappings: exported.counters.mappings(),
+            imports: exported.imports.load(Relaxed),
+            faults: exported.counters.faults(),
+            exporter: exported.exporter,
+        }
     }
 
     /// Takes the buffer away from everybody, for good.
@@ -254,9 +285,8 @@ impl Buffer {
             let _shut = device.gate.shut();
             exported.apply(Event::Revoke)?;
         }
-        if let Some(window) = exported.window() {
-            device.core().zap(window, exported.pages());
-        }
+        device.core().zap(exported.window, exported.pages());
+        Self::note(&exported, trace::buffer_revoke);
         device.importers.expel(dma_buf)?;
         exported.apply(Event::Drained)
     }
@@ -276,15 +306,15 @@ impl Buffer {
     }
 
     /// The page of the buffer that the block of a fault starts at.
+    #[inline(always)]
     fn page_of(&self, fault: &Fault<'_>) -> Option<u64> {
-        let page = fault
-            .page_offset()?
-            .checked_sub(self.window.load(Relaxed))?;
+        let page = fault.page_offset()?.checked_sub(self.window)?;
         Some(page as u64)
     }
 
     /// The PFN of the block of a fault, which starts at `page`, if one entry of a higher order can
     /// map it.
+    #[inline(always)]
     fn block(&self, fault: &Fault<'_>, page: u64) -> Option<usize> {
         if fault.order() == 0 {
             return None;
@@ -320,37 +350,20 @@ impl Buffer {
             _ => Outcome::Mapped,
         }
     }
-}
 
-impl Exporter for Buffer {
-    type DeviceData = DeviceData;
-
-    fn mmap(exported: &Exported<Self>, mapping: NewMapping<'_, Self>) -> Result {
-        if !mapping.is_shared() {
-            return Err(EINVAL);
-        }
-        // `remap_file_pages()` calls mmap of the file under a mapping. A hidden buffer is mapped
-        // through the device fd only, for that is what keeps the device open.
-        if !exported.registered.load(Relaxed) {
-            return Err(EINVAL);
-        }
-        // Not under `memory_lock`, which must not be taken here. A revoke right after this makes
-        // the mapping one that always faults.
-        if !exported.life().is_live() {
-            return Err(ENODEV);
-        }
-        let window = exported.window().ok_or(ENODEV)?;
-        let page = window + mapping.page_offset();
-        let ops = match exported.memattr().cache_mode() {
-            CacheMode::Noncached => &NONCACHED,
-            CacheMode::WriteCombining => &WRITE_COMBINING,
-        };
-        mapping.install(ops, page);
-        Ok(())
+    /// Tells a tracepoint of the buffer: its BAR, where it is, and how large, pages.
+    #[inline(always)]
+    pub(crate) fn note(
+        exported: &Exported<Self>,
+        tracepoint: impl FnOnce(&Core, usize, usize, usize),
+    ) {
+        let core = exported.device().core();
+        tracepoint(core, exported.bar, exported.window, exported.pages());
     }
 
-    #[inline]
-    fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome {
+    /// Maps what a process has accessed, if it may.
+    #[inline(always)]
+    fn resolve(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome {
         let single = fault.order() == 0;
         let Some(page) = exported.page_of(fault) else {
             return if single {
@@ -381,6 +394,53 @@ impl Exporter for Buffer {
             None => exported.insert_batch(fault, &enabled, page),
         }
     }
+}
+
+impl Exporter for Buffer {
+    type DeviceData = DeviceData;
+
+    fn mmap(exported: &Exported<Self>, mapping: NewMapping<'_, Self>) -> Result {
+        if !mapping.is_shared() {
+            return Err(EINVAL);
+        }
+        // `remap_file_pages()` calls mmap of the file under a mapping. A hidden buffer is mapped
+        // through the device fd only, for that is what keeps the device open.
+        if exported.hidden {
+            return Err(EINVAL);
+        }
+        // Not under `memory_lock`, which must not be taken here. A revoke right after this makes
+        // the mapping one that always faults.
+        if !exported.life().is_live() {
+            return Err(ENODEV);
+        }
+        let page = exported.window + mapping.page_offset();
+        let core = exported.device().core();
+        trace::buffer_mmap(core, exported.bar, page, exported.pages());
+        let ops = match exported.memattr().cache_mode() {
+            CacheMode::Noncached => &NONCACHED,
+            CacheMode::WriteCombining => &WRITE_COMBINING,
+        };
+        mapping.install(ops, page);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome {
+        let outcome = Self::resolve(exported, fault);
+        if outcome == Outcome::Mapped {
+            exported.counters.fault(fault.order());
+        }
+        trace::buffer_fault(exported.device().core(), fault, outcome);
+        outcome
+    }
+
+    fn mapping_added(exported: &Exported<Self>) {
+        exported.counters.mapping_added();
+    }
+
+    fn mapping_removed(exported: &Exported<Self>) {
+        exported.counters.mapping_removed();
+    }
 
     fn attach(dma_buf: &DmaBuf<Self>, attachment: &Attachment) -> Result {
         let exported = dma_buf.exported();
@@ -391,14 +451,13 @@ impl Exporter for Buffer {
         if !exported.may_map(device) {
             return Err(ENODEV);
         }
-        let window = exported.window().ok_or(ENODEV)?;
-        device.importers.attach(window, dma_buf)
+        device.importers.attach(exported.window, dma_buf)?;
+        Self::note(&exported, trace::importer_attach);
+        Ok(())
     }
 
     fn detach(exported: &Exported<Self>) {
-        if let Some(window) = exported.window() {
-            exported.device().importers.detach(window);
-        }
+        exported.device().importers.detach(exported.window);
     }
 
     fn map(exported: &Exported<Self>, request: MapRequest<'_>) -> Result<DeviceMapping> {
@@ -422,11 +481,10 @@ impl Exporter for Buffer {
     }
 
     fn release(exported: ArcBorrow<'_, Exported<Self>>) {
-        if !exported.registered.load(Relaxed) {
-            return;
-        }
-        if let Some(window) = exported.window() {
-            exported.device().registry.remove(window);
+        let device = exported.device();
+        Self::note(&exported, trace::buffer_release);
+        if !exported.hidden {
+            device.registry.remove(exported.window);
         }
     }
 }

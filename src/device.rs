@@ -12,8 +12,12 @@ use crate::{
         Export,
         Request, //
     },
-    gate::Gate,
+    gate::{
+        Gate,
+        Inside, //
+    },
     importers::Importers,
+    listing::Listing,
     memattr::Memattr,
     range::Layout,
     registry::Registry,
@@ -57,6 +61,8 @@ pub(crate) struct DeviceData {
     pub(crate) importers: Importers,
     #[pin]
     pub(crate) registry: Registry,
+    #[pin]
+    pub(crate) listing: Listing,
     /// Does not change.
     pub(crate) capabilities: Capabilities,
     /// What the buffers of each BAR are called, `vfioN:DDDD:BB:DD.F/B`. Does not change.
@@ -77,6 +83,7 @@ impl DeviceData {
             gate <- Gate::new(),
             importers <- Importers::new(),
             registry <- Registry::new(),
+            listing <- Listing::new(),
             capabilities: Capabilities {
                 pm: core.capability(Capability::Pm),
                 express: core.capability(Capability::Express),
@@ -85,6 +92,14 @@ impl DeviceData {
             names: [name(0)?, name(1)?, name(2)?, name(3)?, name(4)?, name(5)?],
         })
     }
+}
+
+/// Whether accesses reach the device.
+pub(crate) fn memory_answers(device: &Device) -> bool {
+    let memory = device.core().hold_memory();
+    let inside = device.gate.enter();
+    let opened = inside.as_ref().and_then(Inside::opened);
+    opened.is_some_and(|opened| memory.enabled(opened).is_some())
 }
 
 /// Puts all buffers out of reach for good, before the core closes the device.

@@ -16,6 +16,7 @@
 //! | `registry.rs` | the buffers of a device and their places in its offset space |
 //! | `gate.rs` | what keeps faults from mapping memory that is being taken away |
 //! | `importers.rs` | the devices that import buffers, and how their mappings are taken away |
+//! | `listing.rs` | the buffers of a device in debugfs |
 //! | all others | pure: arithmetic, transitions, decoding; KUnit compiles them a second time |
 //!
 //! All unsafe code is in the crate `kernel_ext` (`rust/`).
@@ -68,6 +69,7 @@ mod driver;
 mod feature;
 mod gate;
 mod importers;
+mod listing;
 mod memattr;
 mod range;
 mod registry;

@@ -13,11 +13,13 @@ use crate::{
     windows::BAR_SPACE, //
 };
 use kernel::{
+    debugfs::Dir,
     prelude::*,
     uaccess::UserPtr, //
 };
 use kernel_ext::{
     mm::BarMapping,
+    trace,
     uapi,
     vfio::{
         Driver,
@@ -33,16 +35,37 @@ use kernel_ext::{
 /// How long a reset that cannot be put off waits for importers to unmap, milliseconds.
 const RESET_PATIENCE_MS: u32 = 1000;
 
+/// Around a function of the core that may switch memory off.
+pub(crate) struct Bracket<'a> {
+    /// Ends after `drop`.
+    _suspension: Suspension<'a>,
+    device: &'a Device,
+}
+
+impl Drop for Bracket<'_> {
+    fn drop(&mut self) {
+        trace::memory_resume(self.device.core());
+    }
+}
+
 impl Driver for DeviceData {
     const NAME: &'static CStr = c"dmabuf-vfio-pci";
 
-    type Bracket<'a> = Suspension<'a>;
+    type Bracket<'a> = Bracket<'a>;
 
     fn new(core: &Core) -> impl PinInit<Self, Error> {
         DeviceData::new(core)
     }
 
-    fn bracket(device: &Device, change: MemoryChange) -> Result<Option<Suspension<'_>>> {
+    fn bound(device: &Device, debugfs: &Dir) {
+        device.listing.show(device, debugfs);
+    }
+
+    fn unbound(device: &Device) {
+        device.listing.hide();
+    }
+
+    fn bracket(device: &Device, change: MemoryChange) -> Result<Option<Bracket<'_>>> {
         let may_change = match change {
             MemoryChange::ConfigWrite { offset, count } => {
                 device.capabilities.memory_may_change(offset, count)
@@ -52,10 +75,15 @@ impl Driver for DeviceData {
         if !may_change {
             return Ok(None);
         }
-        device.importers.suspend().map(Some)
+        trace::memory_suspend(device.core());
+        Ok(Some(Bracket {
+            _suspension: device.importers.suspend()?,
+            device,
+        }))
     }
 
     fn reset_prepare(device: &Device) {
+        trace::memory_suspend(device.core());
         device.gate.reset_begins();
         device.core().zap(0, BAR_SPACE);
         device.importers.suspend_for_reset(RESET_PATIENCE_MS);
@@ -65,6 +93,7 @@ impl Driver for DeviceData {
         device.gate.reset_ends();
         // With the gate open, so that who maps on being told is let in.
         device.importers.resume();
+        trace::memory_resume(device.core());
     }
 
     fn open_device(device: &Device, opened: Opened) {

@@ -25,9 +25,12 @@ use kernel::{
         Mutex, //
     }, //
 };
-use kernel_ext::dma_buf::{
-    DmaBuf,
-    Patience, //
+use kernel_ext::{
+    dma_buf::{
+        DmaBuf,
+        Patience, //
+    },
+    trace, //
 };
 
 /// The importers of a device's buffers.
@@ -156,7 +159,7 @@ impl Importers {
     /// Takes away all mappings of all buffers, which must have been closed.
     pub(crate) fn expel_all(&self) {
         let _ = self.for_each(|dma_buf| {
-            dma_buf.invalidate();
+            tell(dma_buf);
             Ok(())
         });
         let _ = self.for_each(|dma_buf| self.wait(dma_buf, Patience::Forever));
@@ -172,14 +175,14 @@ impl Importers {
         if self.count.load(Acquire) == 0 {
             return Ok(());
         }
-        dma_buf.invalidate();
+        tell(dma_buf);
         self.wait(dma_buf, Patience::UntilSignal)
     }
 
     /// Tells the importers of all live buffers to look again.
     fn tell_all(&self) {
         let _ = self.for_each_live(|dma_buf| {
-            dma_buf.invalidate();
+            tell(dma_buf);
             Ok(())
         });
     }
@@ -249,4 +252,10 @@ impl Importers {
             f(&dma_buf)?;
         }
     }
+}
+
+/// Tells the importers of a buffer to look whether they may have it mapped.
+fn tell(dma_buf: &DmaBuf<Buffer>) {
+    Buffer::note(&dma_buf.exported(), trace::importer_invalidate);
+    dma_buf.invalidate();
 }

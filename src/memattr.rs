@@ -46,6 +46,14 @@ impl Memattr {
     }
 
     /// The number that MEMATTR GET gives.
+    /// What a listing of buffers calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Noncached => "uc",
+            Self::WriteCombining => "wc",
+        }
+    }
+
     pub(crate) fn as_raw(self) -> u32 {
         self as u32
     }

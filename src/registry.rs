@@ -37,10 +37,37 @@ use kernel_ext::{
 pub(crate) struct Registry {
     /// The exported buffers. One is in here until its dma-buf is released.
     #[pin]
-    windows: Mutex<Windows<Arc<Exported<Buffer>>>>,
+    windows: Mutex<Windows<Option<Arc<Exported<Buffer>>>>>,
     /// The hidden buffer of each BAR that was mapped since the device was opened.
     #[pin]
     bars: RwLock<[Option<DmaBuf<Buffer>>; NUM_BARS]>,
+}
+
+/// A window without a buffer; given back when dropped.
+pub(crate) struct Place<'a> {
+    registry: &'a Registry,
+    window: usize,
+}
+
+impl Place<'_> {
+    /// Where the window starts in the offset space, pages.
+    pub(crate) fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Puts the buffer there and makes it known. [`Registry::remove`] takes it out.
+    pub(crate) fn fill(self, buffer: Arc<Exported<Buffer>>) {
+        if let Some(slot) = self.registry.windows.lock().get_mut(self.window) {
+            *slot = Some(buffer);
+        }
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.registry.remove(self.window);
+    }
 }
 
 impl Registry {
@@ -51,15 +78,18 @@ impl Registry {
         })
     }
 
-    /// Gives `buffer` a window and makes it known.
+    /// Takes a window of so many pages, for a buffer that is about to be made.
     ///
     /// # Errors
     ///
     /// `ENOSPC` when no stretch of the offset space that is large enough is free; `ENOMEM`.
-    pub(crate) fn add(&self, core: &Core, buffer: Arc<Exported<Buffer>>) -> Result<usize> {
-        let pages = buffer.pages();
+    pub(crate) fn reserve(&self, core: &Core, pages: usize) -> Result<Place<'_>> {
         let mut windows = self.windows.lock();
-        windows.take(|bar| core.bar_pages(bar), pages, buffer)
+        let window = windows.take(|bar| core.bar_pages(bar), pages, None)?;
+        Ok(Place {
+            registry: self,
+            window,
+        })
     }
 
     /// Forgets the buffer in the window that starts at page `window`.
@@ -89,9 +119,23 @@ impl Registry {
 
     /// Closes all exported buffers. Nobody is inside the gate, as `_shut` proves.
     pub(crate) fn close_windows(&self, _shut: &Shut<'_>) {
-        for exported in self.windows.lock().values() {
+        for exported in self.windows.lock().values().flatten() {
             exported.close();
         }
+    }
+
+    /// Calls `f` for each buffer until it fails: the hidden ones, then the exported ones.
+    pub(crate) fn for_each<E>(
+        &self,
+        mut f: impl FnMut(&Exported<Buffer>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for dma_buf in self.bars.read().iter().flatten() {
+            f(&dma_buf.exported())?;
+        }
+        for exported in self.windows.lock().values().flatten() {
+            f(exported)?;
+        }
+        Ok(())
     }
 
     /// Drops the hidden buffers. Nothing is mapped through a device fd any more.

@@ -102,3 +102,15 @@ pub(crate) enum Status {
     Revoked = uapi::STATUS_REVOKED,
     Closed = uapi::STATUS_CLOSED,
 }
+
+impl Status {
+    /// What a listing of buffers calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::RevokedTemporarily => "revoked-temp",
+            Self::Revoked => "revoked",
+            Self::Closed => "closed",
+        }
+    }
+}

@@ -65,12 +65,17 @@ impl<T> Windows<T> {
         Ok(first)
     }
 
+    /// What is in the window that starts at page `first`.
+    pub(crate) fn get_mut(&mut self, first: usize) -> Option<&mut T> {
+        self.taken.get_mut(&first).map(|window| &mut window.value)
+    }
+
     /// Gives the window back that starts at page `first`, and what was in it.
     pub(crate) fn give_back(&mut self, first: usize) -> Option<T> {
         self.taken.remove(&first).map(|window| window.value)
     }
 
-    /// What is in the windows.
+    /// What is in the windows, in the order of their places.
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.taken.values().map(|window| &window.value)
     }

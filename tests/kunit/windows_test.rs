@@ -92,6 +92,8 @@ fn step(random: &mut Random, windows: &mut Windows<u64>, model: &mut Model, valu
     match windows.take(|bar| model.bars[bar], pages, value) {
         Ok(first) => {
             expect_eq(fmt!("room"), model.has_room(first, pages), true)?;
+            let inside = windows.get_mut(first).map(|value| *value);
+            expect_eq(fmt!("what is in it"), inside, Some(value))?;
             Ok(model.taken.push((first, pages, value), GFP_KERNEL)?)
         }
         Err(error) => {

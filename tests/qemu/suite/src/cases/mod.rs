@@ -21,6 +21,7 @@ mod lifetime;
 mod limits;
 mod memory;
 mod names;
+mod observe;
 mod open;
 mod p2p;
 mod pfnmap;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<&'static Case> {
         feature::CASES,
         dmabuf_mmap::CASES,
         names::CASES,
+        observe::CASES,
         bytes::CASES,
         ptes::CASES,
         info::CASES,

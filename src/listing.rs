@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The buffers of a device in debugfs: a line for each, for people and for programs.
+//!
+//! `dmabuf-vfio-pci/DDDD:BB:DD.F/buffers` has a table, `buffers.jsonl` a JSON object in each line
+//! with the same values. Offsets and sizes are bytes. Hidden buffers (those under the mappings of a
+//! device fd) are listed, too.
+
+use crate::{
+    buffer::Buffer,
+    device::{
+        self,
+        Device,
+        DeviceData, //
+    },
+    memattr::Memattr,
+    state::Status, //
+};
+use core::fmt::Display;
+use kernel::{
+    debugfs::{
+        Dir,
+        Scope, //
+    },
+    fmt,
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Mutex, //
+    },
+    task::Pid, //
+};
+use kernel_ext::{
+    mm::PMD_ORDER,
+    vfio_pci_core::DeviceRef, //
+};
+
+/// The files of a device, while it is bound.
+#[pin_data]
+pub(crate) struct Listing {
+    #[pin]
+    files: Mutex<Option<Pin<KBox<Scope<Reference>>>>>,
+}
+
+type Reference = DeviceRef<DeviceData>;
+
+/// What is told of a buffer.
+pub(crate) struct Description {
+    /// Its place among the mmap offsets of its device, which `/proc/PID/maps` shows.
+    pub(crate) offset: u64,
+    /// The inode number in fdinfo and bufinfo.
+    pub(crate) inode: u64,
+    pub(crate) bar: usize,
+    pub(crate) hidden: bool,
+    pub(crate) ranges: u32,
+    pub(crate) size: u64,
+    pub(crate) memattr: Memattr,
+    pub(crate) status: Status,
+    /// Mappings of processes.
+    pub(crate) mappings: u32,
+    /// Mappings of importing devices.
+    pub(crate) imports: u32,
+    /// Faults that were resolved with entries of 4 KiB, 2 MiB and 1 GiB.
+    pub(crate) faults: [u64; 3],
+    /// The process that exported it.
+    pub(crate) exporter: Pid,
+}
+
+/// What a buffer counts for the listing.
+pub(crate) struct Counters {
+    /// How many mappings processes have.
+    mappings: Atomic<u32>,
+    /// How many faults were resolved with entries of 4 KiB, 2 MiB and 1 GiB.
+    faults: [Atomic<u64>; 3],
+}
+
+impl Counters {
+    pub(crate) fn new() -> Self {
+        Self {
+            mappings: Atomic::new(0),
+            faults: [const { Atomic::new(0) }; 3],
+        }
+    }
+
+    pub(crate) fn mapping_added(&self) {
+        self.mappings.add(1, Relaxed);
+    }
+
+    pub(crate) fn mapping_removed(&self) {
+        self.mappings.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn mappings(&self) -> u32 {
+        self.mappings.load(Relaxed)
+    }
+
+    /// Counts a fault that an entry for 2^`order` pages resolved.
+    #[inline(always)]
+    pub(crate) fn fault(&self, order: u32) {
+        let [small, medium, large] = &self.faults;
+        let counter = match order {
+            0 => small,
+            PMD_ORDER => medium,
+            _ => large,
+        };
+        counter.add(1, Relaxed);
+    }
+
+    pub(crate) fn faults(&self) -> [u64; 3] {
+        self.faults.each_ref().map(|faults| faults.load(Relaxed))
+    }
+}
+
+impl Listing {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            files <- new_mutex!(None, "Listing::files"),
+        })
+    }
+
+    /// Makes the files in the driver's directory. Nothing depends on them, so errors are ignored.
+    pub(crate) fn show(&self, device: &Device, debugfs: &Dir) {
+        let name = device.core().pci_name();
+        let reference = Ok::<_, Error>(Reference::from(device));
+        let scope = debugfs.scope(reference, name, |device, dir| {
+            dir.read_callback_file(c"buffers", device, &table);
+            dir.read_callback_file(c"buffers.jsonl", device, &json_lines);
+        });
+        *self.files.lock() = KBox::pin_init(scope, GFP_KERNEL).ok();
+    }
+
+    /// Removes them, when nobody reads them any more.
+    pub(crate) fn hide(&self) {
+        let files = self.files.lock().take();
+        drop(files);
+    }
+}
+
+fn for_each(
+    device: &Device,
+    f: &mut fmt::Formatter<'_>,
+    show: fn(&Description, &mut fmt::Formatter<'_>) -> fmt::Result,
+) -> fmt::Result {
+    let memory_answers = device::memory_answers(device);
+    device
+        .registry
+        .for_each(|buffer| show(&Buffer::describe(buffer, memory_answers), f))
+}
+
+/// Heads and widths of the table.
+const COLUMNS: [(&str, usize); 14] = [
+    ("offset", 14),
+    ("inode", 8),
+    ("bar", 4),
+    ("kind", 7),
+    ("size", 13),
+    ("ranges", 7),
+    ("attr", 5),
+    ("status", 13),
+    ("mappings", 9),
+    ("imports", 8),
+    ("faults-4k", 10),
+    ("faults-2m", 10),
+    ("faults-1g", 10),
+    ("pid", 8),
+];
+
+fn table(device: &Reference, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    row(f, COLUMNS.map(|(head, _)| head))?;
+    for_each(device, f, |buffer, f| {
+        write!(f, "{:#14x}", buffer.offset)?;
+        let [small, medium, large] = &buffer.faults;
+        let cells: [&dyn Display; 13] = [
+            &buffer.inode,
+            &buffer.bar,
+            &buffer.kind(),
+            &buffer.size,
+            &buffer.ranges,
+            &buffer.memattr.name(),
+            &buffer.status.name(),
+            &buffer.mappings,
+            &buffer.imports,
+            small,
+            medium,
+            large,
+            &buffer.exporter,
+        ];
+        row(f, cells)
+    })
+}
+
+/// Writes the last columns of a line, and its end.
+fn row<T: Display, const N: usize>(f: &mut fmt::Formatter<'_>, cells: [T; N]) -> fmt::Result {
+    for (cell, (_, width)) in cells.iter().zip(&COLUMNS[COLUMNS.len() - N..]) {
+        write!(f, "{cell:>width$}")?;
+    }
+    writeln!(f)
+}
+
+fn json_lines(device: &Reference, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for_each(device, f, |buffer, f| {
+        write!(
+            f,
+            "{{\"offset\":{},\"inode\":{},\"bar\":{},\"kind\":\"{}\",\"size\":{},\"ranges\":{},",
+            buffer.offset,
+            buffer.inode,
+            buffer.bar,
+            buffer.kind(),
+            buffer.size,
+            buffer.ranges,
+        )?;
+        write!(
+            f,
+            "\"memattr\":\"{}\",\"status\":\"{}\",\"mappings\":{},\"imports\":{},",
+            buffer.memattr.name(),
+            buffer.status.name(),
+            buffer.mappings,
+            buffer.imports,
+        )?;
+        let [small, medium, large] = buffer.faults;
+        writeln!(
+            f,
+            "\"faults_4k\":{small},\"faults_2m\":{medium},\"faults_1g\":{large},\"pid\":{}}}",
+            buffer.exporter
+        )
+    })
+}
+
+impl Description {
+    fn kind(&self) -> &'static str {
+        if self.hidden {
+            "bar"
+        } else {
+            "export"
+        }
+    }
+}
