@@ -7,6 +7,7 @@
 #   module                  build/module/*.ko for the test kernel
 #   demo test run shell     that and the guest programs, and boots a guest (scripts/guest/run.py)
 #   bench                   the same with the kernel that is measured
+#   test-stress             the same with little memory left
 #   test-debug              the same with the kernel that sees more
 #   soak fuzz               the same with the kernel of flavour KERNEL (bench)
 #   selftests               the kernel's own VFIO tests and the module, and boots a guest
@@ -74,7 +75,7 @@ main() {
 		build_guest --package demo
 		;;
 	tools/*) build_tools ;;
-	test/*)
+	test/* | test-stress/*)
 		build_module
 		build_guest
 		build_tools

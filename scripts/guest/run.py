@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-"""usage (inside the root): run.py KERNEL demo|test|test-debug|selftests|soak|fuzz|bench|run|shell
+"""usage (inside the root): run.py KERNEL TARGET
 
-The targets of the Makefile that boot a guest. They take what the user may set
+The targets of the Makefile that boot a guest: see main(). They take what the user may set
 from the environment: PROG ARGS DEVICES DRIVER QEMU_ARGS TIMEOUT CASE MINUTES SEED.
 """
 
@@ -18,6 +18,7 @@ import judge
 import machine
 import selftests
 import soak
+import stress
 
 MODULE = "dmabuf-vfio-pci"
 KUNIT = f"{MODULE}-kunit"
@@ -51,7 +52,7 @@ FLAVOURS = {"bench": "bench", "test-debug": "debug"}
 FLAVOURS["soak"] = FLAVOURS["fuzz"] = os.environ.get("KERNEL") or "bench"
 FLAVOUR = FLAVOURS.get(sys.argv[-1], "test")
 MODULES = "module" if FLAVOUR == "test" else f"{FLAVOUR}-module"
-SLOWER = 8 if FLAVOUR == "debug" else 1
+SLOWER = 8 if FLAVOUR == "debug" else 4 if sys.argv[-1] == "test-stress" else 1
 # After the cases: what they have left behind is a leak. Two scans, as the first finds false ones.
 KMEMLEAK = """
 "$@"
@@ -194,6 +195,8 @@ def suite(kernel):
     job = base_job("suite", kernel, command, devices=TEST_DEVICES, qemu_args=TEST_QEMU_ARGS)
     job.modules.append("vfio-pci")
     job.env["SUITE_TIMEOUT"] = str(120 * SLOWER)
+    if sys.argv[-1] == "test-stress":
+        stress.beside(job)
     load_driver(job)
 
     def on_line(line):
@@ -310,7 +313,8 @@ def main():
     try:
         kernel, target = sys.argv[1:]
         targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
-        targets.update({"test-debug": test, "selftests": compare, "soak": soaked, "fuzz": soaked})
+        targets.update({"test-debug": test, "test-stress": test})
+        targets.update({"selftests": compare, "soak": soaked, "fuzz": soaked})
         sys.exit(targets[target](kernel))
     except machine.Unusable as problem:
         sys.exit(f"error: {problem}")
