@@ -11,6 +11,7 @@ use crate::{
     gate::Shut,
     windows::Windows, //
 };
+use core::convert::Infallible;
 use kernel::{
     new_mutex,
     prelude::*,
@@ -117,11 +118,13 @@ impl Registry {
         Ok(use_it(dma_buf))
     }
 
-    /// Closes all exported buffers. Nobody is inside the gate, as `_shut` proves.
-    pub(crate) fn close_windows(&self, _shut: &Shut<'_>) {
-        for exported in self.windows.lock().values().flatten() {
-            exported.close();
-        }
+    /// Closes all buffers. Nobody is inside the gate, as `_shut` proves.
+    pub(crate) fn close_all(&self, _shut: &Shut<'_>) {
+        let close = |buffer: &Exported<Buffer>| -> Result<(), Infallible> {
+            buffer.close();
+            Ok(())
+        };
+        let Ok(()) = self.for_each(close);
     }
 
     /// Calls `f` for each buffer until it fails: the hidden ones, then the exported ones.
