@@ -48,6 +48,10 @@ build_tools() {
 	CARGO_TARGET_DIR=/src/build/tools/target quietly 'tools: cargo build' \
 		/src/build/tools.log cargo build --release --locked --all-features --examples --bins
 	cd /src
+	programs=build/tools/target/x86_64-unknown-linux-gnu/release
+	rm -rf build/tools/bin build/tools/man1 build/tools/completions
+	install -D -t build/tools/bin "$programs/vfio-dmabuf"
+	"$programs/vfio-dmabuf-pages" build/tools
 }
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
@@ -107,7 +111,7 @@ main() {
 		say "module: $(outside /src/build/module)/dmabuf-vfio-pci.ko"
 		;;
 	tools)
-		say "tools: $(outside /src/build/tools)"
+		say "tools: $(outside /src/build/tools): bin, man1, completions"
 		;;
 	check)
 		exec /src/scripts/check "$kernel"

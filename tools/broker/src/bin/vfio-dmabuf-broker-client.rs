@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A client of the broker, for memory: `vfio-dmabuf-broker-client SOCKET BEAT [COMMAND]`, BEAT in
+//! ms. COMMAND is started with the connection as its standard input, which outlives us with it.
+//!
+//! Gets a slice, fills it with its process id, and watches that nobody else writes there, until
+//! it is told to end (SIGTERM) or the slice is taken away. The second word of the slice counts how
+//! often it looked. Exit status: 0 told to end, 4 slice lost, 1 anything that must not be.
+
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use vfio_dmabuf::{Access, AccessError, Buffer, Mapping};
+use vfio_dmabuf_broker::client::Client;
+
+/// How often it looks.
+const ROUND: Duration = Duration::from_millis(200);
+
+/// Where the number of rounds is; the rest of the slice is filled with the process id.
+const COUNTER: usize = 1;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(4),
+        Err(error) => {
+            println!("wrong: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `true`: told to end; `false`: the slice was taken away.
+fn run() -> Result<bool, Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().collect();
+    let (socket, beat, command) = match &args[..] {
+        [_, socket, beat] => (socket, beat, None),
+        [_, socket, beat, command] => (socket, beat, Some(command)),
+        _ => return Err("usage: SOCKET BEAT [COMMAND]".into()),
+    };
+    let beat = Duration::from_millis(beat.parse()?);
+    let over = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, over.clone())?;
+
+    let client = Client::connect(Path::new(socket))?;
+    if let Some(command) = command {
+        let connection = client.as_fd().try_clone_to_owned()?;
+        let words = command.split_whitespace().collect::<Vec<_>>();
+        Command::new(words[0]).args(&words[1..]).stdin(connection).spawn()?;
+    }
+    let (slice, label) = client.slice()?;
+    let (mapping, mut words) = occupy(&slice)?;
+    println!("slice {}", label.number);
+    let mut beaten = Instant::now();
+    while !over.load(Ordering::Relaxed) {
+        match look(&mapping, &mut words) {
+            Ok(()) => {}
+            // While the device is off there is nothing to see.
+            Err(Look::Lost) if !slice.is_gone()? => {}
+            Err(Look::Lost) => {
+                println!("lost");
+                return Ok(false);
+            }
+            Err(Look::Foreign(at)) => return Err(format!("word {at} was overwritten").into()),
+        }
+        if beaten.elapsed() >= beat {
+            beaten = Instant::now();
+            // If the broker has left, the slice tells.
+            let _ = client.beat();
+        }
+        sleep(ROUND);
+    }
+    Ok(true)
+}
+
+/// Maps all of a slice, sees that it ends where it ends and is empty, and fills it.
+fn occupy(slice: &Buffer) -> Result<(Mapping, Vec<u64>), Box<dyn Error>> {
+    let size = slice.size()?;
+    for (offset, length) in [(0, size + 4096), (size, 4096)] {
+        if slice.map_part(offset, length, Access::Read).is_ok() {
+            return Err("it can be mapped past its end".into());
+        }
+    }
+    let mapping = slice.map(Access::ReadWrite)?;
+    let mut words = vec![0_u64; size as usize / 8];
+    mapping.read_slice(0, &mut words)?;
+    if words.iter().any(|&word| word != 0) {
+        return Err("it has something of its last holder's".into());
+    }
+    words.fill(u64::from(std::process::id()));
+    words[COUNTER] = 0;
+    mapping.write_slice(0, &words)?;
+    Ok((mapping, words))
+}
+
+enum Look {
+    Lost,
+    Foreign(usize),
+}
+
+/// Sees that the slice is as it was left, and counts.
+fn look(mapping: &Mapping, words: &mut [u64]) -> Result<(), Look> {
+    let mut found = vec![0; words.len()];
+    let lost = |error: AccessError| match error {
+        AccessError::Lost { .. } => Look::Lost,
+        error => unreachable!("{error}"),
+    };
+    mapping.read_slice(0, &mut found).map_err(lost)?;
+    if let Some(at) = (0..words.len()).find(|&at| found[at] != words[at]) {
+        return Err(Look::Foreign(at));
+    }
+    mapping.write(COUNTER as u64 * 8, words[COUNTER] + 1).map_err(lost)?;
+    words[COUNTER] += 1;
+    Ok(())
+}

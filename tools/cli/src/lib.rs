@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The program `vfio-dmabuf`: slices of PCI devices from the command line.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`args`] | the command line |
+//! | [`target`] | what of it names slices and ranges |
+//! | [`bind`] | `devices`, `bind`, `unbind` |
+//! | [`mod@slice`] | `export`, `map`, `peek`, `poke` |
+//! | [`holders`] | who has devices and buffers, by `/proc` |
+//! | [`buffers`] | `buffers`, `revoke` |
+//! | [`output`] | text and JSON; exit statuses |
+
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod bind;
+pub mod buffers;
+pub mod holders;
+pub mod output;
+pub mod slice;
+pub mod target;
