@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Programs of `tools/`, which the cases about them run and watch from outside.
 
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::process::{Command, Output};
 
 use anyhow::{ensure, Context, Result};
+use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+use serde_json::Value;
 
 /// Where they are in the guest.
 const DIRECTORY: &str = "/lib/tools";
 
-/// A command that runs the program `name`.
-pub fn command(name: &str) -> Command {
-    Command::new(Path::new(DIRECTORY).join(name))
+/// Where the program `name` is.
+pub fn path(name: &str) -> String {
+    format!("{DIRECTORY}/{name}")
 }
 
 /// Runs a program to its end.
 pub fn run(name: &str, args: &[&str]) -> Result<Output> {
-    command(name).args(args).output().with_context(|| format!("start {name}"))
+    Command::new(path(name)).args(args).output().with_context(|| format!("start {name}"))
+}
+
+/// Lets programs that are started inherit an fd of this process.
+pub fn keep_in_children(fd: impl AsFd) -> Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
 }
 
 /// Runs a program that has to succeed; returns what it printed.
@@ -31,4 +39,21 @@ pub fn succeeds(name: &str, args: &[&str]) -> Result<String> {
 /// What a program printed.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs `vfio-dmabuf --json`, which has to end with `status`. Returns what it printed: on standard
+/// output if it succeeded, on standard error otherwise.
+pub fn json(args: &[&str], status: i32) -> Result<Value> {
+    let all: Vec<&str> = ["--json"].iter().chain(args).copied().collect();
+    let output = run("vfio-dmabuf", &all)?;
+    let printed = if status == 0 { &output.stdout } else { &output.stderr };
+    let what = format!(
+        "vfio-dmabuf {}: {}\n{}{}",
+        all.join(" "),
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    ensure!(output.status.code() == Some(status), "{what}expected status {status}");
+    serde_json::from_slice(printed).with_context(|| what)
 }

@@ -34,6 +34,8 @@ mod race_holders;
 mod readme;
 mod revoke;
 mod soak;
+mod tools_broker;
+mod tools_cli;
 mod tools_crate;
 mod unload;
 
@@ -46,6 +48,8 @@ pub fn all() -> Vec<&'static Case> {
         independent::CASES,
         readme::CASES,
         tools_crate::CASES,
+        tools_cli::CASES,
+        tools_broker::CASES,
         bar_mmap::CASES,
         export::CASES,
         feature::CASES,
