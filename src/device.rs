@@ -106,7 +106,7 @@ pub(crate) fn memory_answers(device: &Device) -> bool {
 pub(crate) fn close(device: &Device) -> Option<Opened> {
     let opened = {
         let mut shut = device.gate.shut();
-        device.registry.close_all(&shut);
+        device.registry.close_windows(&shut);
         shut.take_opened()
     };
     device.core().zap(0, BAR_SPACE);

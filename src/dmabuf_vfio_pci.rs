@@ -37,10 +37,11 @@
 //!
 //! 1. `mmap_lock`, or the lock of a VMA in a fault
 //! 2. `memory_lock` of the core: faults hold it for reading, the core for writing
-//! 3. [`importers::Importers`]: the list of imported buffers
+//! 3. [`importers::Importers`]: the list of imported buffers; the registry's hidden buffers, under
+//!    which a dma-buf may be made (with the list of all dma-bufs, whose readers lock reservations)
 //! 4. the reservation lock of a dma-buf
 //! 5. the [gate](gate::Gate)
-//! 6. the registry: its hidden buffers, or its windows
+//! 6. the registry's windows
 //! 7. `i_mmap_rwsem`, page table locks (inside a zap)
 //!
 //! `memory_lock` is never taken with `mmap_lock` held for writing (the `mmap()` path) nor with a

@@ -11,7 +11,6 @@ use crate::{
     gate::Shut,
     windows::Windows, //
 };
-use core::convert::Infallible;
 use kernel::{
     new_mutex,
     prelude::*,
@@ -118,13 +117,13 @@ impl Registry {
         Ok(use_it(dma_buf))
     }
 
-    /// Closes all buffers. Nobody is inside the gate, as `_shut` proves.
-    pub(crate) fn close_all(&self, _shut: &Shut<'_>) {
-        let close = |buffer: &Exported<Buffer>| -> Result<(), Infallible> {
-            buffer.close();
-            Ok(())
-        };
-        let Ok(()) = self.for_each(close);
+    /// Closes all exported buffers. Nobody is inside the gate, as `_shut` proves.
+    ///
+    /// Hidden ones need no closing: nobody maps them any more. Their lock is not to be taken here.
+    pub(crate) fn close_windows(&self, _shut: &Shut<'_>) {
+        for exported in self.windows.lock().values().flatten() {
+            exported.close();
+        }
     }
 
     /// Calls `f` for each buffer until it fails: the hidden ones, then the exported ones.
