@@ -26,7 +26,7 @@
 //! An access that works costs the checks, a call and a return on top of the device's own time,
 //! which for an uncached read is hundreds of ns; there is no system call. An access that is lost
 //! costs a page fault and a signal. On a virtual machine with other things to do,
-//! `cargo run --release --example guard_cost` said 11 ns and 12 µs.
+//! `cargo run --release --example guard_cost` said 5 to 11 ns and 4 to 12 µs.
 //!
 //! # Limits
 //!

@@ -184,6 +184,9 @@ fn broker_serves_a_hundred_clients_that_die_hang_and_leave() -> Result<()> {
 
     // More than there are slices: these wait, and get what the others lose.
     let late = scene.clients(25, &[])?;
+    // All go on through a reset. Before the others lose theirs: it would take their entries, too.
+    program::succeeds("vfio-dmabuf-broker", &["reset", SOCKET])?;
+    scene.all_count_on(&clients)?;
     let mut dead: Vec<Running> = clients.drain(..10).collect();
     let mut hung: Vec<Running> = clients.drain(..10).collect();
     let mut left: Vec<Running> = clients.drain(..5).collect();
@@ -196,10 +199,6 @@ fn broker_serves_a_hundred_clients_that_die_hang_and_leave() -> Result<()> {
     dead.iter().try_for_each(|client| client.signal(Signal::SIGKILL))?;
     hung.iter().try_for_each(|client| client.signal(Signal::SIGSTOP))?;
     left.iter().try_for_each(|client| client.signal(Signal::SIGTERM))?;
-    // The others go on through a reset meanwhile.
-    program::succeeds("vfio-dmabuf-broker", &["reset", SOCKET])?;
-    scene.all_count_on(&clients)?;
-
     all_have_slices(&late)?;
     check::equal("slices given anew", scene.owned(&late)?, free)?;
     for (why, count) in [("Died", 5), ("Late", 10), ("Left", 10), ("reset: errno 0", 1)] {
