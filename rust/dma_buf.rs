@@ -16,6 +16,7 @@ use crate::{
         DeviceMapping,
         MapRequest, //
     },
+    errno::ETIME,
     mm::{
         Fault,
         NewMapping,
@@ -284,8 +285,8 @@ impl Patience {
             // `MAX_SCHEDULE_TIMEOUT`
             return c_long::MAX as c_ulong;
         };
-        let left = (end - Instant::now()).as_millis_ceil();
-        msecs_to_jiffies(u32::try_from(left.max(0)).unwrap_or(u32::MAX))
+        let left = (end - Instant::now()).as_micros_ceil().max(0);
+        msecs_to_jiffies(u32::try_from((left + 999) / 1000).unwrap_or(u32::MAX))
     }
 }
 

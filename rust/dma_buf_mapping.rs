@@ -11,6 +11,7 @@
 
 use crate::{
     bindings,
+    errno::EOPNOTSUPP,
     vfio_pci_core::Core, //
 };
 use core::{

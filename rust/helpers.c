@@ -18,6 +18,11 @@ bool kernel_ext_has_write_combining(void)
 	       pgprot_val(pgprot_noncached(PAGE_SHARED));
 }
 
+bool kernel_ext_is_shared(const struct vm_area_struct *vma)
+{
+	return vma->vm_flags & VM_MAYSHARE;
+}
+
 bool kernel_ext_pte_none(pte_t *pte)
 {
 	return pte_none(ptep_get(pte));

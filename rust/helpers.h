@@ -7,6 +7,7 @@
 #include <linux/mm_types.h>
 
 bool kernel_ext_has_write_combining(void);
+bool kernel_ext_is_shared(const struct vm_area_struct *vma);
 bool kernel_ext_pte_none(pte_t *pte);
 void kernel_ext_set_noncached(struct vm_area_struct *vma);
 void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma);

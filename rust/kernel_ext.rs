@@ -8,6 +8,7 @@
 //!
 //! | file | C header |
 //! |---|---|
+//! | `compat.rs` | none: what differs between kernels |
 //! | `dma_buf.rs` | `linux/dma-buf.h` |
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
 //! | `mm.rs` | `linux/mm.h`: mappings and faults of an exporter's memory |
@@ -19,6 +20,7 @@
 //! | `vfio.rs` | `linux/vfio.h`: the device operations, as trampolines |
 //! | `vfio_pci_core.rs` | `linux/vfio_pci_core.h`: a device on top of the VFIO PCI core |
 
+mod compat;
 pub mod dma_buf;
 pub mod dma_buf_mapping;
 pub mod mm;
@@ -29,6 +31,8 @@ pub mod uaccess;
 pub mod uapi;
 pub mod vfio;
 pub mod vfio_pci_core;
+
+pub use compat::errno;
 
 /// The C bindings: the kernel crate's, and what it lacks.
 #[expect(

@@ -285,9 +285,9 @@ impl<T: Exporter> NewMapping<'_, T> {
 
     /// Whether it is `MAP_SHARED`. (`VM_SHARED` is not set for a read-only file.)
     pub fn is_shared(&self) -> bool {
+        // The constant is not to be had in Rust: it has the value of `VM_MAYEXEC` in Linux 7.2.
         // SAFETY: The VMA is ours.
-        let flags = unsafe { (*self.vma()).__bindgen_anon_2.vm_flags };
-        flags & bindings::VM_MAYSHARE as bindings::vm_flags_t != 0
+        unsafe { bindings::kernel_ext_is_shared(self.vma()) }
     }
 
     /// Offset in the address space, pages.

@@ -9,6 +9,7 @@
 
 use crate::{
     bindings,
+    compat::with_iommufd,
     mm::BarMapping,
     uapi,
     vfio_pci_core::{
@@ -123,7 +124,7 @@ pub trait Driver: Sized + Send + Sync + 'static {
 }
 
 const fn vfio_ops<T: Driver>() -> bindings::vfio_device_ops {
-    bindings::vfio_device_ops {
+    with_iommufd(bindings::vfio_device_ops {
         name: kernel::str::as_char_ptr_in_const_context(T::NAME).cast_mut(),
         init: Some(Device::<T>::init),
         release: Some(Device::<T>::release),
@@ -138,14 +139,14 @@ const fn vfio_ops<T: Driver>() -> bindings::vfio_device_ops {
         request: Some(bindings::vfio_pci_core_request),
         match_: Some(bindings::vfio_pci_core_match),
         match_token_uuid: Some(bindings::vfio_pci_core_match_token_uuid),
-        bind_iommufd: Some(bindings::vfio_iommufd_physical_bind),
-        unbind_iommufd: Some(bindings::vfio_iommufd_physical_unbind),
-        attach_ioas: Some(bindings::vfio_iommufd_physical_attach_ioas),
-        detach_ioas: Some(bindings::vfio_iommufd_physical_detach_ioas),
-        pasid_attach_ioas: Some(bindings::vfio_iommufd_physical_pasid_attach_ioas),
-        pasid_detach_ioas: Some(bindings::vfio_iommufd_physical_pasid_detach_ioas),
+        bind_iommufd: None,
+        unbind_iommufd: None,
+        attach_ioas: None,
+        detach_ioas: None,
+        pasid_attach_ioas: None,
+        pasid_detach_ioas: None,
         dma_unmap: None,
-    }
+    })
 }
 
 /// `vfio_device_ops.open_device`

@@ -9,6 +9,7 @@
 
 use crate::{
     bindings,
+    compat::raw_try_init,
     pci,
     rwsem::{
         ReadGuard,
@@ -316,7 +317,7 @@ impl<T: vfio::Driver> Device<T> {
             // SAFETY: In bounds of the allocation.
             let data = unsafe { &raw mut (*vdev.cast::<Self>()).data };
             // SAFETY: `data` is uninitialised memory for a `T` that does not move.
-            unsafe { pin_init::raw_try_init(data, T::new(core)) }
+            unsafe { raw_try_init(data, T::new(core)) }
                 // SAFETY: Undoes `vfio_pci_core_init_dev()`.
                 .inspect_err(|_| unsafe { bindings::vfio_pci_core_release_dev(vdev) })?;
             Ok(0)

@@ -12,7 +12,7 @@ set -eu
 src=$(cd "$(dirname "$0")/.." && pwd -P)
 . "$src/scripts/lib.sh"
 
-NEEDS_MAJOR=7 NEEDS_MINOR=3 # the vfio_pci_core and dma-buf API that rust/ is written for
+NEEDS_MAJOR=7 NEEDS_MINOR=2 # the oldest API that rust/compat.rs knows
 
 problems=0
 problem() {
@@ -50,7 +50,7 @@ check_rust() {
 	for file in libcore.rmeta libkernel.rmeta libmacros.so; do
 		[ -e "$kdir/rust/$file" ] || {
 			problem "KDIR has CONFIG_RUST but no rust/$file: use a full build tree," \
-				'header packages leave it out'
+				"or the package of make deb for one of Debian's"
 			break
 		}
 	done

@@ -52,6 +52,7 @@ use kernel_ext::{
         DeviceMapping,
         MapRequest, //
     },
+    errno::EOPNOTSUPP,
     mm::{
         BarMapping,
         CacheMode,
@@ -132,11 +133,11 @@ impl Buffer {
             memattr: Atomic::new(spec.memattr.as_raw()),
             counters: Counters::new(),
             inode: Atomic::new(0),
-            exporter: current!().tgid(),
+            exporter: current!().group_leader().pid(),
         };
         let dma_buf = DmaBuf::export(
             &DMA_BUF_OPS,
-            kernel::module::this_module::<crate::LocalModule>(),
+            kernel_ext::this_module!(),
             Exported::new(device, buffer)?,
             size,
             spec.open_flags,

@@ -35,6 +35,7 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
+    errno::EOPNOTSUPP,
     mm,
     uaccess,
     uapi,

@@ -30,6 +30,7 @@ use kernel_ext::{
         DmaBuf,
         Patience, //
     },
+    errno::ETIME,
     trace, //
 };
 

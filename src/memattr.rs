@@ -6,6 +6,7 @@
 
 use kernel::prelude::*;
 use kernel_ext::{
+    errno::EOPNOTSUPP,
     mm::CacheMode,
     uapi, //
 };

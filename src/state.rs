@@ -18,7 +18,10 @@
 //! unmap. A revoke that was interrupted leaves that state behind, and the next one goes on.
 
 use kernel::prelude::*;
-use kernel_ext::uapi;
+use kernel_ext::{
+    errno::EBADFD,
+    uapi, //
+};
 
 /// What became of a buffer; see the table in the [module's documentation](self).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -53,6 +53,10 @@ use kernel::{
         WorkItem, //
     }, //
 };
+use kernel_ext::errno::{
+    EALREADY,
+    ENOTCONN, //
+};
 
 /// An open file.
 #[pin_data]

@@ -41,6 +41,7 @@ use kernel::{
         UserSlice, //
     }, //
 };
+use kernel_ext::errno::ENOTCONN;
 
 /// The time at the entry of a function that one task is kept in.
 pub(crate) struct Window {

@@ -11,6 +11,7 @@ use core::{
 use kernel::{
     bindings,
     device::Device,
+    dma::DataDirection,
     error::from_err_ptr,
     prelude::*,
     sync::{
@@ -51,10 +52,11 @@ pub(crate) enum Direction {
 impl Direction {
     fn as_raw(self) -> bindings::dma_data_direction {
         match self {
-            Self::BothWays => bindings::dma_data_direction::DMA_BIDIRECTIONAL,
-            Self::ToDevice => bindings::dma_data_direction::DMA_TO_DEVICE,
-            Self::FromDevice => bindings::dma_data_direction::DMA_FROM_DEVICE,
+            Self::BothWays => DataDirection::Bidirectional,
+            Self::ToDevice => DataDirection::ToDevice,
+            Self::FromDevice => DataDirection::FromDevice,
         }
+        .into()
     }
 }
 

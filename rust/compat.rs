@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What differs between the kernels that this module is built for, and nothing else.
+//!
+//! The rest of the source is written for the newest of them. `before_7_3` comes from `Kbuild`.
+
+use crate::bindings;
+use kernel::prelude::*;
+
+/// Errors that the prelude does not have in all kernels.
+pub mod errno {
+    #[cfg(not(before_7_3))]
+    pub use kernel::error::code::{
+        EALREADY,
+        EBADFD,
+        ENOTCONN,
+        EOPNOTSUPP,
+        ETIME, //
+    };
+
+    #[cfg(before_7_3)]
+    macro_rules! errors {
+        ($($name:ident)*) => {$(
+            #[doc = concat!("`", stringify!($name), "`")]
+            pub const $name: kernel::error::Error = {
+                let errno = -(crate::bindings::$name as i32);
+                assert!(errno < 0 && errno >= -(crate::bindings::MAX_ERRNO as i32));
+                // SAFETY: `Error` has one field, a `NonZeroI32`, so the two have the same bytes
+                // (the sizes are compared here), and its invariant was checked above.
+                unsafe { core::mem::transmute::<i32, kernel::error::Error>(errno) }
+            };
+        )*};
+    }
+    #[cfg(before_7_3)]
+    errors!(EALREADY EBADFD ENOTCONN EOPNOTSUPP ETIME);
+}
+
+/// The module that this is written in; `module!` must be in its crate's root.
+#[cfg(not(before_7_3))]
+#[expect(clippy::crate_in_macro_def, reason = "the module is the caller's")]
+#[macro_export]
+macro_rules! this_module {
+    () => {
+        ::kernel::module::this_module::<crate::LocalModule>()
+    };
+}
+/// The module that this is written in; `module!` must be in its crate's root.
+#[cfg(before_7_3)]
+#[expect(clippy::crate_in_macro_def, reason = "the module is the caller's")]
+#[macro_export]
+macro_rules! this_module {
+    () => {
+        &crate::THIS_MODULE
+    };
+}
+
+/// Initialises `slot`. `pin_init::raw_try_init()`
+///
+/// # Safety
+///
+/// `slot` is valid for writes, and what is in it afterwards does not move.
+pub(crate) unsafe fn raw_try_init<T, E>(slot: *mut T, init: impl PinInit<T, E>) -> Result<(), E> {
+    #[cfg(not(before_7_3))]
+    // SAFETY: By the requirements of this function.
+    unsafe {
+        pin_init::raw_try_init(slot, init)
+    }
+    #[cfg(before_7_3)]
+    // SAFETY: By the requirements of this function.
+    unsafe {
+        init.__pinned_init(slot)
+    }
+}
+
+/// Adds the operations of a device for iommufd. Without iommufd there are none, as `linux/vfio.h`
+/// says by macros, which bindgen does not see.
+pub(crate) const fn with_iommufd(ops: bindings::vfio_device_ops) -> bindings::vfio_device_ops {
+    #[cfg(CONFIG_IOMMUFD)]
+    let ops = bindings::vfio_device_ops {
+        bind_iommufd: Some(bindings::vfio_iommufd_physical_bind),
+        unbind_iommufd: Some(bindings::vfio_iommufd_physical_unbind),
+        attach_ioas: Some(bindings::vfio_iommufd_physical_attach_ioas),
+        detach_ioas: Some(bindings::vfio_iommufd_physical_detach_ioas),
+        pasid_attach_ioas: Some(bindings::vfio_iommufd_physical_pasid_attach_ioas),
+        pasid_detach_ioas: Some(bindings::vfio_iommufd_physical_pasid_detach_ioas),
+        ..ops
+    };
+    ops
+}
