@@ -11,6 +11,7 @@
 //! | `compat.rs` | none: what differs between kernels |
 //! | `dma_buf.rs` | `linux/dma-buf.h` |
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
+//! | `layout.rs` | none: where members of C structures are, for comparison |
 //! | `mm.rs` | `linux/mm.h`: mappings and faults of an exporter's memory |
 //! | `pci.rs` | `linux/pci.h` |
 //! | `rwsem.rs` | `linux/rwsem.h` |
@@ -23,6 +24,7 @@
 mod compat;
 pub mod dma_buf;
 pub mod dma_buf_mapping;
+mod layout;
 pub mod mm;
 pub mod pci;
 pub mod rwsem;

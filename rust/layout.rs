@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the members of C structures are that this crate reaches into, for everybody to compare.
+//!
+//! Nothing that loads a module looks at that: it was compiled with headers, and those may be of
+//! another kernel of the same name. So each fact is a line of `modinfo`, and
+//! `scripts/stock/layout` compares them with the type information (BTF) that a kernel carries.
+
+use crate::bindings;
+use core::mem::{
+    offset_of,
+    size_of, //
+};
+
+const DIGITS: usize = 6;
+
+/// `head`, `value` in [`DIGITS`] decimal digits, and a NUL.
+const fn line<const N: usize>(head: &str, value: usize) -> [u8; N] {
+    let head = head.as_bytes();
+    assert!(N == head.len() + DIGITS + 1);
+    let mut line = [0; N];
+    let mut i = 0;
+    while i < head.len() {
+        line[i] = head[i];
+        i += 1;
+    }
+    let mut rest = value;
+    let mut i = N - 1;
+    while i > head.len() {
+        i -= 1;
+        // CAST: A digit.
+        line[i] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    assert!(rest == 0);
+    line
+}
+
+/// A line of `modinfo`.
+macro_rules! fact {
+    ($head:expr, $value:expr) => {
+        const _: () = {
+            const HEAD: &str = $head;
+            #[link_section = ".modinfo"]
+            #[used]
+            static LINE: [u8; HEAD.len() + DIGITS + 1] = line(HEAD, $value);
+        };
+    };
+}
+
+/// Size of each structure, offset of each member in it, bytes. Names of unions and structures that
+/// have none in C are bindgen's.
+macro_rules! layout {
+    ($($name:ident { $($($member:ident).+),* $(,)? })*) => {$(
+        fact!(
+            concat!("layout=", stringify!($name), "="),
+            size_of::<bindings::$name>()
+        );
+        $(fact!(
+            concat!("layout=", stringify!($name), $(".", stringify!($member)),+, "="),
+            offset_of!(bindings::$name, $($member).+)
+        );)*
+    )*};
+}
+
+layout! {
+    dma_buf { file, name, name_lock, ops, priv_, resv }
+    dma_buf_attachment { dmabuf, peer2peer }
+    dma_buf_export_info { exp_name, owner, ops, size, flags, priv_ }
+    dma_buf_ops { attach, detach, map_dma_buf, unmap_dma_buf, mmap, release }
+    file { f_mapping, private_data }
+    inode { i_mapping }
+    pci_dev { dev }
+    pci_device_id { override_only }
+    pci_driver { name, id_table, probe, remove, err_handler, driver_managed_dma }
+    pci_error_handlers { error_detected, reset_prepare, reset_done }
+    phys_vec { paddr, len }
+    scatterlist { dma_address, dma_length }
+    sg_table { sgl, nents, orig_nents }
+    vfio_device { device, index, inode }
+    vfio_device_ops {
+        name, init, release, open_device, close_device, read, write, ioctl,
+        get_region_info_caps, mmap, request, match_, match_token_uuid, device_feature,
+    }
+    vfio_pci_core_device {
+        vdev, pdev, barmap, bar_mmap_supported, memory_lock, pm_runtime_engaged, pci_ops,
+    }
+    vm_area_struct {
+        __bindgen_anon_1.__bindgen_anon_1.vm_start,
+        __bindgen_anon_1.__bindgen_anon_1.vm_end,
+        vm_file, vm_mm, vm_ops, vm_page_prot, vm_pgoff, vm_private_data,
+    }
+    vm_fault { __bindgen_anon_1.vma, __bindgen_anon_1.address, flags }
+    vm_operations_struct { open, close, fault, huge_fault }
+}
