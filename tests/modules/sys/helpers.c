@@ -4,12 +4,47 @@
  * and can make the caller do something else first, with sleeping allowed: see kprobe.rs.
  */
 
+#include <linux/ftrace.h>
 #include <linux/kprobes.h>
+#include <linux/linkage.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
+#include <asm/ibt.h>
 #include <asm/text-patching.h>
 
 #include "helpers.h"
+
+/*
+ * At the entry of a function these registers may have arguments. The stack is aligned at the call:
+ * the probed function was called with 8 bytes on it, the probe has put 8 more there, and these are
+ * 8 registers.
+ */
+asm(".pushsection .text\n"
+	".globl dmabuf_test_probe_trampoline\n"
+	".type dmabuf_test_probe_trampoline, @function\n"
+	"dmabuf_test_probe_trampoline:\n"
+	ASM_ENDBR
+	"push %rdi\n"
+	"push %rsi\n"
+	"push %rdx\n"
+	"push %rcx\n"
+	"push %r8\n"
+	"push %r9\n"
+	"push %r10\n"
+	"push %rax\n"
+	"mov %r11, %rdi\n"
+	"call dmabuf_test_probe_pause\n"
+	"pop %rax\n"
+	"pop %r10\n"
+	"pop %r9\n"
+	"pop %r8\n"
+	"pop %rcx\n"
+	"pop %rdx\n"
+	"pop %rsi\n"
+	"pop %rdi\n"
+	ASM_RET
+	".size dmabuf_test_probe_trampoline, . - dmabuf_test_probe_trampoline\n"
+	".popsection\n");
 
 static int pre_handler(struct kprobe *kp, struct pt_regs *regs)
 {
@@ -29,6 +64,20 @@ static void post_handler(struct kprobe *kp, struct pt_regs *regs, unsigned long 
 {
 }
 
+/*
+ * Where a probe has to stand that the kernel made a call in the entry of its function, so that the
+ * handler could not change the stack. What follows that call is reached by a breakpoint, with
+ * nothing changed since.
+ */
+static kprobe_opcode_t *behind_call(struct kprobe *kp)
+{
+#ifdef CONFIG_KPROBES_ON_FTRACE
+	if (kprobe_ftrace(kp))
+		return kp->addr + MCOUNT_INSN_SIZE;
+#endif
+	return NULL;
+}
+
 int dmabuf_test_probe_register(struct dmabuf_test_probe **out, const char *function,
 			       const void *hook)
 {
@@ -42,6 +91,17 @@ int dmabuf_test_probe_register(struct dmabuf_test_probe **out, const char *funct
 	probe->kp.post_handler = post_handler;
 	probe->hook = hook;
 	err = register_kprobe(&probe->kp);
+	if (!err && behind_call(&probe->kp)) {
+		kprobe_opcode_t *behind = behind_call(&probe->kp);
+
+		unregister_kprobe(&probe->kp);
+		probe->kp = (struct kprobe) {
+			.addr = behind,
+			.pre_handler = pre_handler,
+			.post_handler = post_handler,
+		};
+		err = register_kprobe(&probe->kp);
+	}
 	if (err) {
 		kfree(probe);
 		return err;

@@ -9,10 +9,7 @@
 //! C header: [`include/linux/kprobes.h`](srctree/include/linux/kprobes.h)
 
 use crate::pause::Window;
-use core::{
-    arch::global_asm,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 use kernel::{
     error::to_result,
     prelude::*,
@@ -33,37 +30,6 @@ extern "C" {
     fn dmabuf_test_probe_unregister(probe: *mut RawProbe);
     fn dmabuf_test_synchronize_tasks();
 }
-
-// At the entry of a function these registers may have arguments. The stack is aligned at the call:
-// the probed function was called with 8 bytes on it, the probe has put 8 more there, and these are
-// 8 registers.
-global_asm!(
-    ".pushsection .text",
-    ".globl dmabuf_test_probe_trampoline",
-    ".type dmabuf_test_probe_trampoline, @function",
-    "dmabuf_test_probe_trampoline:",
-    "push rdi",
-    "push rsi",
-    "push rdx",
-    "push rcx",
-    "push r8",
-    "push r9",
-    "push r10",
-    "push rax",
-    "mov rdi, r11",
-    "call dmabuf_test_probe_pause",
-    "pop rax",
-    "pop r10",
-    "pop r9",
-    "pop r8",
-    "pop rcx",
-    "pop rdx",
-    "pop rsi",
-    "pop rdi",
-    "ret",
-    ".size dmabuf_test_probe_trampoline, . - dmabuf_test_probe_trampoline",
-    ".popsection",
-);
 
 /// A function was entered; says whether the task is to go through the trampoline.
 ///

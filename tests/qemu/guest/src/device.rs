@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A VFIO device, opened in either of the two ways.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -21,6 +21,32 @@ pub enum Via {
     Group,
     /// `/dev/vfio/devices/vfioN` and an iommufd.
     Cdev,
+}
+
+impl Via {
+    /// The ways that the kernel offers: not every one has cdevs (`CONFIG_VFIO_DEVICE_CDEV`).
+    pub fn all() -> &'static [Via] {
+        let numbers = fs::read_to_string("/proc/devices").unwrap_or_default();
+        if numbers.lines().any(|line| line.ends_with(" vfio-dev")) {
+            &[Via::Group, Via::Cdev]
+        } else {
+            &[Via::Group]
+        }
+    }
+
+    /// The last of [`Via::all`].
+    pub fn newest() -> Via {
+        if Via::all().contains(&Via::Cdev) {
+            Via::Cdev
+        } else {
+            Via::Group
+        }
+    }
+
+    /// They take turns.
+    pub fn in_turn(round: usize) -> Via {
+        Via::all()[round % Via::all().len()]
+    }
 }
 
 /// Where a region is in the device file.

@@ -124,6 +124,13 @@ impl Pause {
     }
 }
 
+/// What the driver calls to lock a mutex: a helper where that is a macro in C, as with lockdep.
+pub fn mutex_lock() -> Result<&'static str> {
+    let text = fs::read_to_string("/proc/kallsyms")?;
+    let is_function = text.lines().any(|line| line.ends_with(" T mutex_lock"));
+    Ok(if is_function { "mutex_lock" } else { "rust_helper_mutex_lock" })
+}
+
 /// The one function of the driver under test that has `part` in its name, which is mangled:
 /// `7dma_buf6attach` for `dma_buf::attach`.
 pub fn of_driver(part: &str) -> Result<String> {
@@ -131,7 +138,9 @@ pub fn of_driver(part: &str) -> Result<String> {
     let text = fs::read_to_string("/proc/kallsyms")?;
     let lines = text.lines().filter(|line| line.ends_with(&module));
     let names = lines.filter_map(|line| line.split_whitespace().nth(2));
-    let found: Vec<&str> = names.filter(|name| name.contains(part)).collect();
+    // Some kernels pad functions, and name the padding.
+    let functions = names.filter(|name| !name.starts_with("__pfx_"));
+    let found: Vec<&str> = functions.filter(|name| name.contains(part)).collect();
     ensure!(found.len() == 1, "functions of the driver with {part} in their names: {found:?}");
     Ok(found[0].to_string())
 }

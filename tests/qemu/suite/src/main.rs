@@ -10,7 +10,7 @@
 //!
 //! Environment: `DRIVER_KO` is the module under test (/lib/modules/dmabuf-vfio-pci.ko), `DRIVER`
 //! the name that devices are bound to (the module's own), `SUITE_TIMEOUT` the seconds that a case
-//! may take (120).
+//! may take (120), `SUITE_EXCEPT` names of cases that are left out.
 
 #![forbid(unsafe_code)]
 
@@ -43,8 +43,18 @@ fn main() -> ExitCode {
         },
         [option, ..] if option.starts_with('-') => usage(&format!("no option {option:?}")),
         _ => {
-            let wanted: Vec<&Case> =
-                cases.iter().filter(|case| case.matches(&words)).copied().collect();
+            let except = env::var("SUITE_EXCEPT").unwrap_or_default();
+            let except: Vec<&str> = except.split_whitespace().collect();
+            if let Some(name) =
+                except.iter().find(|name| !cases.iter().any(|case| case.name == **name))
+            {
+                return usage(&format!("SUITE_EXCEPT: no case {name:?}"));
+            }
+            let wanted: Vec<&Case> = cases
+                .iter()
+                .filter(|case| case.matches(&words) && !except.contains(&case.name))
+                .copied()
+                .collect();
             if wanted.is_empty() {
                 return usage("no case matches");
             }

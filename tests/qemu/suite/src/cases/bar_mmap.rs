@@ -178,7 +178,7 @@ fn bar_mapping_can_be_moved_but_not_grown() -> Result<()> {
 }
 
 fn five_hundred_bar_mappings_work_and_leave() -> Result<()> {
-    let device = Device::open(&edu()?, Via::Cdev)?;
+    let device = Device::open(&edu()?, Via::newest())?;
     let mappings: Vec<Mapping> =
         (0..500).map(|_| device.map_bar_part(0, 0, PAGE)).collect::<Result<_, _>>()?;
     for (value, mapping) in (0..).zip(&mappings) {

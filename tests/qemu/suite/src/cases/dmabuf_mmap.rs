@@ -145,7 +145,7 @@ fn forked_child_keeps_the_mapping() -> Result<()> {
 
 fn buffers_of_two_devices_reach_their_own() -> Result<()> {
     let devices =
-        [Device::open(&nth(EDU, 0)?, Via::Group)?, Device::open(&nth(EDU, 1)?, Via::Cdev)?];
+        [Device::open(&nth(EDU, 0)?, Via::Group)?, Device::open(&nth(EDU, 1)?, Via::newest())?];
     let mappings: Vec<Mapping> = devices
         .iter()
         .map(|device| Ok(export_edu(device)?.map(0, PAGE)?))

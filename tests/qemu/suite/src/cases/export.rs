@@ -114,7 +114,7 @@ fn export_obeys_open_flags() -> Result<()> {
 }
 
 fn export_works_through_group_and_cdev() -> Result<()> {
-    for via in [Via::Group, Via::Cdev] {
+    for &via in Via::all() {
         let device = Device::open(&edu()?, via)?;
         let mapping = check::works("mmap", export_edu(&device)?.map(0, PAGE))?;
         check::value(&format!("id register via {via:?}"), mapping.load(ID_AT), ID)?;

@@ -50,7 +50,7 @@ fn opening_that_the_core_gave_up_leaves_nothing() -> Result<()> {
         "open",
         &injector,
         &[Errno::ENOMEM],
-        || errno(Device::open(&pci, Via::Cdev)),
+        || errno(Device::open(&pci, Via::newest())),
         |_| Ok(()),
     )?;
     failed(&tally, &[Errno::ENOMEM])?;

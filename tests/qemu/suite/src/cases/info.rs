@@ -86,7 +86,7 @@ fn info_follows_the_life_of_a_buffer() -> Result<()> {
     expect("revoked", status(&device, &first), revoked)?;
     expect("the other", status(&device, &second), live)?;
     drop(device);
-    let device = Device::open(&edu()?, Via::Cdev)?;
+    let device = Device::open(&edu()?, Via::newest())?;
     expect("device opened again", status(&device, &second), closed)?;
     // What was revoked before the device was closed may say either: both are final.
     let old = status(&device, &first)?;
@@ -203,7 +203,7 @@ fn memattr_of_a_closed_buffer_is_enodev() -> Result<()> {
 
 fn info_and_memattr_through_another_device_are_enodev() -> Result<()> {
     let device = open_edu()?;
-    let other = Device::open(&nth(EDU, 1)?, Via::Cdev)?;
+    let other = Device::open(&nth(EDU, 1)?, Via::newest())?;
     let buffer = export_edu(&device)?;
     let fd = buffer.raw();
     check::errno("INFO", buffer::info(&other, fd).map(drop), Errno::ENODEV)?;

@@ -45,7 +45,7 @@ fn dead(buffer: &Buffer) -> Result<()> {
 }
 
 fn last_close_kills_exported_mappings() -> Result<()> {
-    for via in [Via::Group, Via::Cdev] {
+    for &via in Via::all() {
         let client = Peer::fork()?;
         let device = Device::open(&edu()?, via)?;
         let buffer = export_edu(&device)?;
@@ -71,7 +71,7 @@ fn opening_again_does_not_revive_a_buffer() -> Result<()> {
     check::value("before", mapping.load(ID_AT), ID)?;
     drop(device);
     closed()?;
-    for via in [Via::Group, Via::Cdev] {
+    for &via in Via::all() {
         let device = Device::open(&edu()?, via)?;
         check::value("the BAR", device.map_bar(0)?.load(ID_AT), ID)?;
         check::bus_error("the old mapping", mapping.load(ID_AT))?;

@@ -58,7 +58,7 @@ fn off_and_on(device: &Device, mappings: &[(&str, &Mapping, u64, u32)]) -> Resul
 }
 
 fn memory_off_is_sigbus_and_memory_on_heals() -> Result<()> {
-    for via in [Via::Group, Via::Cdev] {
+    for &via in Via::all() {
         let device = Device::open(&edu()?, via)?;
         let bar = device.map_bar(0)?;
         let mapping = export_edu(&device)?.map(0, PAGE)?;

@@ -31,7 +31,7 @@ fn born() -> Result<String> {
 }
 
 fn name_is_in_maps_map_files_fd_and_fdinfo() -> Result<()> {
-    let device = Device::open(&edu()?, Via::Cdev)?;
+    let device = Device::open(&edu()?, Via::newest())?;
     let buffer = export_edu(&device)?;
     let want = format!("/dmabuf:{}", born()?);
     for mapping in [device.map_bar(0)?, buffer.map(0, PAGE)?] {

@@ -119,7 +119,7 @@ fn off_and_on(
     off: fn(&Device) -> Result<()>,
     on: fn(&Device) -> Result<()>,
 ) -> Result<()> {
-    for via in [Via::Group, Via::Cdev] {
+    for &via in Via::all() {
         let device = open(id, via)?;
         let watch = Watch::new(&device, registers)?;
         for round in 0..3 {
@@ -140,7 +140,7 @@ fn resets(
     reset: impl Fn(&Device, &Pci) -> Result<()>,
 ) -> Result<()> {
     let pci = nth(id, 0)?;
-    for via in [Via::Group, Via::Cdev] {
+    for &via in Via::all() {
         let device = Device::open(&pci, via)?;
         let watch = Watch::new(&device, registers)?;
         for round in 0..3 {
@@ -242,7 +242,7 @@ fn siblings_hot_reset_heals_mappings() -> Result<()> {
     guest::module::Module::new(other).load()?;
     ours.bind(&crate::fixture::driver())?;
     sibling.bind("vfio-pci")?;
-    for via in [Via::Group, Via::Cdev] {
+    for &via in Via::all() {
         let device = Device::open(ours, via)?;
         let second = device.open_sibling(sibling, via).context("the sibling")?;
         let watch = Watch::new(&device, &[(0, ID_AT)])?;

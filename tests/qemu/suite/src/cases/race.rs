@@ -162,8 +162,7 @@ fn revoke_wins_over_faults_under_way() -> Result<()> {
 fn opening_and_closing_races_with_loads() -> Result<()> {
     let client = Peer::fork()?;
     for round in 0..20 {
-        let via = if round % 2 == 0 { Via::Group } else { Via::Cdev };
-        let device = Device::open(&edu()?, via)?;
+        let device = Device::open(&edu()?, Via::in_turn(round as usize))?;
         let fd = client.take(export_edu(&device)?)?;
         let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
         client.close(fd)?;

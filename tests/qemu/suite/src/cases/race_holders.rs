@@ -12,7 +12,7 @@ use guest::call::Call;
 use guest::device::{Device, Via};
 use guest::mm::{self, Mapping};
 use guest::module::Module;
-use guest::pause::{meanwhile, of_driver, Pause};
+use guest::pause::{meanwhile, mutex_lock, of_driver, Pause};
 use guest::pci::EDU;
 use guest::peer::Peer;
 use guest::testmod::{Importer, GOOD};
@@ -152,7 +152,7 @@ fn attach_that_a_revoke_overtook_maps_nothing() -> Result<()> {
     // The last of the checks, then the first lock after them.
     let attach = || importer.attach(&rig.buffer, &rig.importing, GOOD);
     let (check, attach) = Pause::call("__vfio_pci_memory_enabled", attach)?;
-    let note = Pause::of(attach.pid(), "rust_helper_mutex_lock")?;
+    let note = Pause::of(attach.pid(), mutex_lock()?)?;
     check.end()?;
     note.wait()?;
     let revoke = || buffer::revoke(&rig.device, &rig.buffer);

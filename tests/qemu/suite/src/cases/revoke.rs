@@ -51,7 +51,7 @@ fn revoke(device: &Device, buffer: &Buffer) -> Result<()> {
 }
 
 fn revoke_kills_a_mapping_in_the_same_process() -> Result<()> {
-    for via in [Via::Group, Via::Cdev] {
+    for &via in Via::all() {
         let device = Device::open(&edu()?, via)?;
         let buffer = export_edu(&device)?;
         let mapping = buffer.map(0, PAGE)?;
@@ -224,7 +224,7 @@ fn revoke_of_a_foreign_dma_buf_is_enodev() -> Result<()> {
 
 fn revoke_through_another_device_is_enodev() -> Result<()> {
     let device = open_edu()?;
-    let other = Device::open(&nth(EDU, 1)?, Via::Cdev)?;
+    let other = Device::open(&nth(EDU, 1)?, Via::newest())?;
     let buffer = export_edu(&device)?;
     let mapping = buffer.map(0, PAGE)?;
     check::errno("the other device", buffer::revoke(&other, &buffer), Errno::ENODEV)?;

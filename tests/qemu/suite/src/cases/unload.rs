@@ -107,7 +107,7 @@ fn old_fds_stay_dead_after_rebinding() -> Result<()> {
     let dead = old.map(0, PAGE)?;
     check::value("before", dead.load(ID_AT), ID)?;
     drop(device);
-    for via in [Via::Group, Via::Cdev] {
+    for &via in Via::all() {
         pci.unbind()?;
         check::bus_error("unbound", dead.load(ID_AT))?;
         pci.bind(&driver())?;
@@ -219,7 +219,7 @@ fn load_use_and_unload_ten_times() -> Result<()> {
     for round in 0..10 {
         module.load()?;
         pci.bind(&driver())?;
-        let device = Device::open(&pci, if round % 2 == 0 { Via::Group } else { Via::Cdev })?;
+        let device = Device::open(&pci, Via::in_turn(round))?;
         let bar = device.map_bar(0)?;
         let buffer = Buffer::export(&device, 0, 0, PAGE)?;
         let mapping = mm::Mapping::new(&buffer, PAGE, mm::RW, 0)?;
