@@ -7,10 +7,10 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := module
 .PHONY: module tools demo test test-debug test-stress selftests soak fuzz bench check fmt shell \
 	run help
-.PHONY: clean distclean
+.PHONY: stock-test clean distclean
 
 # What scripts/guest/run.py takes from the user.
-export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED KERNEL
+export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED KERNEL STOCK
 
 ifdef KDIR
 clang = $(shell grep -qs '^CONFIG_CC_IS_CLANG=y' '$(KDIR)/include/config/auto.conf' && echo LLVM=1)
@@ -25,6 +25,9 @@ endif
 
 tools demo test test-debug test-stress selftests soak fuzz bench check fmt shell:
 	@scripts/root.sh scripts/build.sh $@
+
+stock-test:
+	@scripts/root.sh --with scripts/stock/packages scripts/build.sh $@
 
 run:
 	@scripts/run
@@ -49,6 +52,8 @@ help:
 #:                      (10); SEED=s repeats a run; KERNEL=debug takes the kernel of test-debug
 #: make fuzz MINUTES=n  hostile calls of all that the driver answers; SEED and KERNEL as for soak
 #: make selftests       the kernel's own VFIO tests, with the in-tree vfio-pci and with this driver
+#: make stock-test      the demo and the suite on Debian's own kernels, unmodified; STOCK=7.3 takes
+#:                      one of 7.3 and 7.2
 #: make bench           count what faults, mappings, exports, revokes cost, beside vfio-pci
 #: make check           formatting, lints, warnings as errors, the UAPI header by itself
 #: make fmt             rustfmt all of it

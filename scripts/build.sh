@@ -12,19 +12,37 @@
 #   soak fuzz               the same with the kernel of flavour KERNEL (bench)
 #   selftests               the kernel's own VFIO tests and the module, and boots a guest
 #   tools                   build/tools: the crate's examples and the programs
+#   stock-test              the same with Debian's kernels STOCK (7.3 7.2), one after the other
 #   check fmt               scripts/check builds on its own
 set -eu
 
 . /src/scripts/lib.sh
 target=$1
+llvm=1
 
 # build_module [DIR]
 build_module() {
 	objects=${1-/src/build/module}
 	objects_for "$kernel" "$objects"
 	say 'module: build'
-	make ${V:+V=$V} -s -j"$(nproc)" -C "$kernel/build" M=/src MO="$objects" LLVM=1 \
+	make ${V:+V=$V} -s -j"$(nproc)" -C "$kernel/build" M=/src MO="$objects" ${llvm:+LLVM=1} \
 		modules >&2 9>&- || die 'the module did not build: see above'
+}
+
+# Debian's kernels are built by gcc.
+stock_test() {
+	llvm='' failed=0
+	for series in ${STOCK:-7.3 7.2}; do
+		kernel=$(/src/scripts/stock/kernel.sh "$series")
+		lock /src/build/.lock
+		build_module "/src/build/stock-$series-module"
+		build_guest --package suite --package demo
+		build_tools
+		unlock
+		/src/scripts/stock/test-gates "$kernel" "$objects/dmabuf-vfio-pci.ko" || failed=1
+		python3 /src/scripts/guest/run.py "$kernel" stock-test || failed=1
+	done
+	exit $failed
 }
 
 build_guest() {
@@ -56,6 +74,10 @@ build_tools() {
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
 main() {
+	mkdir -p /src/build/tools
+	case $target in
+	stock-test) stock_test ;;
+	esac
 	flavour='test'
 	case $target in
 	bench) flavour=bench ;;
@@ -68,7 +90,6 @@ main() {
 	none) kernel= ;;
 	*) die "KERNEL=$flavour: there are bench, debug and test" ;;
 	esac
-	mkdir -p /src/build/tools
 	lock /src/build/.lock
 	# Only what is needed: a part that does not build must not stop the others.
 	case $target/${DRIVER:-dmabuf-vfio-pci} in

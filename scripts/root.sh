@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage: scripts/root.sh COMMAND... | --remove-cache
+# usage: scripts/root.sh [--with FILE] COMMAND... | --remove-cache
 #
 # Runs COMMAND inside the project's own Debian trixie root, which has the kernel's
 # toolchain, the kernel source and QEMU, and makes that root first if it is not
 # there. The host needs no more than Debian's base system, make and debootstrap.
+# With --with: inside another root, which has the packages of FILE, too.
 #
 # Inside, the checkout is /src and the cache is /cache; the rest is read-only.
 # Everything runs in its own mount and process namespace: when this script goes
@@ -20,7 +21,7 @@ cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dmabuf-vfio-pci
 . "$src/scripts/lib.sh"
 
 # What the caller may set; everything else of the environment stays outside.
-PASS='PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V MINUTES SEED KERNEL
+PASS='PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V MINUTES SEED KERNEL STOCK
 	http_proxy https_proxy no_proxy CARGO_NET_OFFLINE'
 
 check_host() {
@@ -54,9 +55,15 @@ contain() {
 		unshare --mount --propagation private --pid --fork --kill-child "$@"
 }
 
-# In a namespace of its own: make the root in $1, from nothing.
+# wanted [FILE]: the packages of a root.
+wanted() {
+	content "$src/scripts/packages" ${1:+"$src/$1"}
+}
+
+# In a namespace of its own: make the root in $1, from nothing; $2 is the FILE of --with.
 make_root() {
 	new=$1
+	shift
 	rm -rf "$new"
 	mkdir -p "$new"
 	# shellcheck disable=SC2086 # an empty mirror means debootstrap's own default
@@ -77,7 +84,7 @@ make_root() {
 		chroot "$new" env DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8 sh -euc '
 			apt-get -o Acquire::Retries=3 update
 			apt-get -o Acquire::Retries=3 install -y --no-install-recommends "$@"
-			apt-get clean' sh $(content "$src/scripts/packages")
+			apt-get clean' sh $(wanted "$@")
 	# shellcheck disable=SC2016 # dpkg-query expands it
 	chroot "$new" dpkg-query -W -f '${Package} ${Version}\n' \
 		'linux-source-*' bindgen clang gcc lld rustc rust-src >"$new/etc/toolchain"
@@ -93,14 +100,14 @@ use_apt_proxy() {
 }
 
 ensure_root() {
-	root=$cache/root-$(key "$SUITE" "$RECIPE" "$(content "$src/scripts/packages")")
+	root=$cache/root-$(key "$SUITE" "$RECIPE" "$(wanted "$@")")
 	[ ! -d "$root" ] || return 0
 	get_debootstrap
 	lock "$cache/root.lock"
 	if [ ! -d "$root" ]; then # nobody made it while we waited
 		need_space "$cache"
 		use_apt_proxy
-		contain "$src/scripts/root.sh" --make "$root.new"
+		contain "$src/scripts/root.sh" --make "$root.new" "$@"
 		mv -T "$root.new" "$root"
 		rm -f "$root.new.log"
 		say 'root: done'
@@ -141,24 +148,30 @@ remove_cache() {
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
 main() {
+	with=
+	if [ "${1-}" = --with ]; then
+		with=$2
+		shift 2
+	fi
 	case ${1-} in
 	--remove-cache)
 		remove_cache
 		;;
 	--make)
-		make_root "$2"
+		shift
+		make_root "$@"
 		;;
 	--enter)
 		shift
 		enter "$@"
 		;;
 	'')
-		die 'usage: scripts/root.sh COMMAND...'
+		die 'usage: scripts/root.sh [--with FILE] COMMAND...'
 		;;
 	*)
 		check_host
 		mkdir -p "$cache"
-		ensure_root
+		ensure_root ${with:+"$with"}
 		contain "$src/scripts/root.sh" --enter "$root" "$@"
 		;;
 	esac

@@ -48,7 +48,7 @@ class Job:
     """What a guest is booted for."""
 
     name: str
-    kernel: str  # the directory that scripts/kernel.sh made
+    kernel: str  # the directory that scripts/kernel.sh or scripts/stock/kernel.sh made
     command: list  # argv in the guest
     files: dict = dataclasses.field(default_factory=dict)  # guest path -> host path
     modules: list = dataclasses.field(default_factory=list)  # for modprobe
@@ -159,7 +159,10 @@ def _qemu_command(job, folder, console, control):
     else:
         command += ["-smp", "4" if job.parallel else "2"]
         command += ["-cpu", "host" if accel.startswith("kvm") else CPU]
-    command += ["-kernel", f"{job.kernel}/build/arch/x86/boot/bzImage"]
+    image = f"{job.kernel}/vmlinuz"
+    if not os.path.exists(image):
+        image = f"{job.kernel}/build/arch/x86/boot/bzImage"
+    command += ["-kernel", image]
     command += ["-initrd", INITRAMFS, "-append", f"{APPEND} {job.append}"]
     command += ["-serial", f"file:{folder}/kernel.log"]
     for name, sock in (("console", console), ("control", control)):

@@ -18,6 +18,7 @@ import judge
 import machine
 import selftests
 import soak
+import stock
 import stress
 
 MODULE = "dmabuf-vfio-pci"
@@ -51,6 +52,9 @@ SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "selftests": 1800, "bench": 
 FLAVOURS = {"bench": "bench", "test-debug": "debug"}
 FLAVOURS["soak"] = FLAVOURS["fuzz"] = os.environ.get("KERNEL") or "bench"
 FLAVOUR = FLAVOURS.get(sys.argv[-1], "test")
+STOCK = sys.argv[-1] == "stock-test"
+if STOCK:
+    FLAVOUR = stock.flavour(*sys.argv[1:])
 MODULES = "module" if FLAVOUR == "test" else f"{FLAVOUR}-module"
 SLOWER = 8 if FLAVOUR == "debug" else 4 if sys.argv[-1] == "test-stress" else 1
 # After the cases: what they have left behind is a leak. Two scans, as the first finds false ones.
@@ -115,7 +119,8 @@ def base_job(name, kernel, command, **more):
             files[f"lib/tools/{os.path.basename(path)}"] = path
     job = machine.Job(name, kernel, command, files=files, seconds=seconds(name), **more)
     job.driver = job.driver or MODULE
-    job.modules = job.modules or ["vfio-pci-core"]
+    job.modules = job.modules or (stock.MODULES if STOCK else []) + ["vfio-pci-core"]
+    job.append = stock.APPEND if STOCK else ""
     job.env.setdefault("DRIVER_KO", f"/lib/modules/{MODULE}.ko")
     return job
 
@@ -197,6 +202,8 @@ def suite(kernel):
     job.env["SUITE_TIMEOUT"] = str(120 * SLOWER)
     if sys.argv[-1] == "test-stress":
         stress.beside(job)
+    if STOCK:
+        job.env["SUITE_EXCEPT"] = " ".join(stock.not_here(kernel))
     load_driver(job)
 
     def on_line(line):
@@ -213,13 +220,27 @@ def suite(kernel):
 
 
 def test(kernel):
-    """Everything; prints each case that did not pass, and the totals last."""
+    """Everything."""
     everything = not os.environ.get("CASE")
     cases = kunit(kernel) if everything else []
     cases += suite(kernel)
     if everything:
         with open("/src/tests/README.md") as readme:
             cases += judge.judge_table(readme.read(), cases)
+    return conclude(cases)
+
+
+def stock_test(kernel):
+    """The demo and the suite on a kernel of Debian's, less what that kernel does not have."""
+    print(f"--- {stock.name(kernel)}", flush=True)
+    status = 0 if os.environ.get("CASE") else demo(kernel)
+    cases = stock.judge_skips(suite(kernel))
+    print(stock.told(kernel))
+    return conclude(cases) or status
+
+
+def conclude(cases):
+    """Prints each case that did not pass, and the totals last; returns the exit status."""
     for case in cases:
         if case.status == "failed":
             print(f"\nFAILED: {case.name}")
@@ -315,6 +336,7 @@ def main():
         targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
         targets.update({"test-debug": test, "test-stress": test})
         targets.update({"selftests": compare, "soak": soaked, "fuzz": soaked})
+        targets["stock-test"] = stock_test
         sys.exit(targets[target](kernel))
     except machine.Unusable as problem:
         sys.exit(f"error: {problem}")
