@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := module
 .PHONY: module tools demo test test-debug test-stress selftests soak fuzz bench check fmt shell \
 	run help
-.PHONY: stock-test clean distclean
+.PHONY: stock-test deb deb-test clean distclean
 
 # What scripts/guest/run.py takes from the user.
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED KERNEL STOCK
@@ -26,7 +26,7 @@ endif
 tools demo test test-debug test-stress selftests soak fuzz bench check fmt shell:
 	@scripts/root.sh scripts/build.sh $@
 
-stock-test:
+stock-test deb deb-test:
 	@scripts/root.sh --with scripts/stock/packages scripts/build.sh $@
 
 run:
@@ -54,6 +54,8 @@ help:
 #: make selftests       the kernel's own VFIO tests, with the in-tree vfio-pci and with this driver
 #: make stock-test      the demo and the suite on Debian's own kernels, unmodified; STOCK=7.3 takes
 #:                      one of 7.3 and 7.2
+#: make deb             the Debian package, for DKMS: build/deb/*.deb
+#: make deb-test        that, installed, upgraded, crippled and removed in a clean Debian root
 #: make bench           count what faults, mappings, exports, revokes cost, beside vfio-pci
 #: make check           formatting, lints, warnings as errors, the UAPI header by itself
 #: make fmt             rustfmt all of it

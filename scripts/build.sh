@@ -12,6 +12,8 @@
 #   soak fuzz               the same with the kernel of flavour KERNEL (bench)
 #   selftests               the kernel's own VFIO tests and the module, and boots a guest
 #   tools                   build/tools: the crate's examples and the programs
+#   deb                     build/deb/*.deb (scripts/debian)
+#   deb-test                that, in a clean root, and boots what DKMS made of it there
 #   stock-test              the same with Debian's kernels STOCK (7.3 7.2), one after the other
 #   check fmt               scripts/check builds on its own
 set -eu
@@ -52,6 +54,19 @@ build_guest() {
 	cd /src
 }
 
+# The package in a clean root; what DKMS built there runs the demo.
+deb_test() {
+	/src/scripts/debian/build
+	/src/scripts/debian/test
+	for series in 7.2 7.3; do
+		kernel=$(/src/scripts/stock/kernel.sh "$series")
+		lock /src/build/.lock
+		build_guest --package demo
+		unlock
+		python3 /src/scripts/guest/run.py "$kernel" deb-test
+	done
+}
+
 # The kernel's tools/testing/selftests/vfio as it is, but static.
 build_selftests() {
 	objects_for "$kernel" /src/build/selftests
@@ -76,6 +91,11 @@ build_tools() {
 main() {
 	mkdir -p /src/build/tools
 	case $target in
+	deb) exec /src/scripts/debian/build ;;
+	deb-test)
+		deb_test
+		exit
+		;;
 	stock-test) stock_test ;;
 	esac
 	flavour='test'

@@ -52,7 +52,7 @@ SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "selftests": 1800, "bench": 
 FLAVOURS = {"bench": "bench", "test-debug": "debug"}
 FLAVOURS["soak"] = FLAVOURS["fuzz"] = os.environ.get("KERNEL") or "bench"
 FLAVOUR = FLAVOURS.get(sys.argv[-1], "test")
-STOCK = sys.argv[-1] == "stock-test"
+STOCK = sys.argv[-1] in ("stock-test", "deb-test")
 if STOCK:
     FLAVOUR = stock.flavour(*sys.argv[1:])
 MODULES = "module" if FLAVOUR == "test" else f"{FLAVOUR}-module"
@@ -336,7 +336,7 @@ def main():
         targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
         targets.update({"test-debug": test, "test-stress": test})
         targets.update({"selftests": compare, "soak": soaked, "fuzz": soaked})
-        targets["stock-test"] = stock_test
+        targets.update({"stock-test": stock_test, "deb-test": demo})
         sys.exit(targets[target](kernel))
     except machine.Unusable as problem:
         sys.exit(f"error: {problem}")
