@@ -5,9 +5,8 @@
 #
 # Makes sure that the kernel of a flavour exists and prints its directory. Config
 # fragments in scripts/kernel/ name everything that is on (make allnoconfig):
-# machine.config and FLAVOUR.config; `debug` and `kcsan` are `test` and more. A
-# later line about an option replaces an earlier one. The default flavour is
-# `test`. In that directory:
+# machine.config and FLAVOUR.config; `debug` is `test` and more. A later line about
+# an option replaces an earlier one. The default flavour is `test`. In that directory:
 #
 #   build/    the O= directory: bzImage, .config, what M= builds of Rust modules need
 #   modules/  lib/modules/RELEASE as the guest gets it
@@ -43,7 +42,7 @@ ensure_source() {
 
 config() {
 	set -- machine "$flavour"
-	case $flavour in debug | kcsan) set -- machine test "$flavour" ;; esac
+	[ "$flavour" != debug ] || set -- machine test debug
 	for name; do
 		content "$fragments/$name.config"
 	done | awk '
