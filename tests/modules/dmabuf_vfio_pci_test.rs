@@ -22,6 +22,7 @@ use kernel::{
 };
 
 mod importer;
+#[cfg_attr(not(CONFIG_KPROBES), path = "no_pause.rs")]
 mod pause;
 mod ptes;
 #[allow(unsafe_code, reason = "the layer that has all of it")]
@@ -38,11 +39,9 @@ struct Test {
     #[pin]
     _importer: MiscDeviceRegistration<importer::Importer>,
     #[pin]
-    _pause: MiscDeviceRegistration<pause::Pauser>,
+    _pause: pause::Registration,
     #[pin]
     _ptes: MiscDeviceRegistration<ptes::Reader>,
-    /// Goes last: no file is open by then.
-    _trampoline: sys::kprobe::Trampoline,
 }
 
 impl kernel::InPlaceModule for Test {
@@ -51,9 +50,8 @@ impl kernel::InPlaceModule for Test {
             _importer <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: uapi::IMPORTER,
             }),
-            _pause <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::PAUSE }),
+            _pause <- pause::register(),
             _ptes <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::PTES }),
-            _trampoline: sys::kprobe::Trampoline,
         })
     }
 }

@@ -6,7 +6,10 @@
 
 use crate::{
     sys::{
-        kprobe::Probe,
+        kprobe::{
+            Probe,
+            Trampoline, //
+        },
         time, //
     },
     uapi, //
@@ -16,6 +19,7 @@ use kernel::{
     fs::File,
     miscdevice::{
         MiscDevice,
+        MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
     new_mutex,
@@ -42,6 +46,24 @@ use kernel::{
     }, //
 };
 use kernel_ext::errno::ENOTCONN;
+
+/// The device of the pauses, and what they leave behind.
+#[pin_data]
+pub(crate) struct Registration {
+    #[pin]
+    _device: MiscDeviceRegistration<Pauser>,
+    /// Goes last: no file is open by then.
+    _trampoline: Trampoline,
+}
+
+/// Registers the device.
+pub(crate) fn register() -> impl PinInit<Registration, Error> {
+    let options = MiscDeviceOptions { name: uapi::PAUSE };
+    try_pin_init!(Registration {
+        _device <- MiscDeviceRegistration::register(options),
+        _trampoline: Trampoline,
+    })
+}
 
 /// The time at the entry of a function that one task is kept in.
 pub(crate) struct Window {

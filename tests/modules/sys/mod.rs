@@ -3,6 +3,7 @@
 //! The unsafe layer of the test module: one file per C header, no policy.
 
 pub(crate) mod dma_buf;
+#[cfg(CONFIG_KPROBES)]
 pub(crate) mod kprobe;
 pub(crate) mod pci;
 pub(crate) mod pfnmap;
