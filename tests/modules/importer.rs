@@ -216,7 +216,8 @@ impl Invalidate for Importer {
                 this.unmap_locked(&mut locked);
             }
             uapi::LATER => {
-                let delay = msecs_to_jiffies(this.delay_ms.load(Relaxed));
+                // One more, as the one that runs now is not whole: never before its time.
+                let delay = msecs_to_jiffies(this.delay_ms.load(Relaxed)) + 1;
                 // It may be queued already.
                 let _ = workqueue::system().enqueue_delayed(Arc::from(this), delay);
             }
