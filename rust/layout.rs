@@ -68,9 +68,9 @@ layout! {
     dma_buf_attachment { dmabuf, peer2peer }
     dma_buf_export_info { exp_name, owner, ops, size, flags, priv_ }
     dma_buf_ops { attach, detach, map_dma_buf, unmap_dma_buf, mmap, release }
-    file { f_mapping, private_data }
-    inode { i_mapping }
-    pci_dev { dev }
+    file { f_inode, f_mapping, private_data }
+    inode { i_ino, i_mapping }
+    pci_dev { dev, driver }
     pci_device_id { override_only }
     pci_driver { name, id_table, probe, remove, err_handler, driver_managed_dma }
     pci_error_handlers { error_detected, reset_prepare, reset_done }

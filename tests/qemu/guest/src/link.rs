@@ -72,31 +72,14 @@ impl Link {
     /// Sends `words`, and a copy of `fd`.
     pub fn send(&self, words: Words, fd: Option<RawFd>) -> Result<()> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let fds: Vec<RawFd> = fd.into_iter().collect();
-        let control = [ControlMessage::ScmRights(&fds)];
-        let control = if fds.is_empty() { &control[..0] } else { &control[..] };
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        let parts = [IoSlice::new(&bytes)];
-        sendmsg::<UnixAddr>(self.0.as_raw_fd(), &parts, control, flags, None).context("send")?;
-        Ok(())
+        self.send_bytes(&bytes, fd)
     }
 
     /// Receives a message.
     pub fn receive(&self) -> Result<(Words, Option<OwnedFd>)> {
         let mut bytes = [0u8; WORDS * 8];
-        let mut space = cmsg_space!([RawFd; 1]);
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags)
-            .context("no answer from the other process")?;
-        let mut fd = None;
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(fds) = control {
-                // SAFETY: the kernel made these fds for this message, and nobody else has them.
-                fd = fds.first().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
-            }
-        }
-        ensure!(message.bytes == WORDS * 8, "the other process is gone");
+        let (count, fd) = self.receive_into(&mut bytes)?;
+        ensure!(count == WORDS * 8, "the other process is gone");
         let mut words = Words::default();
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = u64::from_ne_bytes(chunk.try_into()?);
@@ -119,6 +102,13 @@ impl Link {
     /// Receives a message of any bytes. `bytes` is scratch memory; the message is what comes back.
     pub fn receive_bytes<'a>(&self, bytes: &'a mut Vec<u8>) -> Result<(&'a [u8], Option<OwnedFd>)> {
         bytes.resize(MOST_BYTES, 0);
+        let (count, fd) = self.receive_into(bytes)?;
+        ensure!(count > 0, "the other process is gone");
+        Ok((&bytes[..count], fd))
+    }
+
+    /// Receives a message; says how many bytes it has.
+    fn receive_into(&self, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
         let mut space = cmsg_space!([RawFd; 1]);
         let mut parts = [IoSliceMut::new(bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -131,9 +121,7 @@ impl Link {
                 fd = fds.first().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
-        let count = message.bytes;
-        ensure!(count > 0, "the other process is gone");
-        Ok((&bytes[..count], fd))
+        Ok((message.bytes, fd))
     }
 
     /// Whether a message waits to be received.

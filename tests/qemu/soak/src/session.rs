@@ -135,36 +135,26 @@ impl Session<'_> {
             };
             if !goes_on && !batch.is_empty() {
                 if let Some(mismatch) = self.run(&steps, &batch)? {
-                    let operations = mismatch.steps.len() as u64;
-                    return Ok(Played {
-                        operations,
-                        accesses: self.accesses,
-                        mismatch: Some(mismatch),
-                    });
+                    return Ok(self.played(mismatch.steps.len(), Some(mismatch)));
                 }
                 batch.clear();
             }
             let (Some(step), Some(Some(expect))) = (step, expect) else {
-                return Ok(Played {
-                    operations: steps.len() as u64,
-                    accesses: self.accesses,
-                    mismatch: None,
-                });
+                return Ok(self.played(steps.len(), None));
             };
             steps.push(step);
             batch.push(expect);
             if !of_one {
                 if let Some(mismatch) = self.run(&steps, &batch)? {
-                    let operations = mismatch.steps.len() as u64;
-                    return Ok(Played {
-                        operations,
-                        accesses: self.accesses,
-                        mismatch: Some(mismatch),
-                    });
+                    return Ok(self.played(mismatch.steps.len(), Some(mismatch)));
                 }
                 batch.clear();
             }
         }
+    }
+
+    fn played(&self, operations: usize, mismatch: Option<Mismatch>) -> Played {
+        Played { operations: operations as u64, accesses: self.accesses, mismatch }
     }
 
     /// Does the last of `steps`, for which there are expectations, and compares.
