@@ -265,28 +265,32 @@ fn device_writes_into_a_peer_below_its_switch() -> Result<()> {
     check::equal("mapped", importer.stats()?.mapped, 0)
 }
 
-/// Linux 7.3's `dma_buf_free_sgt()` forgets the list of entries, if left to itself: 128 KiB each
-/// time here.
+/// Linux 7.3's `dma_buf_free_sgt()` forgets the list of entries, if left to itself: 32 bytes each.
+///
+/// Others take memory, too, but not as much each time; a list that is forgotten is, each time.
 fn unmapping_gives_all_memory_back() -> Result<()> {
+    const RANGES: u64 = 1024;
+    const ROUNDS: u64 = 32;
+    const LIST: u64 = RANGES * 32 / 1024;
     let [ours, sibling] = pair()?;
     let device = Device::open(&ours, Via::Group)?;
-    let ranges: Vec<Range> = (0..4096).map(|number| Range(number % 2 * 2 * PAGE, PAGE)).collect();
+    let ranges: Vec<Range> = (0..RANGES).map(|number| Range(number % 2 * 2 * PAGE, PAGE)).collect();
     let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
     let importer = Importer::new()?;
     check::works("attach", importer.attach(&buffer, &sibling, GOOD))?;
-    let rounds = |count| -> Result<()> {
-        for _ in 0..count {
+    let mut lost = Vec::new();
+    for _ in 0..4 {
+        let before = available()?;
+        for _ in 0..ROUNDS {
             check::works("map", importer.map())?;
             check::works("unmap", importer.unmap())?;
         }
-        Ok(())
-    };
-    rounds(4)?;
-    let before = available()?;
-    rounds(100)?;
-    let lost = before.saturating_sub(available()?);
-    ensure!(lost < 6 << 10, "{lost} KiB are gone");
-    Ok(())
+        lost.push(before.saturating_sub(available()?));
+        if lost.iter().any(|&lost| lost < ROUNDS * LIST / 2) {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("each time {ROUNDS} mappings have cost memory: {lost:?} KiB")
 }
 
 /// Memory that can be had, KiB.
