@@ -7,7 +7,8 @@ use guest::device::Device;
 use guest::feature;
 use guest::mm::{self, Mapping};
 use guest::pci::{BOCHS, EDU, TESTDEV};
-use guest::ptes::{self, Cache, Entry};
+use guest::ptes::{entry, Dump, Entry};
+use guest::testmod::MemoryType::{self, UncachedMinus, WriteCombining};
 use guest::{uapi, PAGE};
 
 use crate::case::{cases, Setup, Skip};
@@ -31,22 +32,16 @@ cases! {
         prefetchable_bar_stays_uncached;
     Setup::Bound(&[TESTDEV]) =>
         aligned_mappings_of_a_huge_bar_get_gigabyte_entries;
-}
-
-/// The entry at an offset of a mapping.
-fn entry(mapping: &Mapping, at: u64) -> Result<Option<Entry>> {
-    if !ptes::are_shown() {
-        return Err(Skip("the kernel has no CONFIG_PTDUMP_DEBUGFS".into()).into());
-    }
-    ptes::entry_at(mapping.address() + at as usize)
+    Setup::Bound(&[EDU, BOCHS, TESTDEV]) =>
+        kernels_own_dump_has_the_same_entries;
 }
 
 fn absent(what: &str, mapping: &Mapping, at: u64) -> Result<()> {
     check::equal(what, entry(mapping, at)?, None)
 }
 
-fn cache(mapping: &Mapping, at: u64) -> Result<Cache> {
-    Ok(entry(mapping, at)?.context("no entry")?.cache)
+fn memory(mapping: &Mapping, at: u64) -> Result<MemoryType> {
+    Ok(entry(mapping, at)?.context("no entry")?.memory)
 }
 
 /// A touched mapping of each kind: through the device fd and through a buffer.
@@ -71,7 +66,7 @@ fn mapping_has_no_entry_before_the_first_access() -> Result<()> {
 fn entries_are_uncached_pages() -> Result<()> {
     let device = open_edu()?;
     for mapping in pair(&device, &export_edu(&device)?)? {
-        let want = Entry { size: PAGE, writable: true, cache: Cache::UncachedMinus };
+        let want = Entry { size: PAGE, writable: true, memory: UncachedMinus };
         check::equal("entry", entry(&mapping, 0)?, Some(want))?;
     }
     Ok(())
@@ -137,7 +132,7 @@ fn aligned_mappings_get_two_megabyte_entries() -> Result<()> {
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
     for mapping in huge(&device, &buffer)? {
-        let want = Entry { size: 2 << 20, writable: true, cache: Cache::UncachedMinus };
+        let want = Entry { size: 2 << 20, writable: true, memory: UncachedMinus };
         check::equal("entry", entry(&mapping, 0)?, Some(want))?;
         check::equal("the last entry", entry(&mapping, SIZE - PAGE)?, Some(want))?;
     }
@@ -172,14 +167,14 @@ fn write_combining_is_in_the_entries() -> Result<()> {
     let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
     for at in [0, PAGE, SIZE / 2, SIZE - PAGE] {
         mapping.store(at, at as u32)?;
-        check::equal("cache mode", cache(&mapping, at)?, Cache::WriteCombining)?;
+        check::equal("memory type", memory(&mapping, at)?, WriteCombining)?;
         check::value("what was written", mapping.load(at), at as u32)?;
     }
     device.set_memory(false)?;
     absent("memory off", &mapping, 0)?;
     device.set_memory(true)?;
     check::value("memory on", mapping.load(SIZE / 2), (SIZE / 2) as u32)?;
-    check::equal("healed", cache(&mapping, SIZE / 2)?, Cache::WriteCombining)?;
+    check::equal("healed", memory(&mapping, SIZE / 2)?, WriteCombining)?;
     check::works("REVOKE", buffer::revoke(&device, &buffer))?;
     absent("revoked", &mapping, 0)?;
     check::bus_error("revoked", mapping.load(0))
@@ -192,13 +187,13 @@ fn write_combining_buffer_leaves_other_mappings_uncached() -> Result<()> {
     before.iter().try_for_each(|mapping| mapping.load(0).map(drop))?;
     let mapping = combining(&device, PAGE)?.map(0, PAGE)?;
     mapping.store(0, 1)?;
-    check::equal("the buffer's", cache(&mapping, 0)?, Cache::WriteCombining)?;
+    check::equal("the buffer's", memory(&mapping, 0)?, WriteCombining)?;
     let after = [device.map_bar_part(0, 0, PAGE)?, plain.map(0, PAGE)?];
     for other in before.iter().chain(&after) {
         other.load(0)?;
-        check::equal("another's", cache(other, 0)?, Cache::UncachedMinus)?;
+        check::equal("another's", memory(other, 0)?, UncachedMinus)?;
     }
-    check::equal("the buffer's, at the end", cache(&mapping, 0)?, Cache::WriteCombining)
+    check::equal("the buffer's, at the end", memory(&mapping, 0)?, WriteCombining)
 }
 
 fn memattr_is_that_of_later_mappings_only() -> Result<()> {
@@ -211,20 +206,20 @@ fn memattr_is_that_of_later_mappings_only() -> Result<()> {
         check::works("MEMATTR", feature::set(&device, feature, &payload))
     };
     let mut mappings = Vec::new();
-    for (memattr, cache) in [
-        (uapi::VFIO_DMA_BUF_MEMATTR_NC, Cache::UncachedMinus),
-        (uapi::VFIO_DMA_BUF_MEMATTR_WC, Cache::WriteCombining),
-        (uapi::VFIO_DMA_BUF_MEMATTR_NC, Cache::UncachedMinus),
+    for (memattr, want) in [
+        (uapi::VFIO_DMA_BUF_MEMATTR_NC, UncachedMinus),
+        (uapi::VFIO_DMA_BUF_MEMATTR_WC, WriteCombining),
+        (uapi::VFIO_DMA_BUF_MEMATTR_NC, UncachedMinus),
     ] {
         set(memattr)?;
-        mappings.push((buffer.map(0, 2 * PAGE)?, cache));
+        mappings.push((buffer.map(0, 2 * PAGE)?, want));
         set(uapi::VFIO_DMA_BUF_MEMATTR_WC)?;
         // Also a page that is touched for the first time after the change.
         for (number, (mapping, want)) in mappings.iter().enumerate() {
             for page in 0..mappings.len().min(2) as u64 {
                 mapping.load(page * PAGE)?;
                 let what = format!("page {page} of mapping {number}");
-                check::equal(&what, self::cache(mapping, page * PAGE)?, *want)?;
+                check::equal(&what, memory(mapping, page * PAGE)?, *want)?;
             }
         }
     }
@@ -233,7 +228,7 @@ fn memattr_is_that_of_later_mappings_only() -> Result<()> {
     for (number, (mapping, want)) in mappings.iter().enumerate() {
         mapping.load(PAGE)?;
         let what = format!("mapping {number}, memory off and on");
-        check::equal(&what, self::cache(mapping, PAGE)?, *want)?;
+        check::equal(&what, memory(mapping, PAGE)?, *want)?;
     }
     Ok(())
 }
@@ -244,18 +239,23 @@ fn prefetchable_bar_stays_uncached() -> Result<()> {
     let mapping = Buffer::export(&device, 0, 0, PAGE)?.map(0, PAGE)?;
     for mapping in [&bar, &mapping] {
         mapping.load(0)?;
-        check::equal("cache mode", cache(mapping, 0)?, Cache::UncachedMinus)?;
+        check::equal("memory type", memory(mapping, 0)?, UncachedMinus)?;
     }
     Ok(())
 }
 
-fn aligned_mappings_of_a_huge_bar_get_gigabyte_entries() -> Result<()> {
-    const GIB: u64 = 1 << 30;
+/// pci-testdev, whose BAR2 is of some GiB.
+fn open_testdev() -> Result<Device> {
     let pci = nth(TESTDEV, 0)?;
-    if pci.bar_size(2)? < 4 * GIB {
+    if pci.bar_size(2)? < 4 << 30 {
         return Err(Skip("pci-testdev has no membar=4G".into()).into());
     }
-    let device = Device::open(&pci, guest::device::Via::Group)?;
+    Device::open(&pci, guest::device::Via::Group)
+}
+
+fn aligned_mappings_of_a_huge_bar_get_gigabyte_entries() -> Result<()> {
+    const GIB: u64 = 1 << 30;
+    let device = open_testdev()?;
     let buffer = Buffer::export(&device, 2, GIB, 2 * GIB)?;
     let bar = Mapping::from_raw(
         mm::map_gigabyte_aligned(device.raw(), 4 * GIB, mm::RW, device.region(2)?.offset)?,
@@ -280,4 +280,47 @@ fn aligned_mappings_of_a_huge_bar_get_gigabyte_entries() -> Result<()> {
     absent("revoked", &mapping, GIB)?;
     check::bus_error("revoked", mapping.load(0))?;
     bar.load(GIB).map(drop).map_err(Into::into)
+}
+
+/// That the test module, which all others here rely on, tells what is there.
+fn kernels_own_dump_has_the_same_entries() -> Result<()> {
+    const GIB: u64 = 1 << 30;
+    let (edu, bochs, testdev) = (open_edu()?, open_bochs()?, open_testdev()?);
+    let small = export_edu(&edu)?;
+    let [bar, mapping] = pair(&edu, &small)?;
+    let read_only = Mapping::new(&small, PAGE, mm::RO, 0)?;
+    read_only.load(0)?;
+    let untouched = small.map(0, PAGE)?;
+    let gone = export_edu(&edu)?;
+    let revoked = gone.map(0, PAGE)?;
+    revoked.load(0)?;
+    check::works("REVOKE", buffer::revoke(&edu, &gone))?;
+    let [huge, _] = huge(&bochs, &Buffer::export(&bochs, 0, 0, SIZE)?)?;
+    let combining = combining(&bochs, PAGE)?.map(0, PAGE)?;
+    combining.store(0, 1)?;
+    let gigabyte = mm::map_gigabyte_aligned(testdev.raw(), GIB, mm::RW, testdev.region(2)?.offset)?;
+    let gigabyte = Mapping::from_raw(gigabyte, GIB);
+    gigabyte.load(0)?;
+
+    let uncached = |size| Some(Entry { size, writable: true, memory: UncachedMinus });
+    let fixed = |writable, memory| Some(Entry { size: PAGE, writable, memory });
+    let cases = [
+        ("a mapping of a BAR", &bar, uncached(PAGE)),
+        ("a mapping of a buffer", &mapping, uncached(PAGE)),
+        ("a read-only one", &read_only, fixed(false, UncachedMinus)),
+        ("one that combines writes", &combining, fixed(true, WriteCombining)),
+        ("a huge one", &huge, uncached(2 << 20)),
+        ("a gigabyte", &gigabyte, uncached(GIB)),
+        ("one that was not touched", &untouched, None),
+        ("one that was revoked", &revoked, None),
+    ];
+    for (what, mapping, want) in cases {
+        check::equal(&format!("{what}, as the test module reads it"), entry(mapping, 0)?, want)?;
+    }
+    let dump = Dump::take()?;
+    let dump = dump.ok_or_else(|| Skip("the kernel has no CONFIG_PTDUMP_DEBUGFS".into()))?;
+    for (what, mapping, want) in cases {
+        check::equal(&format!("{what}, in the dump"), dump.entry(mapping, 0)?, want)?;
+    }
+    Ok(())
 }
