@@ -56,7 +56,7 @@ STOCK = sys.argv[-1] in ("stock-test", "deb-test")
 if STOCK:
     FLAVOUR = stock.flavour(*sys.argv[1:])
 MODULES = "module" if FLAVOUR == "test" else f"{FLAVOUR}-module"
-SLOWER = 8 if FLAVOUR == "debug" else 4 if sys.argv[-1] == "test-stress" else 1
+SLOWER = 10 if FLAVOUR == "debug" else 4 if sys.argv[-1] == "test-stress" else 1
 # After the cases: what they have left behind is a leak. Two scans, as the first finds false ones.
 KMEMLEAK = """
 "$@"
@@ -122,6 +122,7 @@ def base_job(name, kernel, command, **more):
     job.modules = job.modules or (stock.MODULES if STOCK else []) + ["vfio-pci-core"]
     job.append = stock.APPEND if STOCK else ""
     job.env.setdefault("DRIVER_KO", f"/lib/modules/{MODULE}.ko")
+    job.env["SLOWER"] = str(SLOWER)
     return job
 
 
@@ -199,7 +200,6 @@ def suite(kernel):
     command = ["sh", "-c", KMEMLEAK, "sh", "suite"] + shlex.split(os.environ.get("CASE", ""))
     job = base_job("suite", kernel, command, devices=TEST_DEVICES, qemu_args=TEST_QEMU_ARGS)
     job.modules.append("vfio-pci")
-    job.env["SUITE_TIMEOUT"] = str(120 * SLOWER)
     if sys.argv[-1] == "test-stress":
         stress.beside(job)
     if STOCK:
@@ -258,7 +258,6 @@ def soaked(kernel):
     minutes, name = int(os.environ.get("MINUTES") or 10), sys.argv[-1]
     command = ["sh", "-c", KMEMLEAK, "sh"] + soak.command(name, minutes, os.environ.get("SEED"))
     job = base_job(name, kernel, command, devices=TEST_DEVICES, qemu_args=TEST_QEMU_ARGS)
-    job.env["SOAK_PATIENCE"] = str(60 * SLOWER)
     return soak.soak(job, minutes, by_line)
 
 

@@ -10,6 +10,7 @@ use guest::buffer::{self, Buffer};
 use guest::device::{Device, Via};
 use guest::mm::Mapping;
 use guest::module::Module;
+use guest::patience::patient;
 use guest::pci::{self, Pci};
 use guest::worker::Worker;
 use guest::{uapi, Errno, PAGE};
@@ -112,7 +113,7 @@ impl Scene {
 
 /// Opens a device that was just closed.
 fn reopen(pci: &Pci) -> Result<Device> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + patient(Duration::from_secs(10));
     loop {
         match Device::open(pci, Via::Group) {
             Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
@@ -180,7 +181,7 @@ impl Stage {
     pub fn end(self) -> Result<Tally> {
         drop(self.scenes);
         let module = Module::driver();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + patient(Duration::from_secs(10));
         while module.references()? != 0 {
             ensure!(Instant::now() < deadline, "{} references are left", module.references()?);
             sleep(Duration::from_millis(10));

@@ -10,6 +10,7 @@ use nix::sys::signal::{kill, sigaction, SaFlags, SigAction, SigHandler, SigSet, 
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, ForkResult, Pid};
 
+use crate::patience::patient;
 use crate::worker::die_with;
 
 /// How long a call may go on after what it waits for has happened.
@@ -70,7 +71,7 @@ impl Call {
 
     /// Waits for what comes of it.
     pub fn finish(mut self) -> Result<Result<(), Errno>> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + patient(LIMIT);
         while !self.is_over()? {
             ensure!(Instant::now() < deadline, "the call does not end");
             sleep(Duration::from_millis(2));
@@ -88,7 +89,7 @@ impl Call {
 
     /// Interrupts it with a signal that has a handler, and waits for what comes of it.
     pub fn interrupt(mut self) -> Result<Result<(), Errno>> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + patient(LIMIT);
         // A signal that comes before the call waits interrupts nothing.
         while !self.is_over()? {
             ensure!(Instant::now() < deadline, "the call cannot be interrupted");

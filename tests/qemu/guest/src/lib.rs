@@ -18,7 +18,7 @@
 //! * [`uffd`]: memory that comes when it is told to; [`user`], [`cgroup`]: processes without
 //!   privileges, and what they use
 //! * [`failnth`]: allocations and copies that fail on request; [`kmsg`]: marks in the kernel log
-//! * [`raw`]: system calls with any arguments
+//! * [`raw`]: system calls with any arguments; [`patience`]: how long to wait on slow machines
 //!
 //! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
 //! and touched through [`fault`] only, never by a Rust reference: device memory may change or
@@ -39,6 +39,7 @@ pub mod link;
 pub mod maps;
 pub mod mm;
 pub mod module;
+pub mod patience;
 pub mod pause;
 pub mod pci;
 pub mod peer;

@@ -16,6 +16,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use crate::patience::patient;
+
 /// Words of a message.
 pub const WORDS: usize = 6;
 
@@ -55,7 +57,7 @@ impl Link {
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         let address = UnixAddr::new(path)?;
         let step = Duration::from_millis(20);
-        let mut left = limit;
+        let mut left = patient(limit);
         while let Err(errno) = connect(fd.as_raw_fd(), &address) {
             ensure!(!left.is_zero(), "connect {}: {errno}", path.display());
             std::thread::sleep(step);
@@ -156,5 +158,6 @@ impl AsFd for Link {
 }
 
 fn time_val(limit: Duration) -> TimeVal {
+    let limit = patient(limit);
     TimeVal::new(limit.as_secs() as i64, i64::from(limit.subsec_micros()))
 }

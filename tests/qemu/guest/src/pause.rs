@@ -14,6 +14,7 @@ use nix::unistd::gettid;
 
 use crate::call::Call;
 use crate::module::Module;
+use crate::patience::patient;
 use crate::sys::{ioctl, ioctl_with};
 use crate::testmod::{self, uapi};
 
@@ -47,7 +48,7 @@ impl Pause {
         let mut arg = uapi::Arm {
             function: [0; uapi::MAX_FUNCTION],
             task: thread,
-            limit_ms: limit.as_millis() as u32,
+            limit_ms: patient(limit).as_millis() as u32,
         };
         let room = arg.function.get_mut(..function.len()).ok_or(Errno::ENAMETOOLONG)?;
         room.copy_from_slice(function.as_bytes());
@@ -75,7 +76,7 @@ impl Pause {
 
     /// Waits until the thread has stopped.
     pub fn wait(&self) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + patient(LIMIT);
         while !self.is_inside()? {
             ensure!(Instant::now() < deadline, "nobody came: {:?}", self.stats());
             sleep(Duration::from_millis(1));
@@ -136,10 +137,13 @@ pub fn mutex_lock() -> Result<&'static str> {
 pub fn of_driver(part: &str) -> Result<String> {
     let module = format!("[{}]", Module::driver().name());
     let text = fs::read_to_string("/proc/kallsyms")?;
-    let lines = text.lines().filter(|line| line.ends_with(&module));
-    let names = lines.filter_map(|line| line.split_whitespace().nth(2));
-    // Some kernels pad functions, and name the padding.
-    let functions = names.filter(|name| !name.starts_with("__pfx_"));
+    let functions = text.lines().filter_map(|line| {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            // Some kernels pad functions, and name the padding.
+            [_, "t" | "T", name, of] if of == module && !name.starts_with("__pfx_") => Some(name),
+            _ => None,
+        }
+    });
     let found: Vec<&str> = functions.filter(|name| name.contains(part)).collect();
     ensure!(found.len() == 1, "functions of the driver with {part} in their names: {found:?}");
     Ok(found[0].to_string())

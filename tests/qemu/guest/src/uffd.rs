@@ -3,12 +3,14 @@
 //! kernel in the middle of a system call too, waits until then.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::mm::{self, Mapping};
+use crate::patience::patient;
 use crate::sys::ioctl_with;
 use crate::uapi;
 use crate::PAGE;
@@ -55,6 +57,12 @@ impl Userfault {
     /// The memory.
     pub fn area(&self) -> &Mapping {
         &self.area
+    }
+
+    /// Whether somebody touches a page that is not there, which takes a while.
+    pub fn is_touched(&self) -> Result<bool> {
+        let limit = patient(Duration::from_secs(5)).as_millis();
+        Ok(self.wait(limit.try_into()?)?.is_some())
     }
 
     /// Waits until somebody touches a page that is not there; gives its offset, or `None` when

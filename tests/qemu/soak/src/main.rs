@@ -8,8 +8,7 @@
 //! what the [`model`] says, the episode is repeated with parts left out until what is left is
 //! short, and printed: `--seed` with the seed of that episode shows the same again.
 //!
-//! Environment: `DRIVER_KO` as for the suite; `SOAK_PATIENCE`, the seconds after which a process
-//! that does not answer is given up (60).
+//! Environment: `DRIVER_KO` and `SLOWER` as for the suite.
 
 #![forbid(unsafe_code)]
 
@@ -155,13 +154,11 @@ fn print(steps: &[Step], mismatch: &Mismatch) {
 
 fn main() -> ExitCode {
     let result = options().and_then(|options| {
-        let patience = env::var("SOAK_PATIENCE").ok().and_then(|text| text.parse().ok());
         prctl::set_child_subreaper(true)?;
         let hardware = Hardware::find()?;
-        let limit = Duration::from_secs(patience.unwrap_or(60));
         let start = Instant::now();
         let mut run = Run {
-            table: Table { hardware, limit, flag: Flag::new()? },
+            table: Table { hardware, flag: Flag::new()? },
             start,
             reported: start,
             operations: 0,

@@ -19,6 +19,8 @@ use crate::hardware::Hardware;
 use crate::model::{Expect, Model};
 use crate::op::{Op, Outcome, Proc, Step, Target, PROCS};
 
+/// How long a process may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The most operations that a process is told at once.
 const BATCH: usize = 128;
 
@@ -67,7 +69,6 @@ struct Player {
 /// Processes on devices.
 struct Session<'a> {
     hardware: &'a Hardware,
-    limit: Duration,
     flag: Flag,
     accesses: u64,
     players: [Option<Player>; PROCS],
@@ -77,18 +78,15 @@ struct Session<'a> {
 /// Where sessions take place.
 pub struct Table {
     pub hardware: Hardware,
-    /// How long a process may take for an answer.
-    pub limit: Duration,
     pub flag: Flag,
 }
 
 /// Plays the steps of `source` on devices in a fresh state.
 pub fn play(table: &Table, source: &mut impl Source) -> Result<Played> {
-    let Table { hardware, limit, flag } = table;
+    let Table { hardware, flag } = table;
     hardware.prepare()?;
     let mut session = Session {
         hardware,
-        limit: *limit,
         flag: *flag,
         accesses: 0,
         players: Default::default(),
@@ -191,7 +189,7 @@ impl Session<'_> {
             Op::Fork { to } => {
                 self.end(to)?;
                 let (ours, theirs) = Link::pair()?;
-                ours.set_limit(self.limit)?;
+                ours.set_limit(PATIENCE)?;
                 self.order(by, &Order::Fork, Some(theirs.as_fd().as_raw_fd()))?;
                 let (Answer::Done(pid), _) = self.answer(by)? else { bail!("no new process") };
                 self.players[usize::from(to)] = Some(Player { pid, link: ours });
@@ -244,7 +242,7 @@ impl Session<'_> {
 
     fn start(&mut self, by: Proc) -> Result<()> {
         let (ours, theirs) = Link::pair()?;
-        ours.set_limit(self.limit)?;
+        ours.set_limit(PATIENCE)?;
         let mut ours = Some(ours);
         let pid = worker::start_away(|| {
             // So that all see when the conductor is gone.

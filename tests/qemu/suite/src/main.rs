@@ -9,8 +9,8 @@
 //! case failed. A case may be skipped only for what the machine or its kernel does not have.
 //!
 //! Environment: `DRIVER_KO` is the module under test (/lib/modules/dmabuf-vfio-pci.ko), `DRIVER`
-//! the name that devices are bound to (the module's own), `SUITE_TIMEOUT` the seconds that a case
-//! may take (120), `SUITE_EXCEPT` names of cases that are left out.
+//! the name that devices are bound to (the module's own), `SUITE_EXCEPT` names of cases that are
+//! left out, `SLOWER` how much slower than usual the machine is (1).
 
 #![forbid(unsafe_code)]
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use guest::kmsg;
 use guest::module::Module;
+use guest::patience::patient;
 use guest::pci::{Id, Pci};
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -22,6 +23,8 @@ use nix::unistd::Pid;
 use crate::case::{Case, Setup, SKIPPED};
 use crate::fixture;
 
+/// How long a case may take.
+const LIMIT: Duration = Duration::from_secs(120);
 /// Where a case's output goes until it is over.
 const OUTPUT: &str = "/tmp/suite.out";
 
@@ -135,8 +138,8 @@ fn supervise(case: &Case) -> Result<Verdict> {
         .spawn()
         .context("start the case")?;
     let group = Pid::from_raw(child.id() as i32);
-    let limit = env::var("SUITE_TIMEOUT").ok().and_then(|text| text.parse().ok()).unwrap_or(120);
-    let deadline = Instant::now() + Duration::from_secs(limit);
+    let limit = patient(LIMIT);
+    let deadline = Instant::now() + limit;
     let mut status = None;
     while status.is_none() && Instant::now() < deadline {
         status = child.try_wait()?;
@@ -147,7 +150,7 @@ fn supervise(case: &Case) -> Result<Verdict> {
     let output = fs::read_to_string(OUTPUT).unwrap_or_default();
     let output = output.trim_end();
     Ok(match status {
-        None => Verdict::Failed(format!("not over after {limit} s\n{output}\n{stacks}")),
+        None => Verdict::Failed(format!("not over after {limit:?}\n{output}\n{stacks}")),
         Some(status) => verdict(status, output),
     })
 }
@@ -163,7 +166,7 @@ fn verdict(status: ExitStatus, output: &str) -> Verdict {
 
 /// Kills whatever is left of a case and waits until it is gone.
 fn kill(group: Pid) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + patient(Duration::from_secs(20));
     loop {
         let _ = killpg(group, Signal::SIGKILL);
         match waitpid(Pid::from_raw(-group.as_raw()), Some(WaitPidFlag::WNOHANG)) {
@@ -194,7 +197,7 @@ fn stacks(group: Pid) -> String {
 /// With all processes of a case gone, nothing of it may hold the module.
 fn left_behind() -> Result<()> {
     let module = Module::driver();
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + patient(Duration::from_secs(10));
     while module.is_loaded() {
         let references = module.references()?;
         if references == 0 {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use guest::mm::{self, Mapping};
+use guest::patience::patient;
 use guest::pci::{Pci, BOCHS};
 use guest::PAGE;
 use nix::sys::signal::{kill, Signal};
@@ -30,8 +31,8 @@ const SOCKET: &str = "/tmp/broker";
 const SLICES: usize = 100;
 const FIRST: u64 = 8;
 const PAGES: u64 = 2;
-/// Milliseconds that a client may be silent, and between its beats.
-const HEARTBEAT: &str = "2000";
+/// How long a client may be silent, and milliseconds between its beats.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 const BEAT: &str = "500";
 
 /// A program with its output in a file; it does not outlive this object.
@@ -101,8 +102,9 @@ impl Scene {
         paint(&memory, pages)?;
         let bar = format!("{}/0", bochs.address());
         let (count, first) = (SLICES.to_string(), (FIRST * PAGE).to_string());
+        let heartbeat = patient(HEARTBEAT).as_millis().to_string();
         let args = [
-            &["serve", &bar, SOCKET, "--clear", "--size", "8K", "--heartbeat", HEARTBEAT],
+            &["serve", &bar, SOCKET, "--clear", "--size", "8K", "--heartbeat", &heartbeat],
             &["--count", &count, "--first", &first][..],
         ];
         let broker = Running::start("vfio-dmabuf-broker", 0, &args.concat())?;

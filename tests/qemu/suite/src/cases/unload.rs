@@ -11,6 +11,7 @@ use guest::buffer::{self, Buffer};
 use guest::device::{Device, Via};
 use guest::mm;
 use guest::module::Module;
+use guest::patience::patient;
 use guest::pci::{Pci, EDU};
 use guest::peer::Peer;
 use guest::{Errno, PAGE};
@@ -52,7 +53,7 @@ fn still_waits(unbind: &Receiver<Result<()>>) -> Result<()> {
 }
 
 fn comes_to_an_end(unbind: &Receiver<Result<()>>) -> Result<()> {
-    unbind.recv_timeout(Duration::from_secs(30)).context("unbind did not end")?
+    unbind.recv_timeout(patient(Duration::from_secs(30))).context("unbind did not end")?
 }
 
 fn unbind_waits_for_the_device_fd() -> Result<()> {
