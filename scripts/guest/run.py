@@ -46,6 +46,11 @@ TEST_QEMU_ARGS = [
     "-object",
     "memory-backend-file,id=same,share=on,size=1M,mem-path=/tmp/shared",
 ]
+# Behind these root ports are several devices, which are to reach each other without the IOMMU.
+TEST_SHARED_PORTS = [
+    f"00:{machine.FIRST_SLOT + i:02x}.0" for i, name in enumerate(TEST_DEVICES) if set(name) & set("+|")
+]
+TEST_APPEND = f"pci=disable_acs_redir={';'.join(TEST_SHARED_PORTS)}"
 SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "selftests": 1800, "bench": 900, "run": 600}
 
 # Where the modules for the target's kernel are, and how much slower than usual that is.
@@ -204,6 +209,7 @@ def suite(kernel):
         stress.beside(job)
     if STOCK:
         job.env["SUITE_EXCEPT"] = " ".join(stock.not_here(kernel))
+    job.append += f" {TEST_APPEND}"
     load_driver(job)
 
     def on_line(line):

@@ -41,7 +41,11 @@ use kernel::{
         ArcBorrow,
         Mutex, //
     },
-    time::msecs_to_jiffies,
+    time::{
+        delay::fsleep,
+        msecs_to_jiffies,
+        Delta, //
+    },
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -216,8 +220,7 @@ impl Invalidate for Importer {
                 this.unmap_locked(&mut locked);
             }
             uapi::LATER => {
-                // One more, as the one that runs now is not whole: never before its time.
-                let delay = msecs_to_jiffies(this.delay_ms.load(Relaxed)) + 1;
+                let delay = msecs_to_jiffies(this.delay_ms.load(Relaxed));
                 // It may be queued already.
                 let _ = workqueue::system().enqueue_delayed(Arc::from(this), delay);
             }
@@ -230,6 +233,11 @@ impl WorkItem for Importer {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
+        // Ticks that were late leave too few until the end.
+        let due = this.hit_at.load(Relaxed) + u64::from(this.delay_ms.load(Relaxed)) * 1_000_000;
+        while time::now() < due {
+            fsleep(Delta::from_millis(1));
+        }
         // It may be unmapped already.
         let _ = this.unmap();
     }
