@@ -13,6 +13,7 @@
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
 //! | `layout.rs` | none: where members of C structures are, for comparison |
 //! | `mm.rs` | `linux/mm.h`: mappings and faults of an exporter's memory |
+//! | `module.rs` | `linux/module.h`: the directory of modules in sysfs |
 //! | `pci.rs` | `linux/pci.h` |
 //! | `rwsem.rs` | `linux/rwsem.h` |
 //! | `trace.rs` | `trace.h`, our own: tracepoints |
@@ -26,6 +27,7 @@ pub mod dma_buf;
 pub mod dma_buf_mapping;
 mod layout;
 pub mod mm;
+pub mod module;
 pub mod pci;
 pub mod rwsem;
 pub mod trace;
@@ -34,7 +36,10 @@ pub mod uapi;
 pub mod vfio;
 pub mod vfio_pci_core;
 
-pub use compat::errno;
+pub use compat::{
+    errno,
+    parameter, //
+};
 
 /// The C bindings: the kernel crate's, and what it lacks.
 #[expect(

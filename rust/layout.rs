@@ -70,6 +70,9 @@ layout! {
     dma_buf_ops { attach, detach, map_dma_buf, unmap_dma_buf, mmap, release }
     file { f_inode, f_mapping, private_data }
     inode { i_ino, i_mapping }
+    kobject { kset, ktype }
+    module { mkobj }
+    module_kobject { kobj, mod_, kobj_completion }
     pci_dev { dev, driver }
     pci_device_id { override_only }
     pci_driver { name, id_table, probe, remove, err_handler, driver_managed_dma }

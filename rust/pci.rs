@@ -48,7 +48,7 @@ const PCI_ANY_ID: u32 = !0;
 /// The functions do what the PCI core expects of the like-named members of `struct pci_driver` and
 /// `struct pci_error_handlers`.
 pub unsafe trait Driver {
-    /// Name of the driver.
+    /// Name of the driver, which its directory in debugfs has under whatever name it registers.
     const NAME: &'static CStr;
     /// `pci_driver.err_handler`
     const ERROR_HANDLERS: &'static bindings::pci_error_handlers;
@@ -91,15 +91,18 @@ unsafe impl<T> Send for Registration<T> {}
 unsafe impl<T> Sync for Registration<T> {}
 
 impl<T: Driver> Registration<T> {
-    /// Registers the driver in the name of `module`. `pci_register_driver()`.
-    pub(crate) fn new_in(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+    /// Registers the driver of `module` under a name. `pci_register_driver()`.
+    pub(crate) fn new_in(
+        module: &'static ThisModule,
+        name: &'static CStr,
+    ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             // Before devices are bound.
             debugfs: Dir::new(T::NAME),
             // INVARIANT: Registered, or the initializer fails.
             driver <- Opaque::try_ffi_init(move |slot: *mut bindings::pci_driver| {
                 let driver = bindings::pci_driver {
-                    name: T::NAME.as_char_ptr(),
+                    name: name.as_char_ptr(),
                     id_table: OVERRIDE_ONLY.as_ptr(),
                     probe: Some(T::probe),
                     remove: Some(T::remove),

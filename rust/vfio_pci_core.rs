@@ -444,11 +444,16 @@ unsafe extern "C" fn reset_done<T: vfio::Driver>(pdev: *mut bindings::pci_dev) {
 /// A registered VFIO PCI driver.
 pub type Registration<T> = pci::Registration<PciGlue<T>>;
 
-/// Registers the driver `T` in the name of `module`.
+/// Registers the driver `T` of `module` on the PCI bus, under a name.
+///
+/// # Errors
+///
+/// `EBUSY`: another driver has the name.
 pub fn register<T: vfio::Driver>(
     module: &'static ThisModule,
+    name: &'static CStr,
 ) -> impl PinInit<Registration<T>, Error> {
-    Registration::<T>::new_in(module)
+    Registration::<T>::new_in(module, name)
 }
 
 /// A reference to a device that keeps its memory, but not the device open or bound.

@@ -60,7 +60,11 @@
 #![deny(unsafe_code)]
 
 use kernel::prelude::*;
-use kernel_ext::vfio_pci_core;
+use kernel_ext::{
+    module::Placeholder,
+    parameter,
+    vfio_pci_core, //
+};
 
 mod batch;
 mod buffer;
@@ -81,12 +85,16 @@ mod windows;
 struct DmabufVfioPci {
     #[pin]
     _driver: vfio_pci_core::Registration<device::DeviceData>,
+    /// Goes after the driver.
+    _stand_in: Option<Placeholder>,
 }
 
 impl kernel::InPlaceModule for DmabufVfioPci {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let as_vfio_pci = parameter(module_parameters::as_vfio_pci.value());
         try_pin_init!(Self {
-            _driver <- vfio_pci_core::register(module),
+            _stand_in: driver::stand_in(module, as_vfio_pci)?,
+            _driver <- vfio_pci_core::register(module, driver::name(as_vfio_pci)),
         })
     }
 }
@@ -98,4 +106,10 @@ module! {
     description: "VFIO PCI driver that shares BAR slices as revocable dma-bufs",
     license: "GPL",
     imports_ns: ["DMA_BUF"],
+    params: {
+        as_vfio_pci: u8 {
+            default: 0,
+            description: "Register under the name vfio-pci, which DPDK insists on: 0 or 1",
+        },
+    },
 }

@@ -19,6 +19,7 @@ use kernel::{
 };
 use kernel_ext::{
     mm::BarMapping,
+    module::Placeholder,
     trace,
     uapi,
     vfio::{
@@ -34,6 +35,37 @@ use kernel_ext::{
 
 /// How long a reset that cannot be put off waits for importers to unmap, milliseconds.
 const RESET_PATIENCE_MS: u32 = 1000;
+
+/// The name to register under. `as_vfio_pci` is the module parameter.
+pub(crate) fn name(as_vfio_pci: u8) -> &'static CStr {
+    match as_vfio_pci {
+        0 => DeviceData::NAME,
+        _ => c"vfio-pci",
+    }
+}
+
+/// Keeps the in-tree vfio-pci out while we have its name. Programs that insist on the name of the
+/// driver (DPDK) look for the directory of its module, too.
+///
+/// # Errors
+///
+/// `EBUSY`: the in-tree one is loaded, or built in. `EINVAL`: the parameter is neither 0 nor 1.
+pub(crate) fn stand_in(
+    module: &'static ThisModule,
+    as_vfio_pci: u8,
+) -> Result<Option<Placeholder>> {
+    match as_vfio_pci {
+        0 => Ok(None),
+        1 => Placeholder::new(module, c"vfio_pci")
+            .map(Some)
+            .inspect_err(|error| {
+                if *error == EBUSY {
+                    pr_err!("as_vfio_pci=1: vfio-pci is loaded, unload it first: rmmod vfio-pci\n");
+                }
+            }),
+        _ => Err(EINVAL),
+    }
+}
 
 /// Around a function of the core that may switch memory off.
 pub(crate) struct Bracket<'a> {

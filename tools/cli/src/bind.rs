@@ -51,9 +51,8 @@ struct Change {
 /// Sysfs cannot be read, or the result not be written.
 pub fn devices(output: Output, all: bool) -> Result<(), Failure> {
     let holders = Holders::now();
-    let ours = |device: &PciDevice| device.driver().as_deref() == Some(DRIVER);
     let mut listing = Listing { devices: Vec::new(), complete: holders.complete };
-    for device in PciBus::system().devices()?.iter().filter(|device| all || ours(device)) {
+    for device in PciBus::system().devices()?.iter().filter(|device| all || device.is_ours()) {
         listing.devices.push(row(device, &holders)?);
     }
     output.result(&listing, || text(&listing))
@@ -117,25 +116,24 @@ fn text(listing: &Listing) -> String {
 pub fn bind(output: Output, address: PciAddress, force: bool) -> Result<(), Failure> {
     let bus = PciBus::system();
     let device = bus.device(address)?;
-    if !bus.has_driver(DRIVER) {
+    let Some(ours) = bus.driver() else {
         let why = format!("the driver is not loaded: modprobe {DRIVER}");
         return Err(Failure::NotFound(why));
-    }
+    };
     let previous = device.driver();
-    match previous.as_deref() {
-        Some(DRIVER) => {}
-        Some(driver) if !force => {
+    match &previous {
+        Some(driver) if *driver != ours && !force => {
             return Err(Failure::Refused(format!(
                 "{address} is driven by {driver}, which may be in use; --force takes it away"
             )));
         }
         _ => {}
     }
-    device.bind(DRIVER)?;
+    device.bind(&ours)?;
     let change = Change {
         device: address.to_string(),
         driver: device.driver(),
-        changed: previous.as_deref() != Some(DRIVER),
+        changed: previous.as_ref() != Some(&ours),
         previous,
         warnings: warnings(&device),
     };
@@ -169,7 +167,7 @@ fn warnings(device: &PciDevice) -> Vec<String> {
 pub fn unbind(output: Output, address: PciAddress, force: bool) -> Result<(), Failure> {
     let device = PciBus::system().device(address)?;
     let previous = device.driver();
-    if previous.as_deref() != Some(DRIVER) {
+    if !device.is_ours() {
         let has = previous.as_deref().unwrap_or("none");
         let why = format!("the driver of {address} is not {DRIVER} but {has}");
         return Err(Failure::Refused(why));

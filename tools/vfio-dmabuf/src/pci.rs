@@ -11,8 +11,11 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Tried};
 
-/// The driver of this project, as sysfs names it.
+/// The driver of this project; on the bus it may have another name, see [`PciBus::driver`].
 pub const DRIVER: &str = "dmabuf-vfio-pci";
+
+/// Its module, as sysfs names it.
+const MODULE: &str = "dmabuf_vfio_pci";
 
 /// The address of a PCI function: `0000:01:00.0` are domain, bus, device, function.
 ///
@@ -130,9 +133,12 @@ impl PciBus {
         Ok(devices)
     }
 
-    /// Whether a driver of this name is loaded.
-    pub fn has_driver(&self, name: &str) -> bool {
-        self.0.join("drivers").join(name).exists()
+    /// The name that the driver of this project has on this bus, if it is loaded: [`DRIVER`], or
+    /// `vfio-pci` if its module was told so (`as_vfio_pci=1`).
+    pub fn driver(&self) -> Option<String> {
+        let drivers = fs::read_dir(self.0.join("drivers")).ok()?.flatten();
+        let mut ours = drivers.filter(|entry| name_behind(&entry.path().join("module")) == MODULE);
+        Some(ours.next()?.file_name().to_string_lossy().into_owned())
     }
 }
 
@@ -175,6 +181,11 @@ impl PciDevice {
     /// The name of its driver, if it has one.
     pub fn driver(&self) -> Option<String> {
         self.link("driver")
+    }
+
+    /// Whether its driver is that of this project, under whatever name.
+    pub fn is_ours(&self) -> bool {
+        self.link("driver/module").as_deref() == Some(MODULE)
     }
 
     /// The driver that it is reserved for (`driver_override`), if it is.
@@ -324,8 +335,7 @@ impl PciDevice {
     }
 
     fn link(&self, file: &str) -> Option<String> {
-        let target = fs::read_link(self.directory().join(file)).ok()?;
-        Some(target.file_name()?.to_string_lossy().into_owned())
+        Some(name_behind(&self.directory().join(file))).filter(|name| !name.is_empty())
     }
 
     fn number(&self, file: &str) -> Result<u32, Error> {
@@ -358,6 +368,12 @@ impl fmt::Display for PciDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.address.fmt(f)
     }
+}
+
+/// The last part of what the link points to; empty if it is no link.
+fn name_behind(link: &Path) -> String {
+    let target = fs::read_link(link).unwrap_or_default();
+    target.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Writes to a file of sysfs, which takes what one write() brings.

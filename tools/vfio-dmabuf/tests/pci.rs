@@ -141,6 +141,28 @@ fn binding_reserves_the_device_and_asks_the_driver() {
 }
 
 #[test]
+fn our_driver_is_known_by_its_module_under_any_name() {
+    let (root, pci) = bus("name");
+    assert_eq!(pci.driver(), None);
+    let directory = root.0.join("drivers/vfio-pci");
+    fs::create_dir(&directory).unwrap();
+    let module = directory.join("module");
+    symlink("../../../../module/vfio_pci", &module).unwrap();
+    assert_eq!(pci.driver(), None, "the in-tree driver");
+    let link = root.0.join(format!("devices/{EDU}/driver"));
+    fs::remove_dir_all(&link).unwrap();
+    symlink("../../drivers/vfio-pci", &link).unwrap();
+    let device = pci.device(edu()).unwrap();
+    assert!(!device.is_ours());
+    fs::remove_file(&module).unwrap();
+    symlink("../../../../module/dmabuf_vfio_pci", &module).unwrap();
+    assert_eq!(pci.driver().as_deref(), Some("vfio-pci"));
+    assert!(device.is_ours());
+    assert_eq!(device.driver().as_deref(), Some("vfio-pci"));
+    assert!(!pci.device(OTHER.parse().unwrap()).unwrap().is_ours());
+}
+
+#[test]
 fn a_driver_that_is_not_there_changes_nothing() {
     let (root, pci) = bus("missing");
     let device = pci.device(edu()).unwrap();

@@ -2,7 +2,7 @@
 //! Kernel modules: the driver under test and what it depends on.
 
 use std::env;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -45,9 +45,9 @@ impl Module {
         &self.name
     }
 
-    /// Whether it is loaded.
+    /// Whether it is loaded. Of what is no module, `/sys/module` may have a directory, too.
     pub fn is_loaded(&self) -> bool {
-        Path::new("/sys/module").join(&self.name).exists()
+        Path::new("/sys/module").join(&self.name).join("initstate").exists()
     }
 
     /// insmod, after the modules that it depends on.
@@ -55,6 +55,17 @@ impl Module {
         if self.is_loaded() {
             return Ok(());
         }
+        self.load_dependencies()?;
+        self.insert(c"").with_context(|| format!("insmod {}", self.path.display()))
+    }
+
+    /// insmod with parameters, after the modules that it depends on. The inner result is insmod's.
+    pub fn load_with(&self, parameters: &CStr) -> Result<Result<(), Errno>> {
+        self.load_dependencies()?;
+        Ok(self.insert(parameters))
+    }
+
+    fn load_dependencies(&self) -> Result<()> {
         for name in self.dependencies()? {
             let sibling = self.path.with_file_name(format!("{}.ko", name.replace('_', "-")));
             let dependency = Module::new(&sibling);
@@ -62,9 +73,13 @@ impl Module {
                 dependency.load()?;
             }
         }
-        let file = File::open(&self.path).with_context(|| self.path.display().to_string())?;
-        finit_module(file, &CString::default(), ModuleInitFlags::empty())
-            .with_context(|| format!("insmod {}", self.path.display()))
+        Ok(())
+    }
+
+    fn insert(&self, parameters: &CStr) -> Result<(), Errno> {
+        let file = File::open(&self.path)
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        finit_module(file, parameters, ModuleInitFlags::empty())
     }
 
     /// rmmod, without waiting: EWOULDBLOCK if the module is in use.

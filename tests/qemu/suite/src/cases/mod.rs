@@ -5,6 +5,7 @@ mod bar_mmap;
 mod bytes;
 mod container;
 mod dmabuf_mmap;
+mod drop_in;
 mod export;
 mod fail_calls;
 mod fail_devices;
@@ -81,6 +82,7 @@ pub fn all() -> Vec<&'static Case> {
         hostile::CASES,
         soak::CASES,
         unload::CASES,
+        drop_in::CASES,
     ];
     let all: Vec<&Case> = files.into_iter().flatten().collect();
     let mut names: Vec<&str> = all.iter().map(|case| case.name).collect();
