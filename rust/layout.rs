@@ -75,7 +75,7 @@ layout! {
     module_kobject { kobj, mod_, kobj_completion }
     pci_dev { dev, driver }
     pci_device_id { override_only }
-    pci_driver { name, id_table, probe, remove, err_handler, driver_managed_dma }
+    pci_driver { name, id_table, probe, remove, sriov_configure, err_handler, driver_managed_dma }
     pci_error_handlers { error_detected, reset_prepare, reset_done }
     phys_vec { paddr, len }
     scatterlist { dma_address, dma_length }

@@ -68,6 +68,12 @@ pub unsafe trait Driver {
     ///
     /// Called by the PCI core once for a device for which `probe` succeeded.
     unsafe extern "C" fn remove(pdev: *mut bindings::pci_dev);
+    /// `pci_driver.sriov_configure`
+    ///
+    /// # Safety
+    ///
+    /// Called by the PCI core with the device locked, after `probe` succeeded and before `remove`.
+    unsafe extern "C" fn sriov_configure(pdev: *mut bindings::pci_dev, count: c_int) -> c_int;
 }
 
 /// A registered PCI driver; unregisters when dropped, which unbinds every device first.
@@ -106,6 +112,7 @@ impl<T: Driver> Registration<T> {
                     id_table: OVERRIDE_ONLY.as_ptr(),
                     probe: Some(T::probe),
                     remove: Some(T::remove),
+                    sriov_configure: Some(T::sriov_configure),
                     err_handler: T::ERROR_HANDLERS,
                     driver_managed_dma: true,
                     ..pin_init::zeroed()

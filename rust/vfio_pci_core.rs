@@ -363,7 +363,7 @@ static PCI_OPS: bindings::vfio_pci_device_ops = bindings::vfio_pci_device_ops {
 /// The PCI side of a VFIO variant driver.
 pub struct PciGlue<T>(PhantomData<T>);
 
-// SAFETY: `probe` and `remove` do what the C variant drivers do; see there.
+// SAFETY: The functions do what the C variant drivers and vfio-pci do; see there.
 unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
     const NAME: &'static CStr = T::NAME;
     const ERROR_HANDLERS: &'static bindings::pci_error_handlers = &bindings::pci_error_handlers {
@@ -404,9 +404,8 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
     }
 
     unsafe extern "C" fn remove(pdev: *mut bindings::pci_dev) {
-        // SAFETY: `probe` set it.
-        let core = unsafe { bindings::dev_get_drvdata(&raw mut (*pdev).dev) }
-            .cast::<bindings::vfio_pci_core_device>();
+        // SAFETY: `probe` succeeded.
+        let core = unsafe { core_of(pdev) };
         // SAFETY: Registered by `probe`; waits until the device is closed.
         unsafe { bindings::vfio_pci_core_unregister_device(core) };
         // SAFETY: We hold the reference of `probe`.
@@ -414,6 +413,23 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
         // SAFETY: Drops the reference of `_vfio_alloc_device()`.
         unsafe { bindings::put_device(&raw mut (*core).vdev.device) };
     }
+
+    unsafe extern "C" fn sriov_configure(pdev: *mut bindings::pci_dev, count: c_int) -> c_int {
+        // SAFETY: `probe` succeeded, and `remove` was not called.
+        let core = unsafe { core_of(pdev) };
+        // SAFETY: Registered by `probe`; the caller has locked the device.
+        unsafe { bindings::vfio_pci_core_sriov_configure(core, count) }
+    }
+}
+
+/// The core's device of a PCI device that our driver has bound.
+///
+/// # Safety
+///
+/// `probe` succeeded for `pdev`, and `remove` is not over.
+unsafe fn core_of(pdev: *mut bindings::pci_dev) -> *mut bindings::vfio_pci_core_device {
+    // SAFETY: By the requirements of this function.
+    unsafe { bindings::dev_get_drvdata(&raw mut (*pdev).dev) }.cast()
 }
 
 /// `pci_error_handlers.reset_prepare`: called before any reset of the function but the one on

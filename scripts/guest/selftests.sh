@@ -31,6 +31,26 @@ run() {
 	echo "suite: end $name" >/dev/kmsg
 }
 
+# called_vfio_pci PF DRIVER: what the test of SR-IOV wants to see of a VF whose driver has another
+# name. It compares the name with "vfio-pci" and cannot be told another one. The VF is made
+# once without it, to see that its driver is that of its PF and which group it will have.
+called_vfio_pci() {
+	echo 1 >"$pci/$1/sriov_numvfs"
+	vf=$(basename "$(readlink "$pci/$1/virtfn0")")
+	real=$(realpath "$pci/$vf")
+	driver=$(basename "$(readlink "$real/driver")")
+	group=$(readlink "$real/iommu_group")
+	echo 0 >"$pci/$1/sriov_numvfs"
+	[ "$driver" = "$2" ] || return 1
+	links=$(cd "$pci" && for name in *; do echo "$name $(readlink "$name")"; done)
+	mount -t tmpfs tmpfs "$pci"
+	echo "$links" | while read -r name link; do ln -s "$link" "$pci/$name"; done
+	mkdir "$pci/$vf"
+	ln -s /sys/bus/pci/drivers/vfio-pci "$pci/$vf/driver"
+	ln -s "$group" "$pci/$vf/iommu_group"
+	ln -s "$real/vfio-dev" "$pci/$vf/vfio-dev"
+}
+
 # run_all DRIVER DEVICE...
 run_all() {
 	with=$1
@@ -55,7 +75,13 @@ run_all() {
 		for device; do
 			eval "bdf=\$BDF$n"
 			n=$((n + 1))
+			view=false
+			if [ "$program" = vfio_pci_sriov_uapi_test ] && [ "$with" != vfio-pci ] &&
+				[ -e "$pci/$bdf/sriov_totalvfs" ]; then
+				called_vfio_pci "$bdf" "$with" && view=true
+			fi
 			run "$with" "$device" "$program" "$bdf"
+			! $view || umount "$pci"
 		done
 	done
 }
@@ -64,4 +90,5 @@ echo 1 >/sys/module/vfio_pci/parameters/enable_sriov
 # A GiB of shared memory, which the test of DMA wants each time, comes in big pages.
 echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 run_all vfio-pci "$@" || exit 1
+# shellcheck disable=SC2153 # init sets it
 run_all "$DRIVER" "$@" || exit 1

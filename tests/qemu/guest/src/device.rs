@@ -73,13 +73,19 @@ impl Device {
     /// Opens the device at `pci`.
     pub fn open(pci: &Pci, via: Via) -> Result<Device> {
         match via {
-            Via::Group => Device::open_group(pci),
+            Via::Group => Device::open_group(pci, ""),
             Via::Cdev => Device::open_cdev(pci),
         }
         .with_context(|| format!("open {pci} via {via:?}"))
     }
 
-    fn open_group(pci: &Pci) -> Result<Device> {
+    /// Opens a virtual function through its group, with the token of its physical function.
+    pub fn open_with_token(pci: &Pci, token: &str) -> Result<Device> {
+        Device::open_group(pci, &format!(" vf_token={token}"))
+            .with_context(|| format!("open {pci} with token {token}"))
+    }
+
+    fn open_group(pci: &Pci, options: &str) -> Result<Device> {
         let container = open("/dev/vfio/vfio")?;
         let group = open(&format!("/dev/vfio/{}", pci.group()?))?;
         let version = ioctl(container.as_raw_fd(), uapi::VFIO_GET_API_VERSION, 0)?;
@@ -91,7 +97,7 @@ impl Device {
         let model = uapi::VFIO_TYPE1v2_IOMMU as usize;
         ioctl(container.as_raw_fd(), uapi::VFIO_SET_IOMMU, model).context("VFIO_SET_IOMMU")?;
 
-        let file = from_group(pci, &group)?;
+        let file = from_group(pci, &group, options)?;
         Ok(Device { file, holders: vec![group.into(), container.into()] })
     }
 
@@ -104,7 +110,7 @@ impl Device {
     /// Opens another device of the same IOMMU group, through what holds this one.
     pub fn open_sibling(&self, pci: &Pci, via: Via) -> Result<Device> {
         let file = match via {
-            Via::Group => from_group(pci, &self.holders[0]),
+            Via::Group => from_group(pci, &self.holders[0], ""),
             Via::Cdev => from_cdev(pci, &self.holders[0]),
         };
         let file = file.with_context(|| format!("open {pci} via {via:?} of another"))?;
@@ -247,9 +253,10 @@ impl AsFd for Device {
     }
 }
 
-fn from_group(pci: &Pci, group: impl AsFd) -> Result<File> {
-    let mut name = [0u8; 32];
-    name[..pci.address().len()].copy_from_slice(pci.address().as_bytes());
+fn from_group(pci: &Pci, group: impl AsFd, options: &str) -> Result<File> {
+    let mut name = [0u8; 80];
+    let text = format!("{}{options}", pci.address());
+    name[..text.len()].copy_from_slice(text.as_bytes());
     let group = group.as_fd().as_raw_fd();
     let fd = ioctl_with(group, uapi::VFIO_GROUP_GET_DEVICE_FD, &mut name)
         .context("VFIO_GROUP_GET_DEVICE_FD")?;

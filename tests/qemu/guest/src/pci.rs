@@ -171,6 +171,33 @@ impl Pci {
         file.with_context(|| path.display().to_string())
     }
 
+    /// Takes it off the bus, as if it were pulled.
+    pub fn remove(&self) -> Result<(), Errno> {
+        self.write("remove", "1")
+    }
+
+    /// Lets the kernel look for devices anew.
+    pub fn rescan() -> Result<(), Errno> {
+        write(Path::new("/sys/bus/pci/rescan"), "1")
+    }
+
+    /// How many virtual functions it can have.
+    pub fn most_virtual_functions(&self) -> Result<u32> {
+        Ok(self.read("sriov_totalvfs")?.trim().parse()?)
+    }
+
+    /// Makes `count` virtual functions, or with 0 takes them away.
+    pub fn set_virtual_functions(&self, count: u32) -> Result<(), Errno> {
+        self.write("sriov_numvfs", &count.to_string())
+    }
+
+    /// Its `nth` virtual function.
+    pub fn virtual_function(&self, nth: u32) -> Result<Pci> {
+        let path = self.dir().join(format!("virtfn{nth}"));
+        let link = fs::read_link(&path).with_context(|| path.display().to_string())?;
+        Pci::at(&link.file_name().context("virtfn")?.to_string_lossy())
+    }
+
     /// Reads two bytes of configuration space, past VFIO.
     pub fn config16(&self, offset: u64) -> Result<u16> {
         let mut bytes = [0; 2];

@@ -35,6 +35,7 @@ mod race_holders;
 mod readme;
 mod revoke;
 mod soak;
+mod sriov;
 mod tools_broker;
 mod tools_cli;
 mod tools_crate;
@@ -66,6 +67,7 @@ pub fn all() -> Vec<&'static Case> {
         memory::CASES,
         power::CASES,
         container::CASES,
+        sriov::CASES,
         iommufd::CASES,
         importers::CASES,
         importers_reset::CASES,

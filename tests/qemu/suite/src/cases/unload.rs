@@ -37,23 +37,30 @@ cases! {
         load_use_and_unload_ten_times;
 }
 
-/// Starts to take the device from its driver; the channel says when that is over.
-fn start_unbind(pci: &Pci) -> Receiver<Result<()>> {
+/// Starts something in a thread; the channel says when that is over.
+pub(super) fn start(work: impl FnOnce() -> Result<()> + Send + 'static) -> Receiver<Result<()>> {
     let (sender, receiver) = channel();
-    let pci = pci.clone();
-    thread::spawn(move || sender.send(pci.unbind()));
+    thread::spawn(move || sender.send(work()));
     receiver
 }
 
-fn still_waits(unbind: &Receiver<Result<()>>) -> Result<()> {
-    match unbind.recv_timeout(Duration::from_millis(700)) {
+/// Starts to take the device from its driver.
+fn start_unbind(pci: &Pci) -> Receiver<Result<()>> {
+    let pci = pci.clone();
+    start(move || pci.unbind())
+}
+
+/// Checks that it is not over, nor will be soon.
+pub(super) fn still_waits(event: &Receiver<Result<()>>) -> Result<()> {
+    match event.recv_timeout(Duration::from_millis(700)) {
         Err(RecvTimeoutError::Timeout) => Ok(()),
-        other => anyhow::bail!("unbind did not wait: {other:?}"),
+        other => anyhow::bail!("it did not wait: {other:?}"),
     }
 }
 
-fn comes_to_an_end(unbind: &Receiver<Result<()>>) -> Result<()> {
-    unbind.recv_timeout(patient(Duration::from_secs(30))).context("unbind did not end")?
+/// Checks that it is over soon.
+pub(super) fn comes_to_an_end(event: &Receiver<Result<()>>) -> Result<()> {
+    event.recv_timeout(patient(Duration::from_secs(30))).context("it did not end")?
 }
 
 fn unbind_waits_for_the_device_fd() -> Result<()> {

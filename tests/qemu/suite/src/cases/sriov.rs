@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Virtual functions: they are made through the driver of the physical one and get that driver,
+//! and what can be done with any function's BARs can be done with theirs.
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{revoke, Buffer};
+use guest::device::{Device, Via};
+use guest::feature;
+use guest::mm::Mapping;
+use guest::pci::{Pci, EDU, IGB};
+use guest::testmod::{Importer, Pte, Ptes, GOOD};
+use guest::uapi;
+use guest::{Errno, PAGE};
+
+use super::unload::{comes_to_an_end, start, still_waits};
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{driver, nth};
+use crate::rig::{expelled, importing, peers_reach_each_other};
+
+cases! {
+    Setup::Bound(&[IGB]) =>
+        virtual_functions_have_the_driver_of_their_function,
+        virtual_function_wants_the_token_of_its_function,
+        buffer_of_a_virtual_function_works_and_can_be_revoked,
+        functions_mappings_stay_while_virtual_ones_come_and_go,
+        memory_bit_of_a_virtual_function_changes_nothing,
+        removal_of_a_function_waits_for_its_virtual_ones;
+    Setup::Bound(&[IGB, EDU, EDU]) =>
+        reset_of_a_virtual_function_is_its_own;
+}
+
+/// A register of igb and its virtual functions, which does not change by itself.
+const STATUS: u64 = 0x08;
+const TOKEN: &str = "2a2a2a2a-2a2a-2a2a-2a2a-2a2a2a2a2a2a";
+const TOKEN_BYTES: [u8; 16] = [0x2a; 16];
+
+/// A physical function with virtual functions, which go when this is dropped.
+struct Physical(Pci);
+
+impl Physical {
+    fn with(count: u32) -> Result<Physical> {
+        let pci = nth(IGB, 0)?;
+        check::works("sriov_numvfs", pci.set_virtual_functions(count))?;
+        Ok(Physical(pci))
+    }
+
+    /// Opens it, and makes TOKEN its token.
+    fn open(&self) -> Result<Device> {
+        let device = Device::open(&self.0, Via::Group)?;
+        feature::set(&device, uapi::VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, &TOKEN_BYTES)
+            .context("VFIO_DEVICE_FEATURE_PCI_VF_TOKEN")?;
+        Ok(device)
+    }
+
+    /// Its first virtual function.
+    fn first(&self) -> Result<Pci> {
+        self.0.virtual_function(0)
+    }
+}
+
+impl Drop for Physical {
+    fn drop(&mut self) {
+        let _ = self.0.set_virtual_functions(0);
+        if !self.0.dir().exists() {
+            let _ = Pci::rescan();
+        }
+    }
+}
+
+/// A function's first page: a mapping of the BAR, and one of a buffer.
+struct Slices {
+    buffer: Buffer,
+    mappings: [Mapping; 2],
+    entries: Ptes,
+}
+
+impl Slices {
+    fn of(device: &Device) -> Result<Slices> {
+        let buffer = Buffer::export(device, 0, 0, PAGE).context("export")?;
+        let mappings = [device.map_bar_part(0, 0, PAGE)?, buffer.map(0, PAGE)?];
+        Ok(Slices { buffer, mappings, entries: Ptes::new()? })
+    }
+
+    /// Loads through both.
+    fn load(&self) -> Result<()> {
+        for mapping in &self.mappings {
+            mapping.load(STATUS)?;
+        }
+        Ok(())
+    }
+
+    /// The entries of both.
+    fn entries(&self) -> Result<[Option<Pte>; 2]> {
+        let [bar, buffer] = &self.mappings;
+        Ok([self.entries.at(bar.address())?, self.entries.at(buffer.address())?])
+    }
+
+    /// Checks whether both have entries.
+    fn are_mapped(&self, what: &str, want: bool) -> Result<()> {
+        check::equal(what, self.entries()?.map(|entry| entry.is_some()), [want; 2])
+    }
+}
+
+fn virtual_functions_have_the_driver_of_their_function() -> Result<()> {
+    let physical = Physical::with(7)?;
+    let functions: Vec<_> =
+        (0..7).map(|nth| physical.0.virtual_function(nth)).collect::<Result<_>>()?;
+    for function in &functions {
+        check::equal("driver", function.driver(), Some(driver()))?;
+        function.vfio_name()?;
+    }
+    check::errno("other number", physical.0.set_virtual_functions(2), Errno::EBUSY)?;
+    check::works("none", physical.0.set_virtual_functions(0))?;
+    for function in &functions {
+        ensure!(!function.dir().exists(), "{function} is still there");
+    }
+    let most = physical.0.most_virtual_functions()?;
+    check::errno("too many", physical.0.set_virtual_functions(most + 1), Errno::ERANGE)
+}
+
+fn virtual_function_wants_the_token_of_its_function() -> Result<()> {
+    let physical = Physical::with(1)?;
+    let _device = physical.open()?;
+    let function = physical.first()?;
+    ensure!(Device::open(&function, Via::Group).is_err(), "opened without a token");
+    let other = TOKEN.replacen('2', "3", 1);
+    ensure!(Device::open_with_token(&function, &other).is_err(), "opened with another token");
+    Device::open_with_token(&function, TOKEN).map(drop)
+}
+
+fn buffer_of_a_virtual_function_works_and_can_be_revoked() -> Result<()> {
+    let physical = Physical::with(1)?;
+    let owner = physical.open()?;
+    let whole = Slices::of(&owner)?;
+    whole.load()?;
+    let function = physical.first()?;
+    let device = Device::open_with_token(&function, TOKEN)?;
+    let slices = Slices::of(&device)?;
+    slices.load()?;
+    let frame = function.bar_start(0)? / PAGE;
+    let frames = slices.entries()?.map(|entry| entry.map(|entry| entry.pfn));
+    check::equal("page frames", frames, [Some(frame); 2])?;
+    let mut word = [0; 4];
+    device.read(uapi::VFIO_PCI_BAR0_REGION_INDEX, STATUS, &mut word)?;
+    let [bar, memory] = &slices.mappings;
+    check::value("through the buffer", memory.load(STATUS), u32::from_le_bytes(word))?;
+
+    check::errno("through the PF", revoke(&owner, &slices.buffer), Errno::ENODEV)?;
+    check::works("REVOKE", revoke(&device, &slices.buffer))?;
+    check::bus_error("buffer after its revoke", memory.load(STATUS))?;
+    check::value("BAR after the revoke", bar.load(STATUS), u32::from_le_bytes(word))?;
+    whole.are_mapped("entries of the PF", true)
+}
+
+fn functions_mappings_stay_while_virtual_ones_come_and_go() -> Result<()> {
+    let physical = Physical::with(0)?;
+    let owner = physical.open()?;
+    let slices = Slices::of(&owner)?;
+    slices.load()?;
+    check::works("two, while it is open", physical.0.set_virtual_functions(2))?;
+    slices.are_mapped("with virtual functions", true)?;
+    check::works("none, while it is open", physical.0.set_virtual_functions(0))?;
+    slices.are_mapped("without", true)?;
+    slices.load()
+}
+
+/// A virtual function has no such bit; the core shows one, and it is only for show.
+fn memory_bit_of_a_virtual_function_changes_nothing() -> Result<()> {
+    let physical = Physical::with(1)?;
+    let _owner = physical.open()?;
+    let device = Device::open_with_token(&physical.first()?, TOKEN)?;
+    let slices = Slices::of(&device)?;
+    slices.load()?;
+    device.set_memory(false)?;
+    slices.load().context("with the bit off")?;
+    device.set_memory(true)?;
+    slices.load().context("with the bit on")
+}
+
+/// Unbinding waits, too, but there Linux 7.3 misses a lock in whose absence lockdep complains.
+fn removal_of_a_function_waits_for_its_virtual_ones() -> Result<()> {
+    let physical = Physical::with(2)?;
+    let owner = physical.open()?;
+    let function = physical.first()?;
+    let device = Device::open_with_token(&function, TOKEN)?;
+    let slices = Slices::of(&device)?;
+    drop(owner);
+    let pci = physical.0.clone();
+    let removal = start(move || Ok(pci.remove()?));
+    still_waits(&removal)?;
+    slices.load().context("while it waits")?;
+    drop(device);
+    still_waits(&removal).context("for the mapping of the BAR")?;
+    let Slices { buffer, mappings: [bar, memory], .. } = slices;
+    drop(bar);
+    comes_to_an_end(&removal)?;
+    for gone in [&function, &physical.0] {
+        ensure!(!gone.dir().exists(), "{gone} is still there");
+    }
+    check::bus_error("the buffer", memory.load(STATUS))?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    Pci::rescan()?;
+    Pci::at(physical.0.address()).map(drop)
+}
+
+fn reset_of_a_virtual_function_is_its_own() -> Result<()> {
+    peers_reach_each_other()?;
+    let physical = Physical::with(2)?;
+    let owner = physical.open()?;
+    let peer = importing()?;
+    let open = |nth| Device::open_with_token(&physical.0.virtual_function(nth)?, TOKEN);
+    let (device, sibling) = (open(0)?, open(1)?);
+    let mut slices = Vec::new();
+    for device in [&device, &sibling, &owner] {
+        let slice = Slices::of(device)?;
+        slice.load()?;
+        let importer = Importer::new()?;
+        check::works("attach", importer.attach(&slice.buffer, &peer, GOOD))?;
+        check::works("map", importer.map())?;
+        slices.push((slice, importer));
+    }
+    let [(own, told), others @ ..] = &slices[..] else { unreachable!() };
+    check::works("reset", device.reset())?;
+    own.are_mapped("entries of the one", false)?;
+    expelled("importer of the one", told, 1)?;
+    for (other, importer) in others {
+        other.are_mapped("entries of another", true)?;
+        let stats = importer.stats()?;
+        check::equal("importer of another: mapped, told", (stats.mapped, stats.hits), (1, 0))?;
+    }
+    own.load().context("after the reset")?;
+    check::works("map after the reset", told.map()).map(drop)
+}
