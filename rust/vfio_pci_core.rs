@@ -45,6 +45,10 @@ pub const NUM_BARS: usize = 6;
 pub const REGION_PAGES: usize = 1 << (bindings::VFIO_PCI_OFFSET_SHIFT as usize - PAGE_SHIFT);
 
 /// A `struct vfio_pci_core_device` between its `init` and its `release`.
+///
+/// # Invariants
+///
+/// It has a reference to its PCI device.
 #[repr(transparent)]
 pub struct Core(Opaque<bindings::vfio_pci_core_device>);
 
@@ -114,7 +118,7 @@ impl Core {
     }
 
     fn resource(&self, index: usize) -> Bar {
-        // SAFETY: The PCI device outlives `self`; indices past its resources read as empty.
+        // SAFETY: By the type invariant; indices past its resources read as empty.
         let start = unsafe { bindings::pci_resource_start(self.pdev(), index as c_int) };
         // SAFETY: As above.
         let len = unsafe { bindings::pci_resource_len(self.pdev(), index as c_int) };
@@ -129,7 +133,7 @@ impl Core {
 
     /// The PCI address, `DDDD:BB:DD.F`.
     pub fn pci_name(&self) -> &CStr {
-        // SAFETY: The PCI device outlives `self`, and its name does not change while it is bound.
+        // SAFETY: By the type invariant; the name does not change.
         let name = unsafe { bindings::dev_name(&(*self.pdev()).dev) };
         // SAFETY: A NUL-terminated string that lives as long as the device.
         unsafe { CStr::from_char_ptr(name) }
@@ -168,7 +172,7 @@ impl Core {
 
     /// Where the capability is in the config space, bytes.
     pub fn capability(&self, capability: Capability) -> Option<u64> {
-        // SAFETY: The PCI device outlives `self`.
+        // SAFETY: By the type invariant.
         let offset = unsafe { bindings::pci_find_capability(self.pdev(), capability as c_int) };
         (offset != 0).then_some(offset.into())
     }
@@ -309,6 +313,10 @@ impl<T: vfio::Driver> Device<T> {
             to_result(unsafe { bindings::vfio_pci_core_init_dev(vdev) })?;
             // SAFETY: `core` is initialised just now, and nobody else knows of it.
             let core = unsafe { &*vdev.cast::<Core>() };
+            // `vfio_pci_core` keeps no reference, for it does not outlive the binding. We do, and
+            // the PCI device may be removed meanwhile.
+            // SAFETY: It is being probed.
+            unsafe { bindings::pci_dev_get(core.pdev()) };
             #[cfg(CONFIG_VFIO_PCI_DMABUF)]
             // SAFETY: As above.
             unsafe {
@@ -318,10 +326,24 @@ impl<T: vfio::Driver> Device<T> {
             let data = unsafe { &raw mut (*vdev.cast::<Self>()).data };
             // SAFETY: `data` is uninitialised memory for a `T` that does not move.
             unsafe { raw_try_init(data, T::new(core)) }
-                // SAFETY: Undoes `vfio_pci_core_init_dev()`.
-                .inspect_err(|_| unsafe { bindings::vfio_pci_core_release_dev(vdev) })?;
+                // SAFETY: Undoes what was done above.
+                .inspect_err(|_| unsafe { Self::release_core(vdev) })?;
             Ok(0)
         })
+    }
+
+    /// Undoes the core's part of `init`.
+    ///
+    /// # Safety
+    ///
+    /// Called once, after that part succeeded; nobody uses the device any more.
+    unsafe fn release_core(vdev: *mut bindings::vfio_device) {
+        // SAFETY: Initialised by `init`.
+        let pdev = unsafe { &*vdev.cast::<Core>() }.pdev();
+        // SAFETY: Undoes `vfio_pci_core_init_dev()`.
+        unsafe { bindings::vfio_pci_core_release_dev(vdev) };
+        // SAFETY: `init` took the reference.
+        unsafe { bindings::pci_dev_put(pdev) };
     }
 
     /// `vfio_device_ops.release`: the last reference is gone.
@@ -335,7 +357,7 @@ impl<T: vfio::Driver> Device<T> {
         // SAFETY: Initialised by `init`; nobody uses it any more.
         unsafe { core::ptr::drop_in_place(data) };
         // SAFETY: As above.
-        unsafe { bindings::vfio_pci_core_release_dev(vdev) };
+        unsafe { Self::release_core(vdev) };
     }
 }
 

@@ -22,6 +22,7 @@ mod fixture;
 mod program;
 mod rig;
 mod runner;
+mod trace;
 
 use std::env;
 use std::process::ExitCode;

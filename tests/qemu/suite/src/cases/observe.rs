@@ -18,6 +18,7 @@ use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::{edu, export_edu, nth, open_edu};
 use crate::rig::importing;
+use crate::trace::Trace;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
@@ -157,33 +158,6 @@ fn listing_goes_with_the_driver() -> Result<()> {
     ensure!(!listing(&pci).exists(), "the listing outlived the binding");
     drop(buffer);
     Ok(())
-}
-
-/// Switched on while it lives.
-struct Trace(PathBuf);
-
-impl Trace {
-    fn on() -> Result<Trace> {
-        let dir = PathBuf::from("/sys/kernel/tracing");
-        fs::write(dir.join("trace"), "")?;
-        fs::write(dir.join("events/dmabuf_vfio_pci/enable"), "1")?;
-        Ok(Trace(dir))
-    }
-
-    /// Names and arguments of the events since the last call.
-    fn take(&self) -> Result<Vec<String>> {
-        let text = fs::read_to_string(self.0.join("trace"))?;
-        fs::write(self.0.join("trace"), "")?;
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
-        // TASK-PID [CPU] FLAGS TIME: NAME: ARGUMENTS
-        Ok(lines.filter_map(|line| line.split_once(": ")).map(|(_, event)| event.into()).collect())
-    }
-}
-
-impl Drop for Trace {
-    fn drop(&mut self) {
-        let _ = fs::write(self.0.join("events/dmabuf_vfio_pci/enable"), "0");
-    }
 }
 
 fn tracepoints_tell_the_life_of_a_buffer() -> Result<()> {

@@ -17,6 +17,7 @@ use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::{driver, nth};
 use crate::rig::{expelled, importing, peers_reach_each_other};
+use crate::trace::Trace;
 
 cases! {
     Setup::Bound(&[IGB]) =>
@@ -27,7 +28,8 @@ cases! {
         memory_bit_of_a_virtual_function_changes_nothing,
         removal_of_a_function_waits_for_its_virtual_ones;
     Setup::Bound(&[IGB, EDU, EDU]) =>
-        reset_of_a_virtual_function_is_its_own;
+        reset_of_a_virtual_function_is_its_own,
+        buffer_outlives_its_virtual_function;
 }
 
 /// A register of igb and its virtual functions, which does not change by itself.
@@ -231,4 +233,34 @@ fn reset_of_a_virtual_function_is_its_own() -> Result<()> {
     }
     own.load().context("after the reset")?;
     check::works("map after the reset", told.map()).map(drop)
+}
+
+fn buffer_outlives_its_virtual_function() -> Result<()> {
+    let physical = Physical::with(1)?;
+    let owner = physical.open()?;
+    let function = physical.first()?;
+    let device = Device::open_with_token(&function, TOKEN)?;
+    let buffer = Buffer::export(&device, 0, 0, PAGE)?;
+    let memory = buffer.map(0, PAGE)?;
+    memory.load(STATUS)?;
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(&buffer, &importing()?, GOOD))?;
+    drop((device, owner));
+    check::works("none", physical.0.set_virtual_functions(0))?;
+    ensure!(!function.dir().exists(), "{function} is still there");
+
+    let trace = Trace::on()?;
+    check::bus_error("the buffer", memory.load(STATUS))?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    check::errno("import", importer.map(), Errno::ENODEV)?;
+    drop((importer, memory, buffer));
+    let events = trace.take()?;
+    for event in &events {
+        let device = event.split_whitespace().nth(1);
+        check::equal(&format!("device of {event:?}"), device, Some(function.address()))?;
+    }
+    let last = events.last().context("no events")?;
+    ensure!(last.starts_with("buffer_release: "), "the last event is {last:?}");
+    ensure!(events.len() > 1, "no event of the fault");
+    Ok(())
 }
