@@ -200,7 +200,7 @@ struct vfio_device_feature_dma_buf_info {
  * IOMMU_IOAS_MAP_FILE: iommufd maps no other exporter's. The payload is a struct
  * vfio_device_feature_dma_buf with flags 0; the rules and errors are those of
  * VFIO_DEVICE_FEATURE_DMA_BUF in mainline's <linux/vfio.h>. ENOTTY if the kernel was built without
- * CONFIG_VFIO_PCI_DMABUF.
+ * CONFIG_VFIO_PCI_DMABUF. Up to Linux 7.3 at least, iommufd takes only fds of one range.
  *
  * Such an fd is not a buffer: it cannot be mapped by a CPU, and REVOKE, MEMATTR and INFO answer
  * ENODEV. What iommufd mapped through it goes away while the device's memory is disabled, when it

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Making buffers.
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -101,24 +103,47 @@ impl<'a> Export<'a> {
     /// [`VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES`](uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES)
     /// ranges; `EOPNOTSUPP`: the machine has no such attribute; `EMFILE` and `ENOMEM` as usual.
     pub fn create(self) -> Result<Buffer, Error> {
+        let fd = self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF)?;
+        Ok(Buffer::exported(fd))
+    }
+
+    /// Makes an fd for `IOMMU_IOAS_MAP_FILE`, for DMA of another device to these ranges: iommufd
+    /// maps no [`Buffer`], but only what the in-tree core of VFIO exports, which this is.
+    ///
+    /// Up to Linux 7.3 at least iommufd takes only those of one range (`EOPNOTSUPP`).
+    ///
+    /// It is no buffer: no process can map it, and it cannot be revoked. What iommufd has mapped
+    /// through it is taken away when the device's memory is switched off, when the device is
+    /// reset through its fd, and when it is closed; to have it back, map it anew.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`]; `EINVAL`: as for [`Export::create`], or an attribute other than
+    /// [`Attribute::Uncached`]; `ENODEV`: the device has no memory in that BAR; `ENOTTY`: the
+    /// kernel was built without `CONFIG_VFIO_PCI_DMABUF`, or the device has another driver.
+    pub fn create_for_iommufd(self) -> Result<OwnedFd, Error> {
+        self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD)
+    }
+
+    fn call(&self, feature: u32) -> Result<OwnedFd, Error> {
         let access = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let call = sys::Export {
+            feature,
             bar: self.bar,
             open_flags: (access | OFlags::CLOEXEC).bits(),
             flags: self.attribute.at_birth(),
             ranges: &self.ranges,
         };
         let tried = format!("export of {} of {}", ranges(&self.ranges), self.device.bar(self.bar));
-        let fd = sys::export(self.device, &call).tried_as(tried, |errno| match errno {
+        sys::export(self.device, &call).tried_as(tried, |errno| match errno {
             Errno::INVAL => Some("no ranges, parts of pages, or past the end of the BAR"),
             Errno::NODEV => Some("the device has no memory in that BAR"),
             Errno::TOOBIG => Some("too many ranges"),
             Errno::NOSPC => Some("the ranges are too long together"),
             Errno::OPNOTSUPP => Some("the machine does not have that memory attribute"),
-            Errno::NOTTY => Some("the device's driver exports no buffers"),
+            Errno::NOTTY => Some("the device's driver has no such export"),
             _ => None,
-        })?;
-        Ok(Buffer::exported(fd))
+        })
     }
 }
 

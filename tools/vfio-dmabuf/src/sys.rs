@@ -207,6 +207,8 @@ pub(crate) fn probe(device: impl AsFd, flags: u32) -> Result<()> {
 
 /// What an export is made of.
 pub(crate) struct Export<'a> {
+    /// `VFIO_DEVICE_FEATURE_DMA_BUF`, or one with the same payload.
+    pub(crate) feature: u32,
     pub(crate) bar: u32,
     pub(crate) open_flags: u32,
     pub(crate) flags: u32,
@@ -221,7 +223,7 @@ pub(crate) fn export(device: impl AsFd, export: &Export<'_>) -> Result<OwnedFd> 
     // u64s, for the alignment of the ranges; each word pair is two u32s.
     let mut call: Vec<u64> = Vec::with_capacity(words / 2);
     let pair = |low: u32, high: u32| u64::from(low) | (u64::from(high) << 32);
-    let flags = uapi::VFIO_DEVICE_FEATURE_GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
+    let flags = uapi::VFIO_DEVICE_FEATURE_GET | export.feature;
     let argsz = u32::try_from(words * 4).map_err(|_| Errno::TOOBIG)?;
     call.push(pair(argsz, flags));
     call.push(pair(export.bar, export.open_flags));

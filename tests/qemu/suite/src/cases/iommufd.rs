@@ -126,5 +126,9 @@ fn iommufd_maps_the_memory_of_another_device() -> Result<()> {
     write(2)?;
     holds("after DMA since memory was off", 1)?;
     check::works("map the fd again", attached.map_file(fd.raw(), IOVA + 2 * PAGE))?;
-    Ok(())
+    let mut call = Export::new(0, &[Range(0, PAGE), Range(2 * PAGE, PAGE)]).call();
+    call.flags = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
+    let two = check::works("export of two ranges", Buffer::by_call(&other, &mut call))?;
+    let got = attached.map_file(two.raw(), IOVA + 3 * PAGE);
+    check::errno("map of two ranges", got, Errno::EOPNOTSUPP)
 }

@@ -17,6 +17,8 @@ cases! {
         crate_makes_buffers_of_a_device_of_rust_vmm;
     Setup::Bound(&[BOCHS]) =>
         crate_exports_ranges_with_attributes;
+    Setup::Bound(&[BOCHS, EDU]) =>
+        crate_exports_memory_for_iommufd;
 }
 
 fn crate_client_survives_the_loss_of_its_slice() -> Result<()> {
@@ -64,4 +66,18 @@ fn crate_exports_ranges_with_attributes() -> Result<()> {
     check::value("BAR0 + 3 pages + 8", memory.load(3 * 4096 + 8), 0x0403_0201)?;
     let registers = check::works("BAR2", device.map_bar(2))?;
     check::value("size register", registers.load(BOCHS_SIZE_AT), BOCHS_SIZE)
+}
+
+fn crate_exports_memory_for_iommufd() -> Result<()> {
+    let (memory, edu) = (nth(BOCHS, 0)?, edu()?);
+    let said = program::succeeds("iommufd", &[memory.address(), edu.address()])?;
+    let refused = "iommufd and a buffer: Operation not supported";
+    ensure!(said.contains(refused), "{refused:?} is not in\n{said}");
+    // Its DMA went where the example says.
+    let device = open_bochs()?;
+    let memory = check::works("BAR0", device.map_bar(0))?;
+    for (page, want) in [(0, 0x600d_0000), (1, 0x600d_0001), (2, 0x600d_0002), (3, 0x600d_0001)] {
+        check::value(&format!("page {page}"), memory.load(page * 4096), want)?;
+    }
+    Ok(())
 }
