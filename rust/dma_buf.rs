@@ -17,11 +17,11 @@ use crate::{
         MapRequest, //
     },
     errno::ETIME,
-    mm::{
+    fault::{
         Fault,
-        NewMapping,
         Outcome, //
     },
+    mm::NewMapping,
     vfio_pci_core::{
         Device,
         DeviceRef, //

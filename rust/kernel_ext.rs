@@ -11,8 +11,9 @@
 //! | `compat.rs` | none: what differs between kernels |
 //! | `dma_buf.rs` | `linux/dma-buf.h` |
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
+//! | `fault.rs` | `linux/mm.h`: faults on mappings of an exporter's memory |
 //! | `layout.rs` | none: where members of C structures are, for comparison |
-//! | `mm.rs` | `linux/mm.h`: mappings and faults of an exporter's memory |
+//! | `mm.rs` | `linux/mm.h`: mappings of an exporter's memory |
 //! | `module.rs` | `linux/module.h`: the directory of modules in sysfs |
 //! | `pci.rs` | `linux/pci.h` |
 //! | `rwsem.rs` | `linux/rwsem.h` |
@@ -25,6 +26,7 @@
 mod compat;
 pub mod dma_buf;
 pub mod dma_buf_mapping;
+pub mod fault;
 mod layout;
 pub mod mm;
 pub mod module;

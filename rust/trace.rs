@@ -1,45 +1,58 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tracepoints, `dmabuf_vfio_pci:*`. One that is off costs an instruction that does nothing.
+//! Tracepoints, `dmabuf_vfio_pci:*`. One that is off costs an instruction that does nothing and a
+//! few around it, as `make bench` shows beside a driver built without them (`--cfg untraced`).
 //!
 //! C header: `trace.h`
 
-#[cfg(CONFIG_TRACEPOINTS)]
-use crate::bindings;
 use crate::{
-    mm::{
+    bindings,
+    fault::{
         Fault,
         Outcome, //
     },
     vfio_pci_core::Core, //
 };
 use kernel::page::PAGE_SHIFT;
-#[cfg(CONFIG_TRACEPOINTS)]
 use kernel::prelude::*;
 
+/// Whether somebody listens to a tracepoint.
+macro_rules! wanted {
+    ($name:ident) => {{
+        #[cfg(all(CONFIG_TRACEPOINTS, not(untraced)))]
+        kernel::macros::paste! {
+            // SAFETY: The static key of a tracepoint.
+            unsafe {
+                kernel::jump_label::static_branch_unlikely!(
+                    bindings::[<__tracepoint_ $name>],
+                    bindings::tracepoint,
+                    key
+                )
+            }
+        }
+        #[cfg(any(not(CONFIG_TRACEPOINTS), untraced))]
+        false
+    }};
+}
+
 macro_rules! tracepoints {
-    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty = $($raw:expr),+);* $(;)?);)*) => {$(
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty = $raw:expr);* $(;)?);)*) => {$(
         $(#[$doc])*
         #[inline(always)]
         pub fn $name(core: &Core, $($arg: $ty),*) {
-            #[cfg(CONFIG_TRACEPOINTS)]
-            kernel::macros::paste! {
-                // SAFETY: The static key of a tracepoint.
-                let wanted = unsafe {
-                    kernel::jump_label::static_branch_unlikely!(
-                        bindings::[<__tracepoint_ $name>],
-                        bindings::tracepoint,
-                        key
-                    )
-                };
-                if wanted {
-                    let device = core.pci_name().as_char_ptr();
+            /// Out of the way of who does not trace.
+            #[cold]
+            #[inline(never)]
+            fn tell(core: &Core, $($arg: $ty),*) {
+                let device = core.pci_name().as_char_ptr();
+                kernel::macros::paste! {
                     // SAFETY: The name is a string that lives as long as the device.
-                    unsafe { bindings::[<kernel_ext_trace_ $name>](device, $($($raw),+),*) };
+                    unsafe { bindings::[<kernel_ext_trace_ $name>](device, $($raw),*) };
                 }
             }
-            #[cfg(not(CONFIG_TRACEPOINTS))]
-            let _ = (core, $($($raw),+),*);
+            if wanted!($name) {
+                tell(core, $($arg),*);
+            }
         }
     )*};
 }
@@ -86,11 +99,22 @@ tracepoints! {
         window: usize = bytes(window);
         pages: usize = bytes(pages);
     );
-    /// What became of a fault.
-    fn buffer_fault(
-        fault: &Fault<'_> = fault.page_offset().map_or(u64::MAX, bytes), fault.order();
-        outcome: Outcome = outcome as u32;
-    );
+}
+
+/// Whether somebody listens to what becomes of faults.
+#[inline(always)]
+pub(crate) fn wants_faults() -> bool {
+    wanted!(buffer_fault)
+}
+
+/// What became of a fault.
+pub(crate) fn buffer_fault(core: &Core, fault: &Fault<'_>, outcome: Outcome) {
+    let device = core.pci_name().as_char_ptr();
+    let offset = fault.page_offset().map_or(u64::MAX, bytes);
+    // CAST: There are few outcomes.
+    let outcome = outcome as u32;
+    // SAFETY: The name is a string that lives as long as the device.
+    unsafe { bindings::kernel_ext_trace_buffer_fault(device, offset, fault.order(), outcome) };
 }
 
 fn bytes(pages: usize) -> u64 {

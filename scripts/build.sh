@@ -22,13 +22,13 @@ set -eu
 target=$1
 llvm=1
 
-# build_module [DIR]
+# build_module [DIR [RUSTC-FLAGS]]
 build_module() {
 	objects=${1-/src/build/module}
 	objects_for "$kernel" "$objects"
 	say 'module: build'
 	make ${V:+V=$V} -s -j"$(nproc)" -C "$kernel/build" M=/src MO="$objects" ${llvm:+LLVM=1} \
-		modules >&2 9>&- || die 'the module did not build: see above'
+		${2:+KRUSTFLAGS="$2"} modules >&2 9>&- || die 'the module did not build: see above'
 }
 
 # Debian's kernels are built by gcc.
@@ -136,6 +136,7 @@ main() {
 		;;
 	bench/*)
 		build_module /src/build/bench-module
+		build_module /src/build/untraced-module '--cfg untraced'
 		build_guest --package bench
 		;;
 	soak/* | fuzz/*)

@@ -53,12 +53,14 @@ use kernel_ext::{
         MapRequest, //
     },
     errno::EOPNOTSUPP,
+    fault::{
+        Fault,
+        Outcome, //
+    },
     mm::{
         BarMapping,
         CacheMode,
-        Fault,
         NewMapping,
-        Outcome,
         VmOps, //
     },
     trace,
@@ -431,7 +433,6 @@ impl Exporter for Buffer {
         if outcome == Outcome::Mapped {
             exported.counters.fault(fault.order());
         }
-        trace::buffer_fault(exported.device().core(), fault, outcome);
         outcome
     }
 

@@ -35,7 +35,7 @@ use kernel::{
     task::Pid, //
 };
 use kernel_ext::{
-    mm::PMD_ORDER,
+    fault::PMD_ORDER,
     vfio_pci_core::DeviceRef, //
 };
 

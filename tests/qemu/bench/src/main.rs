@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the driver costs, in instructions, beside the in-tree vfio-pci in the same boot.
 //!
-//!     bench            a line `ROW UNIT OURS IN_TREE` for each row, `-` where in-tree has no such
-//!                      thing
+//!     bench            a line `ROW UNIT OURS UNTRACED IN_TREE` for each row, `-` where in-tree has
+//!                      no such thing; UNTRACED is this driver built without tracepoints
 //!     bench threads    times several threads instead: a line `ROW THREADS OURS/IN_TREE` for each
 //!
 //! The first is meant for QEMU with `-icount shift=0`, one CPU and `norandmaps`: there the time
@@ -50,6 +50,8 @@ impl Unit {
 
 /// The driver under test.
 pub const OURS: &str = "dmabuf-vfio-pci";
+/// The same, built without tracepoints.
+const UNTRACED: &str = "/lib/untraced/dmabuf-vfio-pci.ko";
 /// What it is measured against.
 pub const IN_TREE: &str = "vfio-pci";
 
@@ -71,10 +73,15 @@ fn run() -> Result<()> {
     }
     let in_tree = measure_driver(IN_TREE)?;
     let ours = measure_driver(OURS)?;
+    Module::driver().unload_soon()?;
+    Module::new(UNTRACED).load()?;
+    let untraced = measure_driver(OURS)?;
     for (id, unit, value) in &ours {
-        let peer = in_tree.iter().find(|row| row.0 == *id);
-        let peer = peer.map_or("-".to_string(), |row| row.2.to_string());
-        println!("{id} {} {value} {peer}", unit.name());
+        let [bare, peer] = [&untraced, &in_tree].map(|rows| {
+            let row = rows.iter().find(|row| row.0 == *id);
+            row.map_or("-".to_string(), |row| row.2.to_string())
+        });
+        println!("{id} {} {value} {bare} {peer}", unit.name());
     }
     Ok(())
 }

@@ -249,7 +249,7 @@ fn release_that_unbind_overtook_does_no_harm() -> Result<()> {
 }
 
 fn fault_that_unbind_overtook_is_sigbus() -> Result<()> {
-    let faults = of_driver("2mm5fault")?;
+    let faults = of_driver("5fault5fault")?;
     let peer = Peer::fork()?;
     let device = open_edu()?;
     let buffer = export_edu(&device)?;

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults on the mappings of an exporter's device memory.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
+
+use crate::{
+    bindings,
+    dma_buf::{
+        Exported,
+        Exporter, //
+    },
+    trace,
+    vfio_pci_core::MemoryEnabled, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    error::to_result,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*, //
+};
+
+/// What became of a fault. `vm_fault_t`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The page table entry is there (`VM_FAULT_NOPAGE`).
+    Mapped,
+    /// Somebody was in the way; the access is to be tried again (`VM_FAULT_NOPAGE`).
+    Retry,
+    /// A smaller order may work (`VM_FAULT_FALLBACK`).
+    Fallback,
+    /// The access fails (`VM_FAULT_SIGBUS`).
+    SigBus,
+    /// No memory for page tables (`VM_FAULT_OOM`).
+    OutOfMemory,
+}
+
+impl Outcome {
+    /// What a function that did not map says.
+    #[cold]
+    fn of_failure(raw: bindings::vm_fault_t) -> Self {
+        match raw {
+            bindings::vm_fault_reason_VM_FAULT_OOM => Outcome::OutOfMemory,
+            bindings::vm_fault_reason_VM_FAULT_FALLBACK => Outcome::Fallback,
+            _ => Outcome::SigBus,
+        }
+    }
+
+    fn as_raw(self) -> bindings::vm_fault_t {
+        match self {
+            Outcome::Mapped | Outcome::Retry => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            Outcome::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+            Outcome::SigBus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            Outcome::OutOfMemory => bindings::vm_fault_reason_VM_FAULT_OOM,
+        }
+    }
+}
+
+/// `vm_operations_struct.map_pages`: maps nothing; `fault` maps as many pages as it likes.
+///
+/// Without this function the kernel would drop the lock of the VMA before each `fault`, and try
+/// again with `mmap_lock` (`vmf_can_call_fault()`).
+///
+/// # Safety
+///
+/// Called by the memory management.
+pub(crate) unsafe extern "C" fn map_pages(
+    _vmf: *mut bindings::vm_fault,
+    _start: c_ulong,
+    _end: c_ulong,
+) -> bindings::vm_fault_t {
+    0
+}
+
+/// `vm_operations_struct.fault`
+///
+/// # Safety
+///
+/// Called by the memory management for a VMA that
+/// [`NewMapping::install`](crate::mm::NewMapping::install) set up.
+pub(crate) unsafe extern "C" fn fault<T: Exporter>(
+    vmf: *mut bindings::vm_fault,
+) -> bindings::vm_fault_t {
+    // SAFETY: As for `resolve`.
+    unsafe { resolve::<T>(vmf, 0) }
+}
+
+/// `vm_operations_struct.huge_fault`
+///
+/// # Safety
+///
+/// As for [`fault`].
+pub(crate) unsafe extern "C" fn huge_fault<T: Exporter>(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+) -> bindings::vm_fault_t {
+    match order {
+        // SAFETY: As for `resolve`.
+        PMD_ORDER => unsafe { resolve::<T>(vmf, PMD_ORDER) },
+        // SAFETY: As above.
+        PUD_ORDER => unsafe { resolve::<T>(vmf, PUD_ORDER) },
+        _ => Outcome::Fallback.as_raw(),
+    }
+}
+
+/// Resolves a fault. Inlined, so that each caller has the code for its order.
+///
+/// # Safety
+///
+/// As for [`fault`].
+#[inline(always)]
+unsafe fn resolve<T: Exporter>(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
+    if trace::wants_faults() {
+        // SAFETY: By the requirements of this function.
+        return unsafe { resolve_and_tell::<T>(vmf, order) };
+    }
+    // SAFETY: As above.
+    let (exported, fault) = unsafe { faulting::<T>(vmf, order) };
+    T::fault(exported, &fault).as_raw()
+}
+
+/// The same for who traces. Code of its own, so that the other keeps nothing for a tracepoint.
+///
+/// # Safety
+///
+/// As for [`fault`].
+#[cold]
+#[inline(never)]
+unsafe fn resolve_and_tell<T: Exporter>(
+    vmf: *mut bindings::vm_fault,
+    order: u32,
+) -> bindings::vm_fault_t {
+    // SAFETY: By the requirements of this function.
+    let (exported, fault) = unsafe { faulting::<T>(vmf, order) };
+    let outcome = T::fault(exported, &fault);
+    trace::buffer_fault(exported.device().core(), &fault, outcome);
+    outcome.as_raw()
+}
+
+/// The fault, and the buffer that it is in.
+///
+/// # Safety
+///
+/// As for [`fault`]; the fault lasts for `'a`.
+#[inline(always)]
+unsafe fn faulting<'a, T: Exporter>(
+    vmf: *mut bindings::vm_fault,
+    order: u32,
+) -> (&'a Exported<T>, Fault<'a>) {
+    // SAFETY: The C side passes a valid fault of a mapping with a `VmOps<T>`.
+    let fault = unsafe { Fault::from_raw(vmf, order) };
+    // SAFETY: The file of such a mapping is one of a dma-buf of `T`, and the mapping holds a
+    // reference to it.
+    let exported = unsafe { Exported::from_file((*fault.vma()).vm_file) };
+    (exported, fault)
+}
+
+/// An access to an address that has no page table entry.
+///
+/// # Invariants
+///
+/// `vmf` is valid, its VMA was set up by [`NewMapping::install`](crate::mm::NewMapping::install).
+pub struct Fault<'a> {
+    vmf: NonNull<bindings::vm_fault>,
+    order: u32,
+    _life: PhantomData<&'a ()>,
+}
+
+impl Fault<'_> {
+    /// # Safety
+    ///
+    /// The type invariants hold.
+    unsafe fn from_raw(vmf: *mut bindings::vm_fault, order: u32) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self {
+            // SAFETY: A valid fault is not null.
+            vmf: unsafe { NonNull::new_unchecked(vmf) },
+            order,
+            _life: PhantomData,
+        }
+    }
+
+    fn vma(&self) -> *mut bindings::vm_area_struct {
+        // SAFETY: By the type invariant.
+        unsafe { self.vmf.as_ref().__bindgen_anon_1.vma }
+    }
+
+    /// The order to resolve the fault with: 2^order pages, naturally aligned.
+    #[inline(always)]
+    pub fn order(&self) -> u32 {
+        self.order
+    }
+
+    /// The start of the block of [`Fault::order`] around the address that was accessed, bytes.
+    #[inline(always)]
+    fn start(&self) -> usize {
+        // SAFETY: By the type invariant.
+        let address = unsafe { self.vmf.as_ref().__bindgen_anon_1.address };
+        address & !((PAGE_SIZE << self.order) - 1)
+    }
+
+    /// Where the block starts in the address space of the device, pages.
+    ///
+    /// `None` when the mapping does not have all of the block.
+    #[inline(always)]
+    pub fn page_offset(&self) -> Option<usize> {
+        let start = self.start();
+        // SAFETY: By the type invariant; the bounds are stable during a fault.
+        let (vm_start, vm_end) = unsafe {
+            let bounds = &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
+            (bounds.vm_start, bounds.vm_end)
+        };
+        // SAFETY: As above.
+        let vm_pgoff = unsafe { (*self.vma()).vm_pgoff };
+        // User addresses are far from the end of the machine word.
+        let end = start.wrapping_add(PAGE_SIZE << self.order);
+        if start < vm_start || end > vm_end {
+            return None;
+        }
+        Some(vm_pgoff + ((start - vm_start) >> PAGE_SHIFT))
+    }
+
+    /// How many pages there are from the faulting one to the end of the mapping, or of the page
+    /// table if that comes first. For order 0.
+    #[inline]
+    pub fn pages_left(&self) -> usize {
+        // SAFETY: By the type invariant; the bounds are stable during a fault.
+        let vm_end = unsafe { (*self.vma()).__bindgen_anon_1.__bindgen_anon_1.vm_end };
+        let start = self.start();
+        // User addresses are far from the end of the machine word.
+        let table_end = (start | ((PAGE_SIZE << PMD_ORDER) - 1)) + 1;
+        (vm_end.min(table_end) - start) >> PAGE_SHIFT
+    }
+
+    /// Maps the whole block, which starts at `pfn`, with one entry. For orders above 0.
+    ///
+    /// The kernel picks the cache mode that the page attribute table has for the PFN: on x86 that
+    /// is uncached. So this is for [`CacheMode::Noncached`] only.
+    #[inline(always)]
+    pub fn insert_block(&self, _proof: &MemoryEnabled<'_>, pfn: usize) -> Outcome {
+        let vmf = self.vmf.as_ptr();
+        // SAFETY: By the type invariant.
+        let write = unsafe { (*vmf).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
+        let raw = if self.order == PMD_ORDER {
+            // SAFETY: By the type invariant the VMA is VM_PFNMAP.
+            unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write) }
+        } else if self.order == PUD_ORDER {
+            // SAFETY: As above.
+            unsafe { bindings::vmf_insert_pfn_pud(vmf, pfn, write) }
+        } else {
+            return Outcome::Fallback;
+        };
+        if raw == bindings::vm_fault_reason_VM_FAULT_NOPAGE {
+            Outcome::Mapped
+        } else {
+            Outcome::of_failure(raw)
+        }
+    }
+
+    /// Maps `count` pages, `skip` pages after the faulting one, to PFNs from `pfn` on, with an
+    /// entry each. For order 0.
+    ///
+    /// The entries have the mapping's own cache mode. Those that exist are left alone.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when that is not within [`Fault::pages_left`]; `ENOMEM`.
+    #[inline]
+    pub fn insert_pages(
+        &self,
+        _proof: &MemoryEnabled<'_>,
+        skip: usize,
+        pfn: usize,
+        count: usize,
+    ) -> Result {
+        let end = skip.checked_add(count).ok_or(EINVAL)?;
+        if count == 0 || end > self.pages_left() {
+            return Err(EINVAL);
+        }
+        let mut cursor = PteCursor {
+            vma: self.vma(),
+            start: self.start() + (skip << PAGE_SHIFT),
+            pfn,
+        };
+        // SAFETY: The addresses are in the VMA, which is stable and has its `mm`; the callback gets
+        // its cursor.
+        to_result(unsafe {
+            bindings::apply_to_page_range(
+                (*cursor.vma).vm_mm,
+                cursor.start,
+                count << PAGE_SHIFT,
+                Some(set_pte),
+                (&raw mut cursor).cast(),
+            )
+        })
+    }
+}
+
+/// Order of the block that a PMD entry maps.
+pub const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
+/// Order of the block that a PUD entry maps.
+pub const PUD_ORDER: u32 = bindings::PUD_SHIFT - PAGE_SHIFT as u32;
+
+struct PteCursor {
+    vma: *mut bindings::vm_area_struct,
+    start: usize,
+    pfn: usize,
+}
+
+/// `pte_fn_t` of [`Fault::insert_pages`]; runs with the page table locked.
+///
+/// # Safety
+///
+/// Called by `apply_to_page_range()` with the page table locked and a [`PteCursor`].
+unsafe extern "C" fn set_pte(pte: *mut bindings::pte_t, addr: usize, data: *mut c_void) -> c_int {
+    // SAFETY: `insert_pages` passes a cursor.
+    let cursor = unsafe { &*data.cast::<PteCursor>() };
+    // SAFETY: The page table is locked.
+    if unsafe { bindings::kernel_ext_pte_none(pte) } {
+        let pfn = cursor.pfn + ((addr - cursor.start) >> PAGE_SHIFT);
+        // SAFETY: The page table is locked, and the entry is one of the VMA.
+        unsafe { bindings::kernel_ext_set_special_pte(cursor.vma, addr, pte, pfn) };
+    }
+    0
+}
