@@ -8,6 +8,7 @@ use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::{Device, Region};
 use guest::failnth::{Injector, Whose};
 use guest::feature;
+use guest::maps;
 use guest::mm::{self, Mapping};
 use guest::pci::{BOCHS, EDU};
 use guest::uapi;
@@ -81,6 +82,16 @@ fn export_of_many_ranges_survives_every_failure() -> Result<()> {
     failed(&tally, &[Errno::ENOMEM, Errno::EFAULT])
 }
 
+/// Checks that a mapping that was made is a good one: not one that the driver has no part in.
+fn is_of_a_buffer(result: &Result<Mapping, Errno>) -> Result<()> {
+    if let Ok(mapping) = result {
+        let line = maps::line_at(std::process::id() as i32, mapping.address())?;
+        ensure!(line.name.starts_with("/dmabuf:vfio"), "{line}");
+        mapping.load(0)?;
+    }
+    Ok(())
+}
+
 fn bar_mmap_survives_every_failure() -> Result<()> {
     let device = open_edu()?;
     let bystander = Bystander::new(&device)?;
@@ -94,15 +105,18 @@ fn bar_mmap_survives_every_failure() -> Result<()> {
         let Region { size, offset, .. } = other.region(0)?;
         let map = || Mapping::new(&other, size, mm::RW, offset);
         let (result, injected) = injector.run(n, map)?;
+        is_of_a_buffer(&result)?;
         if first.is_over(injected, &result, &[Errno::ENOMEM])? {
             break;
         }
-        check::works("the next mmap", map())?;
+        is_of_a_buffer(&Ok(check::works("the next mmap", map())?))?;
     }
     first.tell("first BAR mmap");
     ensure!(first.failed > 0, "the first mmap did not fail: {first:?}");
-    let later =
-        exhaust("BAR mmap", &injector, &[Errno::ENOMEM], map, |_| bystander.is_well(&device))?;
+    let later = exhaust("BAR mmap", &injector, &[Errno::ENOMEM], map, |result| {
+        is_of_a_buffer(result)?;
+        bystander.is_well(&device)
+    })?;
     failed(&later, &[Errno::ENOMEM])?;
     ensure!(first.injected() > later.injected(), "the first mmap makes nothing of its own");
     check::value("load", device.map_bar(0)?.load(ID_AT), ID)
@@ -117,7 +131,10 @@ fn buffer_mmap_survives_every_failure() -> Result<()> {
         &injector,
         &[Errno::ENOMEM],
         || bystander.buffer.map(0, PAGE),
-        |_| bystander.is_well(&device),
+        |result| {
+            is_of_a_buffer(result)?;
+            bystander.is_well(&device)
+        },
     )?;
     failed(&tally, &[Errno::ENOMEM])
 }

@@ -13,6 +13,7 @@ use guest::uapi::{VFIO_DMA_BUF_STATUS_CLOSED, VFIO_DMA_BUF_STATUS_LIVE};
 use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
+use crate::cases::observe::objects;
 use crate::check;
 use crate::failing::{exhaust, failed, injector, Tally, ALL, COPIES, MANY, MEMORY};
 use crate::fixture::{backwards, driver, edu, export_edu, nth, open_edu, ID, ID_AT};
@@ -51,7 +52,8 @@ fn opening_that_the_core_gave_up_leaves_nothing() -> Result<()> {
         &injector,
         &[Errno::ENOMEM],
         || errno(Device::open(&pci, Via::newest())),
-        |_| Ok(()),
+        // Looks whether the device is open, which can be asked at any time.
+        |_| objects(&pci).map(drop),
     )?;
     failed(&tally, &[Errno::ENOMEM])?;
     check::value("a load", open_edu()?.map_bar(0)?.load(ID_AT), ID)

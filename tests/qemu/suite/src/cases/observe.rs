@@ -36,7 +36,7 @@ fn listing(pci: &guest::pci::Pci) -> PathBuf {
 }
 
 /// The lines for programs.
-fn objects(pci: &guest::pci::Pci) -> Result<Vec<Value>> {
+pub fn objects(pci: &guest::pci::Pci) -> Result<Vec<Value>> {
     let text = fs::read_to_string(listing(pci).join("buffers.jsonl"))?;
     text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_string())).collect()
 }
