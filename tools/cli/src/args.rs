@@ -165,10 +165,14 @@ pub enum Command {
     ///
     /// Revoking is the owner's right: whoever has the device's fd. Root can borrow that fd from
     /// the owner (pidfd_getfd), and an fd of the buffer from whoever has one, and that is what
-    /// this does; the owner notices nothing. A buffer that is mapped but of which no process has
-    /// an fd any more cannot be revoked alone: end the owner, or close the device. A program
-    /// that hands out slices over a socket of its own, as vfio-dmabuf-broker does, is better
-    /// asked there.
+    /// this does; the owner notices nothing. A program that hands out slices over a socket of its
+    /// own, as vfio-dmabuf-broker does, is better asked there.
+    ///
+    /// A buffer that is mapped, or on its way over a socket, but of which no process has an fd any
+    /// more, cannot be revoked: the kernel makes no fd from a mapping, for /proc/PID/map_files
+    /// opens no dma-buf. It is named, all others are revoked, and the exit status is 1. It dies
+    /// when its device is closed: when the last process that has that open ends, say. An owner
+    /// that may want to revoke keeps an fd of its own.
     ///
     /// JSON: "revoked", each with "id", "name", "now" (false: it had been revoked before).
     Revoke {

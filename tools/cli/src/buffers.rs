@@ -97,8 +97,8 @@ struct One {
 ///
 /// # Errors
 ///
-/// [`Failure::NotFound`]: nothing is like that, or nothing can be done about it. Otherwise the
-/// kernel's. Those before the one that failed are revoked.
+/// [`Failure::NotFound`]: nothing is like that, or of some of them nobody has an fd; all others are
+/// revoked then. Otherwise the kernel's; those before the one that failed are revoked.
 pub fn revoke(
     output: Output,
     ids: &[u64],
@@ -110,40 +110,57 @@ pub fn revoke(
         return Err(Failure::NotFound(format!("no process that can be seen has buffer {id}")));
     }
     let mut revoked = Vec::new();
-    let mut stuck = None;
+    let mut stuck = Vec::new();
     for buffer in chosen(&holders, ids, pid, device) {
         // BAR mappings of a device's own user show up, too: they are not for revoking.
         if buffer.is_bar() && ids.is_empty() {
             continue;
         }
-        if buffer.fds.is_empty() && ids.is_empty() {
-            stuck = Some(buffer.id);
-            continue;
+        match buffer.fds.first() {
+            Some(holder) => {
+                let now = revoke_one(&holders, buffer, holder)?;
+                revoked.push(One { id: buffer.id, name: buffer.name.clone(), now });
+            }
+            None => stuck.push(why_stuck(&holders, buffer)),
         }
-        let now = revoke_one(&holders, buffer)?;
-        revoked.push(One { id: buffer.id, name: buffer.name.clone(), now });
     }
-    if revoked.is_empty() {
-        return Err(Failure::NotFound(match stuck {
-            Some(id) => format!("no process has an fd of buffer {id}: it cannot be revoked alone"),
-            None => "no process that can be seen has such a buffer".into(),
-        }));
+    if revoked.is_empty() && stuck.is_empty() {
+        return Err(Failure::NotFound("no process that can be seen has such a buffer".into()));
     }
     let revoked = Revoked { revoked };
-    output.result(&revoked, || {
-        let line = |one: &One| {
-            let how = if one.now { "revoked" } else { "was revoked before" };
-            format!("{} {}: {how}\n", one.id, one.name)
-        };
-        revoked.revoked.iter().map(line).collect()
-    })
+    if !revoked.revoked.is_empty() {
+        output.result(&revoked, || {
+            let line = |one: &One| {
+                let how = if one.now { "revoked" } else { "was revoked before" };
+                format!("{} {}: {how}\n", one.id, one.name)
+            };
+            revoked.revoked.iter().map(line).collect()
+        })?;
+    }
+    match stuck.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::NotFound(stuck.join("; "))),
+    }
 }
 
-fn revoke_one(holders: &Holders, buffer: &Buffer) -> Result<bool, Failure> {
-    let Some(holder) = buffer.fds.first() else {
-        let why = format!("no process has an fd of buffer {}", buffer.id);
-        return Err(Failure::NotFound(why));
-    };
+/// Why a buffer without fds cannot be revoked, and what ends it.
+fn why_stuck(holders: &Holders, buffer: &Buffer) -> String {
+    let id = buffer.id;
+    if buffer.is_bar() {
+        return format!("buffer {id} is that of the device's own mappings");
+    }
+    let users = buffer.device().into_iter().flat_map(|device| holders.users(device));
+    let mut users: Vec<String> =
+        users.map(|user| format!("{} ({})", user.command, user.pid)).collect();
+    users.dedup();
+    format!(
+        "no process has an fd of buffer {id} any more, and without one it lives until its device \
+         is closed; that is open in: {}",
+        if users.is_empty() { "no process that can be seen".into() } else { users.join(", ") }
+    )
+}
+
+fn revoke_one(holders: &Holders, buffer: &Buffer, holder: &Fd) -> Result<bool, Failure> {
     let slice = vfio_dmabuf::Buffer::from_fd(borrow(holder)?)?;
     // Its name tells the device only as long as nobody has renamed it: the kernel knows.
     for (_, owner) in &holders.devices {

@@ -2,8 +2,11 @@
 //! Names: where an administrator sees what a file or a mapping is.
 
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{ensure, Context, Result};
+use guest::buffer;
 use guest::device::{Device, Via};
 use guest::pci::{BOCHS, EDU};
 use guest::{maps, Errno, PAGE};
@@ -15,6 +18,7 @@ use crate::fixture::{driver, edu, export_edu, nth, open_bochs, open_edu, wait_fo
 cases! {
     Setup::Bound(&[EDU]) =>
         name_is_in_maps_map_files_fd_and_fdinfo,
+        mapping_gives_no_fd_of_its_buffer,
         name_is_in_bufinfo_with_the_exporter,
         name_can_be_replaced_and_others_keep_theirs,
         name_that_is_too_long_is_refused,
@@ -48,6 +52,27 @@ fn name_is_in_maps_map_files_fd_and_fdinfo() -> Result<()> {
     ensure!(info.contains(&format!("size:\t{PAGE}\n")), "fdinfo: {info}");
     ensure!(info.contains(&format!("exp_name:\t{}\n", driver())), "fdinfo: {info}");
     Ok(())
+}
+
+/// So that without an fd nobody can revoke the buffer by its mapping.
+fn mapping_gives_no_fd_of_its_buffer() -> Result<()> {
+    let device = open_edu()?;
+    let buffer = export_edu(&device)?;
+    let mapping = buffer.map(0, PAGE)?;
+    let path = |start: usize| format!("/proc/self/map_files/{:x}-{:x}", start, start + 4096);
+    let of_mapping = path(mapping.address());
+    for path in [of_mapping.clone(), format!("/proc/self/fd/{}", buffer.raw())] {
+        let error = fs::File::open(&path).map(drop).map_err(|error| error.raw_os_error());
+        check::equal(&path, error, Err(Some(libc::ENXIO)))?;
+    }
+    let path_only = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(&of_mapping)
+        .context(of_mapping)?;
+    let got = buffer::revoke_fd(&device, path_only.as_raw_fd());
+    check::errno("REVOKE of an O_PATH descriptor", got, Errno::EBADF)?;
+    check::value("after it", mapping.load(ID_AT), ID)
 }
 
 fn bufinfo() -> Result<String> {

@@ -31,6 +31,7 @@ cases! {
         tool_ends_as_its_command_ends,
         tool_lists_and_revokes_buffers_of_other_processes,
         tool_revokes_what_one_process_holds,
+        tool_names_the_buffer_that_it_cannot_revoke,
         tool_says_what_was_refused_and_why;
     Setup::Bound(&[BOCHS]) =>
         tool_reads_and_writes_in_each_width;
@@ -251,6 +252,31 @@ fn tool_revokes_what_one_process_holds() -> Result<()> {
         check::equal("now", &row["now"], &json!(now))?;
     }
     check::bus_error("the owner's", mine.load(ID_AT))
+}
+
+fn tool_names_the_buffer_that_it_cannot_revoke() -> Result<()> {
+    let device = open_edu()?;
+    let (kept, closed) = (export_edu(&device)?, export_edu(&device)?);
+    let [of_kept, of_closed] = [&kept, &closed].map(|buffer| buffer.map(0, PAGE));
+    let (of_kept, of_closed) = (of_kept?, of_closed?);
+    let (id, id_of_kept) = (inode(&closed)?, inode(&kept)?);
+    drop(closed);
+
+    let output = program::run("vfio-dmabuf", &["--json", "revoke", "--device", edu()?.address()])?;
+    check::equal("status", output.status.code(), Some(1))?;
+    let said: Value = serde_json::from_slice(&output.stdout)?;
+    let revoked = said["revoked"].as_array().map(Vec::len);
+    check::equal("revoked", (revoked, &said["revoked"][0]["id"]), (Some(1), &json!(id_of_kept)))?;
+    check::bus_error("the one with an fd", of_kept.load(ID_AT))?;
+    let said: Value = serde_json::from_slice(&output.stderr)?;
+    for part in [format!("buffer {id} any more"), format!("({})", process::id())] {
+        ensure!(said["error"].to_string().contains(&part), "{part:?} is not in {said}");
+    }
+    check::value("the one without", of_closed.load(ID_AT), ID)?;
+    let said = program::json(&["revoke", &id.to_string()], 1)?;
+    ensure!(said["error"].to_string().contains(&format!("buffer {id} any more")), "{said}");
+    drop(device);
+    check::bus_error("after the device was closed", of_closed.load(ID_AT))
 }
 
 fn tool_says_what_was_refused_and_why() -> Result<()> {
