@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := module
 .PHONY: module tools demo test test-debug test-stress selftests soak fuzz bench check fmt shell \
 	run help
-.PHONY: stock-test deb deb-test clean distclean
+.PHONY: apps-test stock-test deb deb-test clean distclean
 
 # What scripts/guest/run.py takes from the user.
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED KERNEL STOCK
@@ -28,6 +28,9 @@ tools demo test test-debug test-stress selftests soak fuzz bench check fmt shell
 
 stock-test deb deb-test:
 	@scripts/root.sh --with scripts/stock/packages scripts/build.sh $@
+
+apps-test:
+	@scripts/root.sh --with scripts/apps/packages scripts/build.sh $@
 
 run:
 	@scripts/run
@@ -52,6 +55,8 @@ help:
 #:                      (10); SEED=s repeats a run; KERNEL=debug takes the kernel of test-debug
 #: make fuzz MINUTES=n  hostile calls of all that the driver answers; SEED and KERNEL as for soak
 #: make selftests       the kernel's own VFIO tests, with the in-tree vfio-pci and with this driver
+#: make apps-test       Debian's DPDK, driverctl and (nested) QEMU with the in-tree vfio-pci, with
+#:                      this driver under that name, and under its own
 #: make stock-test      the demo and the suite on Debian's own kernels, unmodified; STOCK=7.3 takes
 #:                      one of 7.3 and 7.2
 #: make deb             the Debian package, for DKMS: build/deb/*.deb

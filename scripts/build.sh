@@ -11,6 +11,7 @@
 #   test-debug              the same with the kernel that sees more
 #   soak fuzz               the same with the kernel of flavour KERNEL (bench)
 #   selftests               the kernel's own VFIO tests and the module, and boots a guest
+#   apps-test               the module, and boots guests that run Debian's programs
 #   tools                   build/tools: the crate's examples and the programs
 #   deb                     build/deb/*.deb (scripts/debian)
 #   deb-test                that, in a clean root, and boots what DKMS made of it there
@@ -133,6 +134,10 @@ main() {
 	selftests/*)
 		build_module
 		build_selftests
+		;;
+	apps-test/*)
+		build_module
+		build_guest --package nested
 		;;
 	bench/*)
 		build_module /src/build/bench-module

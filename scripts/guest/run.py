@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 
+import apps
 import bench
 import judge
 import machine
@@ -55,6 +56,7 @@ TEST_SHARED_PORTS = [
 # What is freed is all zero from then on, and who goes on using it is found out.
 TEST_APPEND = f"init_on_free=1 pci=disable_acs_redir={';'.join(TEST_SHARED_PORTS)}"
 SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "selftests": 1800, "bench": 900, "run": 600}
+SECONDS["apps"] = 1800
 
 # Where the modules for the target's kernel are, and how much slower than usual that is.
 FLAVOURS = {"bench": "bench", "test-debug": "debug"}
@@ -284,6 +286,11 @@ def compare(kernel):
     return selftests.selftests(job, say)
 
 
+def programs(kernel):
+    """Debian's own programs; see apps.py."""
+    return apps.apps(lambda: base_job("apps", kernel, []), say)
+
+
 def user_job(name, kernel, command):
     """A job on the devices, driver and QEMU arguments that the user named."""
     devices = (os.environ.get("DEVICES") or "edu").split()
@@ -345,6 +352,7 @@ def main():
         targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
         targets.update({"test-debug": test, "test-stress": test})
         targets.update({"selftests": compare, "soak": soaked, "fuzz": soaked})
+        targets["apps-test"] = programs
         targets.update({"stock-test": stock_test, "deb-test": demo})
         sys.exit(targets[target](kernel))
     except machine.Unusable as problem:

@@ -219,6 +219,19 @@ impl Mapping {
         unmap(self.address + offset as usize, len)
     }
 
+    /// Maps `fd` in the place of a part.
+    pub fn replace_part(&self, offset: u64, len: u64, fd: impl AsFd) -> Result<(), Errno> {
+        assert!(offset + len <= self.len, "there is Rust's memory");
+        let (at, fd) = ((self.address + offset as usize) as *mut _, fd.as_fd().as_raw_fd());
+        // SAFETY: in memory that this module mapped there is no Rust object.
+        let got = unsafe { libc::mmap(at, len as usize, RW, SHARED | libc::MAP_FIXED, fd, 0) };
+        if got == libc::MAP_FAILED {
+            Err(Errno::last())
+        } else {
+            Ok(())
+        }
+    }
+
     /// mprotect() of a part.
     pub fn protect_part(&self, offset: u64, len: u64, prot: i32) -> Result<(), Errno> {
         protect(self.address + offset as usize, len, prot)

@@ -29,6 +29,7 @@ cases! {
         attribute_of_the_export_is_in_the_entries,
         attribute_that_was_set_is_in_later_mappings_only,
         write_combining_in_use_leaves_bar_mappings_uncached,
+        write_combining_buffer_takes_the_place_of_a_part_of_a_bar_mapping,
         mprotect_keeps_the_memory_type;
     Setup::Bound(&[TESTDEV]) =>
         gigabyte_entries_have_the_page_frames_of_the_bar;
@@ -319,6 +320,28 @@ fn write_combining_in_use_leaves_bar_mappings_uncached() -> Result<()> {
         uncached(&format!("healed, round {round}"))?;
         drop(mapping);
         uncached(&format!("after, round {round}"))?;
+    }
+    Ok(())
+}
+
+/// How a driver in user space gets write-combining for a part of a BAR that is mapped as a whole.
+fn write_combining_buffer_takes_the_place_of_a_part_of_a_bar_mapping() -> Result<()> {
+    let (ptes, device) = (Ptes::new()?, open_bochs()?);
+    let bar = device.map_bar_part(0, 0, 4 * PAGE)?;
+    (0..4).try_for_each(|page| bar.load(page * PAGE).map(drop))?;
+    let flags = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+    let export = Export { flags, ..Export::new(0, &[Range(PAGE, 2 * PAGE)]) };
+    let buffer = check::works("export", export.make(&device))?;
+    check::works("mmap", bar.replace_part(PAGE, 2 * PAGE, &buffer))?;
+    let start = nth(BOCHS, 0)?.bar_start(0)? / PAGE;
+    for (page, memory) in (0..4).zip([NC, WC, WC, NC]) {
+        bar.store(page * PAGE, 0x1000 + page as u32)?;
+        let want = Pte { pfn: start + page, size: PAGE, writable: true, memory };
+        check::equal(&format!("page {page}"), touched(&ptes, &bar, page * PAGE)?, want)?;
+    }
+    let again = device.map_bar_part(0, 0, 4 * PAGE)?;
+    for page in 0..4 {
+        check::value("stored", again.load(page * PAGE), 0x1000 + page as u32)?;
     }
     Ok(())
 }
