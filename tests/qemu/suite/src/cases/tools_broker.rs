@@ -34,6 +34,8 @@ const PAGES: u64 = 2;
 /// How long a client may be silent, and milliseconds between its beats.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 const BEAT: &str = "500";
+/// Longer than the case takes.
+const LINGER: Duration = Duration::from_secs(100);
 
 /// A program with its output in a file; it does not outlive this object.
 struct Running {
@@ -178,7 +180,8 @@ fn all_have_slices(clients: &[Running]) -> Result<()> {
 fn broker_serves_a_hundred_clients_that_die_hang_and_leave() -> Result<()> {
     let mut scene = Scene::new(&nth(BOCHS, 0)?)?;
     // Some have started a program that keeps their connection when they are killed.
-    let mut clients = scene.clients(5, &["sleep 100"])?;
+    let linger = format!("sleep {}", patient(LINGER).as_secs());
+    let mut clients = scene.clients(5, &[&linger])?;
     clients.extend(scene.clients(SLICES - 5, &[])?);
     all_have_slices(&clients)?;
     check::equal("slices", scene.owned(&clients)?.len(), SLICES)?;
