@@ -3,13 +3,16 @@
 
 The guest has three serial ports: the kernel's log (to a file), the program's
 stdin and stdout, and a control channel on which init says "ready", "ack" (one
-chunk of stdin was taken), "exit N" or "failed WHY".
+chunk of stdin was taken), "exit N" or "failed WHY", and programs "aer ID ERROR": the
+device with that id has a PCI Express error.
 """
 
 import base64
 import dataclasses
 import glob
+import json
 import os
+import re
 import select
 import shlex
 import shutil
@@ -31,11 +34,14 @@ CHUNK = 1536
 CPU = "max,vendor=AuthenticAMD,family=23,model=1"
 INITRAMFS = "/tmp/initramfs"  # a tmpfs of this run alone, see scripts/root.sh
 LEAVE_KEY = b"\x1d"  # Ctrl-]
+AER = re.compile(r"[a-z0-9.]+ [A-Z_]+")
 POWER_OFF_SECONDS = 60
 APPEND = (
     "console=ttyS0,115200 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 "
     # On a busy host the kernel may wait in vain for ticks of the timer that it checks.
-    "intel_iommu=on random.trust_cpu=on no_timer_check"
+    # QEMU's firmware leaves PCI Express errors to the kernel, which asks for them only if it also
+    # saves power on links.
+    "intel_iommu=on random.trust_cpu=on no_timer_check pcie_ports=native"
 )
 
 
@@ -144,7 +150,7 @@ def _write_initramfs(job, path):
     archive.close()
 
 
-def _qemu_command(job, folder, console, control):
+def _qemu_command(job, folder, console, control, monitor):
     # Parallel CPUs trip an assertion of QEMU 10.0 when memory enable is toggled meanwhile.
     emulation = "tcg,thread=multi" if job.parallel else "tcg,thread=single"
     accel = os.environ.get("ACCEL") or emulation
@@ -168,6 +174,8 @@ def _qemu_command(job, folder, console, control):
     for name, sock in (("console", console), ("control", control)):
         command += ["-chardev", f"socket,id={name},fd={sock.fileno()}"]
         command += ["-serial", f"chardev:{name}"]
+    command += ["-chardev", f"socket,id=monitor,fd={monitor.fileno()}"]
+    command += ["-mon", "chardev=monitor,mode=control"]
     command += ["-device", "intel-iommu,intremap=on"]
     if len(job.devices) > MAX_DEVICES:
         raise Unusable(f"{len(job.devices)} devices: at most {MAX_DEVICES} fit")
@@ -176,7 +184,8 @@ def _qemu_command(job, folder, console, control):
         if ",bus=" in device or ",addr=" in device:
             raise Unusable(f"device {device}: leave bus and addr out, each gets its own root port")
         where = f"bus=pcie.0,addr={FIRST_SLOT + i:#x},chassis={i + 1},slot={i + 1}"
-        command += ["-device", f"pcie-root-port,id=port{i},{where}"]
+        # After a reset faster links have to come up again, which those of QEMU do not.
+        command += ["-device", f"pcie-root-port,id=port{i},hotplug=off,x-speed=5,{where}"]
         below = device.split("|")
         if len(below) > 1:
             command += ["-device", f"x3130-upstream,id=switch{i},bus=port{i}"]
@@ -185,7 +194,7 @@ def _qemu_command(job, folder, console, control):
             if len(below) > 1:
                 bus = f"port{i}.{number}"
                 where = f"bus=switch{i},addr={number:#x},chassis={64 + i},slot={number}"
-                command += ["-device", f"xio3130-downstream,id={bus},{where}"]
+                command += ["-device", f"xio3130-downstream,id={bus},hotplug=off,{where}"]
             functions = one.split("+")
             for function, name in enumerate(functions):
                 more = ",multifunction=on" if len(functions) > 1 and function == 0 else ""
@@ -207,7 +216,8 @@ class _Session:
         """Boots, passes bytes to and fro until QEMU is gone, returns the result."""
         self.console, console = socket.socketpair()
         self.control, control = socket.socketpair()
-        command = _qemu_command(self.job, self.folder, console, control)
+        self.monitor, monitor = socket.socketpair()
+        command = _qemu_command(self.job, self.folder, console, control, monitor)
         _write_initramfs(self.job, INITRAMFS)
         with open(f"{self.folder}/qemu.log", "w") as log:
             self.qemu = subprocess.Popen(
@@ -215,10 +225,11 @@ class _Session:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(console.fileno(), control.fileno()),
+                pass_fds=(console.fileno(), control.fileno(), monitor.fileno()),
             )
-        console.close()
-        control.close()
+        for sock in (console, control, monitor):
+            sock.close()
+        self.monitor.sendall(b'{"execute": "qmp_capabilities"}')
         try:
             self._loop()
         finally:
@@ -228,6 +239,7 @@ class _Session:
 
     def _loop(self):
         sources = {self.console: self._from_guest, self.control: self._from_init}
+        sources[self.monitor] = self._from_monitor
         while sources:
             inputs = list(sources)
             if self.job.stdin >= 0 and (self.may_send or self.job.terminal):
@@ -272,12 +284,22 @@ class _Session:
                 self.may_send = True
                 if self.job.stdin < 0 and not self.job.terminal:
                     self.console.sendall(b".\n")
+            elif word == "aer" and AER.fullmatch(value):
+                self._tell_qemu(f"pcie_aer_inject_error {value}")
             elif word == "exit" and value.isdigit():
                 self.result.status = int(value)
                 self.deadline = time.monotonic() + POWER_OFF_SECONDS
             elif word == "failed":
                 self.result.problem = value
                 self.deadline = time.monotonic() + POWER_OFF_SECONDS
+
+    def _tell_qemu(self, line):
+        say = {"execute": "human-monitor-command", "arguments": {"command-line": line}}
+        self.monitor.sendall(json.dumps(say).encode())
+
+    def _from_monitor(self, data):
+        with open(f"{self.folder}/monitor.log", "ab") as log:
+            log.write(data)
 
     def _from_stdin(self):
         """Passes some of stdin on; False if the user wants to leave."""

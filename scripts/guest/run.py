@@ -133,6 +133,7 @@ def base_job(name, kernel, command, **more):
     job.append = stock.APPEND if STOCK else ""
     job.env.setdefault("DRIVER_KO", f"/lib/modules/{MODULE}.ko")
     job.env["SLOWER"] = str(SLOWER)
+    job.env["HOST"] = "/dev/ttyS2"
     return job
 
 

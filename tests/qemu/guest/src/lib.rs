@@ -18,6 +18,7 @@
 //! * [`uffd`]: memory that comes when it is told to; [`user`], [`cgroup`]: processes without
 //!   privileges, and what they use
 //! * [`failnth`]: allocations and copies that fail on request; [`kmsg`]: marks in the kernel log
+//! * [`host`]: what comes from outside of the machine
 //! * [`raw`]: system calls with any arguments; [`patience`]: how long to wait on slow machines
 //!
 //! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
@@ -34,6 +35,7 @@ pub mod failnth;
 pub mod fault;
 pub mod feature;
 pub mod fence;
+pub mod host;
 pub mod kmsg;
 pub mod link;
 pub mod maps;

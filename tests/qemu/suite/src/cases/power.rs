@@ -23,7 +23,8 @@ cases! {
         d3hot_takes_mappings_and_d0_heals_them,
         memory_bit_in_d3hot_changes_nothing,
         express_flr_heals_mappings,
-        reset_of_a_function_with_flr_heals_mappings;
+        reset_of_a_function_with_flr_heals_mappings,
+        hot_reset_of_an_express_function_heals_mappings;
     Setup::Bound(&[BOCHS]) =>
         low_power_takes_mappings_and_its_end_heals_them,
         resets_heal_mappings_of_every_bar,
@@ -218,15 +219,22 @@ fn reset_while_memory_is_off_leaves_it_off() -> Result<()> {
     watch.finish(&device)
 }
 
+fn hot_reset(device: &Device) -> Result<()> {
+    // Opened through its group a device has two holders, the group first.
+    let groups: Vec<i32> = match device.holders.len() {
+        2 => vec![device.holders[0].as_raw_fd()],
+        _ => Vec::new(),
+    };
+    check::works("HOT_RESET", device.hot_reset(&groups))
+}
+
 fn hot_reset_heals_mappings() -> Result<()> {
-    resets(EDU, &[(0, ID_AT)], |device, _| {
-        // Opened through its group a device has two holders, the group first.
-        let groups: Vec<i32> = match device.holders.len() {
-            2 => vec![device.holders[0].as_raw_fd()],
-            _ => Vec::new(),
-        };
-        check::works("HOT_RESET", device.hot_reset(&groups))
-    })
+    resets(EDU, &[(0, ID_AT)], |device, _| hot_reset(device))
+}
+
+/// The kernel waits until the link is up again.
+fn hot_reset_of_an_express_function_heals_mappings() -> Result<()> {
+    resets(IGB, &[(0, IGB_STATUS_AT)], |device, _| hot_reset(device))
 }
 
 /// Two functions in one slot, the second one with the in-tree driver: its hot reset resets both.
