@@ -11,6 +11,7 @@
 //! | `compat.rs` | none: what differs between kernels |
 //! | `dma_buf.rs` | `linux/dma-buf.h` |
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
+//! | `errors.rs` | `linux/pci.h`: resets, and errors of links |
 //! | `fault.rs` | `linux/mm.h`: faults on mappings of an exporter's memory |
 //! | `layout.rs` | none: where members of C structures are, for comparison |
 //! | `mm.rs` | `linux/mm.h`: mappings of an exporter's memory |
@@ -26,6 +27,7 @@
 mod compat;
 pub mod dma_buf;
 pub mod dma_buf_mapping;
+mod errors;
 pub mod fault;
 mod layout;
 pub mod mm;

@@ -76,7 +76,7 @@ layout! {
     pci_dev { dev, driver }
     pci_device_id { override_only }
     pci_driver { name, id_table, probe, remove, sriov_configure, err_handler, driver_managed_dma }
-    pci_error_handlers { error_detected, reset_prepare, reset_done }
+    pci_error_handlers { error_detected, resume, reset_prepare, reset_done }
     phys_vec { paddr, len }
     scatterlist { dma_address, dma_length }
     sg_table { sgl, nents, orig_nents }

@@ -67,6 +67,15 @@ pub enum MemoryChange {
     LowPower,
 }
 
+/// What is wrong with the link to a device. `pci_channel_state_t`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkError {
+    /// The link is about to be reset, and the device with it, without [`Driver::reset_prepare`].
+    Recovering,
+    /// The kernel has given up.
+    Lost,
+}
+
 /// A VFIO PCI variant driver; the implementing type is the driver's data of one device.
 pub trait Driver: Sized + Send + Sync + 'static {
     /// Name of the driver, as in `driver_override`.
@@ -99,6 +108,15 @@ pub trait Driver: Sized + Send + Sync + 'static {
 
     /// The reset is over. Locks as for [`Driver::reset_prepare`].
     fn reset_done(device: &Device<Self>);
+
+    /// No access gets through to the device. Its user is told after this.
+    ///
+    /// The PCI device is locked, and so is the list of devices on the bus, which the core takes
+    /// with `memory_lock` held: that must not be taken.
+    fn link_error(device: &Device<Self>, error: LinkError);
+
+    /// The link works again. Locks as for [`Driver::link_error`], which need not have been called.
+    fn link_back(device: &Device<Self>);
 
     /// The first device fd is being opened; the core has opened the device.
     fn open_device(device: &Device<Self>, opened: Opened);

@@ -10,6 +10,7 @@
 use crate::{
     bindings,
     compat::raw_try_init,
+    errors,
     pci,
     rwsem::{
         ReadGuard,
@@ -287,7 +288,7 @@ impl<T> Device<T> {
     /// # Safety
     ///
     /// `pdev` is bound to the driver of `T` and stays so for `'a`.
-    unsafe fn bound_to<'a>(pdev: *mut bindings::pci_dev) -> Option<&'a Self> {
+    pub(crate) unsafe fn bound_to<'a>(pdev: *mut bindings::pci_dev) -> Option<&'a Self> {
         // SAFETY: `pdev` is valid.
         let data = unsafe { bindings::dev_get_drvdata(&raw mut (*pdev).dev) };
         // CAST: `probe` sets the core's device, which is the first member.
@@ -388,15 +389,7 @@ pub struct PciGlue<T>(PhantomData<T>);
 // SAFETY: The functions do what the C variant drivers and vfio-pci do; see there.
 unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
     const NAME: &'static CStr = T::NAME;
-    const ERROR_HANDLERS: &'static bindings::pci_error_handlers = &bindings::pci_error_handlers {
-        error_detected: Some(bindings::vfio_pci_core_aer_err_detected),
-        mmio_enabled: None,
-        slot_reset: None,
-        reset_prepare: Some(reset_prepare::<T>),
-        reset_done: Some(reset_done::<T>),
-        resume: None,
-        cor_error_detected: None,
-    };
+    const ERROR_HANDLERS: &'static bindings::pci_error_handlers = &errors::handlers::<T>();
 
     unsafe extern "C" fn probe(
         pdev: *mut bindings::pci_dev,
@@ -452,31 +445,6 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
 unsafe fn core_of(pdev: *mut bindings::pci_dev) -> *mut bindings::vfio_pci_core_device {
     // SAFETY: By the requirements of this function.
     unsafe { bindings::dev_get_drvdata(&raw mut (*pdev).dev) }.cast()
-}
-
-/// `pci_error_handlers.reset_prepare`: called before any reset of the function but the one on
-/// close.
-///
-/// # Safety
-///
-/// Called by the PCI core with the device locked, so that it stays bound.
-unsafe extern "C" fn reset_prepare<T: vfio::Driver>(pdev: *mut bindings::pci_dev) {
-    // SAFETY: By the requirements of this function.
-    if let Some(device) = unsafe { Device::<T>::bound_to(pdev) } {
-        T::reset_prepare(device);
-    }
-}
-
-/// `pci_error_handlers.reset_done`: follows each `reset_prepare`.
-///
-/// # Safety
-///
-/// Called by the PCI core with the device locked, so that it stays bound.
-unsafe extern "C" fn reset_done<T: vfio::Driver>(pdev: *mut bindings::pci_dev) {
-    // SAFETY: By the requirements of this function.
-    if let Some(device) = unsafe { Device::<T>::bound_to(pdev) } {
-        T::reset_done(device);
-    }
 }
 
 /// A registered VFIO PCI driver.

@@ -45,7 +45,8 @@
 //! 7. `i_mmap_rwsem`, page table locks (inside a zap)
 //!
 //! `memory_lock` is never taken with `mmap_lock` held for writing (the `mmap()` path) nor with a
-//! reservation lock held, for the core holds it through slow resets. No lock of ours is held while
+//! reservation lock held, for the core holds it through slow resets; nor where the kernel recovers
+//! from an error of the link, with the devices of a bus locked. No lock of ours is held while
 //! user memory is accessed. Who waits for importers holds no lock, but in a reset that cannot be
 //! put off, where the core may hold `memory_lock`: there the wait has a limit.
 //!

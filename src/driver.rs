@@ -25,6 +25,7 @@ use kernel_ext::{
     vfio::{
         Driver,
         FeatureCall,
+        LinkError,
         MemoryChange, //
     },
     vfio_pci_core::{
@@ -126,6 +127,29 @@ impl Driver for DeviceData {
         // With the gate open, so that who maps on being told is let in.
         device.importers.resume();
         trace::memory_resume(device.core());
+        // Who resets a lost device has it back.
+        if device.gate.loss_ends() {
+            device.importers.resume();
+            trace::memory_resume(device.core());
+        }
+    }
+
+    fn link_error(device: &Device, error: LinkError) {
+        if device.gate.recovery_begins() {
+            trace::memory_suspend(device.core());
+            device.core().zap(0, BAR_SPACE);
+            device.importers.suspend_for_reset(RESET_PATIENCE_MS);
+        }
+        if error == LinkError::Lost {
+            device.gate.recovery_fails();
+        }
+    }
+
+    fn link_back(device: &Device) {
+        if device.gate.recovery_ends() {
+            device.importers.resume();
+            trace::memory_resume(device.core());
+        }
     }
 
     fn open_device(device: &Device, opened: Opened) {

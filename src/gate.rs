@@ -44,8 +44,26 @@ pub(crate) struct Gate {
 struct State {
     /// How many resets are under way.
     resets: u32,
+    link: Link,
     /// There while the device is open.
     opened: Option<Opened>,
+}
+
+/// The link to the device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Works,
+    /// After an error; the link is about to be reset.
+    Recovering,
+    /// After an error, for good or until somebody resets the device.
+    Lost,
+}
+
+impl State {
+    /// Whether the device will be back soon.
+    fn is_away(&self) -> bool {
+        self.resets != 0 || self.link == Link::Recovering
+    }
 }
 
 /// Inside the gate: nothing is taken away before this is dropped.
@@ -54,9 +72,12 @@ pub(crate) struct Inside<'a> {
 }
 
 impl Inside<'_> {
-    /// The proof that the device is open, if it is; it stays so inside the gate.
+    /// The proof that the device is open, if it is and its link works; it stays so inside the gate.
     pub(crate) fn opened(&self) -> Option<&Opened> {
-        self.state.opened.as_ref()
+        self.state
+            .opened
+            .as_ref()
+            .filter(|_| self.state.link == Link::Works)
     }
 }
 
@@ -83,6 +104,7 @@ impl Gate {
             state <- new_rwlock!(
                 State {
                     resets: 0,
+                    link: Link::Works,
                     opened: None,
                 },
                 "Gate::state"
@@ -92,10 +114,10 @@ impl Gate {
         })
     }
 
-    /// Goes in; `None` while a reset is under way.
+    /// Goes in; `None` while a reset, or the recovery from an error, is under way.
     pub(crate) fn enter(&self) -> Option<Inside<'_>> {
         let state = self.state.read();
-        (state.resets == 0).then_some(Inside { state })
+        (!state.is_away()).then_some(Inside { state })
     }
 
     /// Waits until nobody is inside, and keeps everybody out.
@@ -116,15 +138,60 @@ impl Gate {
         let over = {
             let mut state = self.state.write();
             state.resets = state.resets.saturating_sub(1);
-            state.resets == 0
+            !state.is_away()
         };
         if over {
-            let _waiting = self.waiting.lock();
-            self.reset_over.notify_all();
+            self.tell_waiting();
         }
     }
 
-    /// Waits until no reset is under way, or until the task gets a signal.
+    /// The link has an error: nobody gets in from here on, and nobody is inside. `false` if that
+    /// was so before.
+    pub(crate) fn recovery_begins(&self) -> bool {
+        let mut state = self.state.write();
+        let first = state.link == Link::Works;
+        if first {
+            state.link = Link::Recovering;
+        }
+        first
+    }
+
+    /// The kernel has given up: who waits is let in, and finds the device out of reach.
+    pub(crate) fn recovery_fails(&self) {
+        self.state.write().link = Link::Lost;
+        self.tell_waiting();
+    }
+
+    /// The link works again; `false` if it always has.
+    pub(crate) fn recovery_ends(&self) -> bool {
+        let ends = self.change_link(&[Link::Recovering, Link::Lost]);
+        self.tell_waiting();
+        ends
+    }
+
+    /// The device was reset, after which a lost link works again; `false` if it was not lost.
+    ///
+    /// Not while the kernel is about to reset the link itself.
+    pub(crate) fn loss_ends(&self) -> bool {
+        self.change_link(&[Link::Lost])
+    }
+
+    /// Lets the link work if it is in one of these states before; tells whether it was.
+    fn change_link(&self, from: &[Link]) -> bool {
+        let mut state = self.state.write();
+        let ends = from.contains(&state.link);
+        if ends {
+            state.link = Link::Works;
+        }
+        ends
+    }
+
+    fn tell_waiting(&self) {
+        let _waiting = self.waiting.lock();
+        self.reset_over.notify_all();
+    }
+
+    /// Waits until neither a reset nor a recovery is under way, or until the task gets a signal.
     pub(crate) fn wait_for_reset(&self) {
         let mut waiting = self.waiting.lock();
         while self.enter().is_none() {

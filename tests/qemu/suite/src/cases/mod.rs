@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The cases, by what they are about.
 
+mod aer;
 mod bar_mmap;
 mod bytes;
 mod container;
@@ -72,6 +73,7 @@ pub fn all() -> Vec<&'static Case> {
         importers::CASES,
         importers_reset::CASES,
         importers_race::CASES,
+        aer::CASES,
         p2p::CASES,
         race::CASES,
         race_faults::CASES,

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Errors of the link to a device, from which the kernel recovers by a reset that neither the
+//! device's user nor the administrator has asked for.
+//!
+//! That reset leaves the device without addresses, with in-tree vfio-pci too: its user is told, and
+//! switches the memory of the device off and on, which writes them anew.
+
+use std::os::fd::AsRawFd;
+
+use anyhow::{ensure, Result};
+use guest::call::Call;
+use guest::device::Via;
+use guest::host::{self, LinkError};
+use guest::mm::Mapping;
+use guest::pause::Pause;
+use guest::pci::{Pci, EDU};
+use guest::testmod::{Attach, Importer, Ptes, GOOD, STUBBORN};
+use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};
+use guest::uapi::{VFIO_DMA_BUF_STATUS_LIVE, VFIO_DMA_BUF_STATUS_REVOKED_TEMP};
+use guest::{Errno, PAGE};
+
+use crate::case::{cases, Setup, Skip};
+use crate::check;
+use crate::fixture::{driver, ID, ID_AT};
+use crate::rig::{self, expelled, Rig, WHILE};
+
+cases! {
+    Setup::Bound(&[EDU, EDU]) =>
+        link_error_takes_everything_away_until_the_link_is_back,
+        link_error_does_not_wait_for_ever,
+        harmless_error_takes_nothing_away;
+    Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
+        device_that_does_not_recover_is_out_of_reach_until_a_reset;
+}
+
+/// Resets the link, after drivers were told.
+const RESETS: &str = "pci_bus_error_reset";
+/// Ends a recovery that did not work.
+const GIVES_UP: &str = "report_perm_failure_detected";
+/// Tells user space of an error.
+const TELLS: &str = "vfio_pci_core_aer_err_detected";
+/// Ends a recovery.
+const CLEARS: &str = "pcie_clear_device_status";
+
+/// Stops the kernel in a function, in whatever thread.
+fn anybody_in(function: &str) -> Result<Pause> {
+    Pause::of(0, function)
+}
+
+fn error(pci: &Pci, error: LinkError) -> Result<()> {
+    if host::port_has_error(pci, error)? {
+        return Ok(());
+    }
+    Err(Skip("nobody outside makes errors".into()).into())
+}
+
+/// An edu with everything that reaches it: mappings of both kinds, and an importer.
+struct Scene {
+    /// Goes first: the last close waits for it.
+    importer: Importer,
+    mappings: [Mapping; 2],
+    rig: Rig,
+}
+
+impl Scene {
+    fn new(rig: Rig, how: Attach) -> Result<Scene> {
+        let mappings = [rig.buffer.map(0, PAGE)?, rig.device.map_bar(0)?];
+        for mapping in &mappings {
+            check::value("before", mapping.load(ID_AT), ID)?;
+        }
+        let importer = rig.mapped(how)?;
+        Ok(Scene { importer, mappings, rig })
+    }
+
+    /// Starts a load that fails with EIO when it is SIGBUS.
+    fn begin_load(&self) -> Result<Call> {
+        Call::start(|| self.mappings[0].load(ID_AT).map(drop).or(Err(Errno::EIO)))
+    }
+
+    /// Checks that nobody reaches the device.
+    fn is_out_of_reach(&self, when: &str) -> Result<()> {
+        let ptes = Ptes::new()?;
+        for mapping in &self.mappings {
+            check::equal(&format!("entry {when}"), ptes.at(mapping.address())?, None)?;
+        }
+        self.rig.has_status(when, VFIO_DMA_BUF_STATUS_REVOKED_TEMP)?;
+        self.rig.refuses(when, &self.importer)
+    }
+
+    /// Checks that everybody does, once its user has written its addresses anew.
+    fn heals(&self) -> Result<()> {
+        self.rig.device.set_memory(false)?;
+        self.rig.device.set_memory(true)?;
+        self.rig.has_status("in the end", VFIO_DMA_BUF_STATUS_LIVE)?;
+        for mapping in &self.mappings {
+            check::value("in the end", mapping.load(ID_AT), ID)?;
+        }
+        check::works("map in the end", self.importer.map()).map(drop)
+    }
+}
+
+fn link_error_takes_everything_away_until_the_link_is_back() -> Result<()> {
+    let scene = Scene::new(Rig::new()?, GOOD)?;
+    for round in [1, 3] {
+        let [reset, end] = [anybody_in(RESETS)?, anybody_in(CLEARS)?];
+        error(&scene.rig.pci, LinkError::Fatal)?;
+        reset.wait()?;
+        expelled("link error", &scene.importer, round)?;
+        scene.is_out_of_reach("when the link is being reset")?;
+        let mut load = scene.begin_load()?;
+        load.hangs_for(WHILE)?;
+        reset.end()?;
+        end.wait()?;
+        end.end()?;
+        check::works("the load that waited", load.finish()?)?;
+        check::works("map when the link is back", scene.importer.map())?;
+        // The second time that it is told to unmap in this round.
+        scene.heals()?;
+    }
+    Ok(())
+}
+
+fn link_error_does_not_wait_for_ever() -> Result<()> {
+    let scene = Scene::new(Rig::new()?, STUBBORN)?;
+    let end = anybody_in(CLEARS)?;
+    error(&scene.rig.pci, LinkError::Fatal)?;
+    end.wait()?;
+    end.end()?;
+    let stats = scene.importer.stats()?;
+    ensure!(stats.mapped == 1 && stats.hits > 0, "{stats:?}");
+    check::works("unmap", scene.importer.unmap())?;
+    scene.heals()
+}
+
+fn harmless_error_takes_nothing_away() -> Result<()> {
+    let scene = Scene::new(Rig::new()?, GOOD)?;
+    let [told, end] = [anybody_in(TELLS)?, anybody_in(CLEARS)?];
+    error(&scene.rig.pci, LinkError::NonFatal)?;
+    told.wait()?;
+    told.end()?;
+    end.wait()?;
+    end.end()?;
+    let ptes = Ptes::new()?;
+    for mapping in &scene.mappings {
+        check::equal("has an entry", ptes.at(mapping.address())?.is_some(), true)?;
+    }
+    let stats = scene.importer.stats()?;
+    check::equal("mapped, times told to unmap", (stats.mapped, stats.hits), (1, 0))
+}
+
+/// The kernel gives up where some function has no driver that knows of errors.
+fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
+    let [ours, sibling] = rig::siblings()?;
+    sibling.release()?;
+    ours.bind(&driver())?;
+    let config = Config::of(&sibling)?;
+    let scene = Scene::new(Rig::with(ours)?, GOOD)?;
+    let [reset, gives_up] = [anybody_in(RESETS)?, anybody_in(GIVES_UP)?];
+    error(&scene.rig.pci, LinkError::Fatal)?;
+    reset.wait()?;
+    let mut load = scene.begin_load()?;
+    load.hangs_for(WHILE)?;
+    reset.end()?;
+    gives_up.wait()?;
+    load.hangs_for(WHILE)?;
+    gives_up.end()?;
+    check::errno("the load that waited", load.finish()?, Errno::EIO)?;
+    expelled("link error", &scene.importer, 1)?;
+    scene.is_out_of_reach("when the kernel has given up")?;
+    for mapping in &scene.mappings {
+        check::bus_error("when the kernel has given up", mapping.load(ID_AT))?;
+    }
+
+    config.restore(&sibling)?;
+    sibling.bind(&driver())?;
+    let other = scene.rig.device.open_sibling(&sibling, Via::Group)?;
+    let group = scene.rig.device.holders[0].as_raw_fd();
+    check::works("HOT_RESET", scene.rig.device.hot_reset(&[group]))?;
+    drop(other);
+    scene.heals()?;
+    drop(scene);
+    sibling.release()
+}
+
+/// What of a function's configuration space a reset loses, and the kernel does not restore.
+struct Config(Vec<(u64, u16)>);
+
+impl Config {
+    fn of(pci: &Pci) -> Result<Config> {
+        let bar = u64::from(PCI_BASE_ADDRESS_0);
+        let words = [bar, bar + 2, PCI_COMMAND.into()].map(|at| Ok((at, pci.config16(at)?)));
+        Ok(Config(words.into_iter().collect::<Result<_>>()?))
+    }
+
+    fn restore(&self, pci: &Pci) -> Result<()> {
+        self.0.iter().try_for_each(|&(at, word)| pci.set_config16(at, word))
+    }
+}
