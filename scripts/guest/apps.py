@@ -21,9 +21,9 @@ INIT = "/src/build/guest/x86_64-unknown-linux-gnu/release/nested"
 INITRAMFS = "/tmp/nested.cpio"
 PACKAGES = ["dpdk", "dpdk-dev", "driverctl", "qemu-system-x86", "kmod"]
 # What a case that has to be there is called, by mode.
-USUAL = ["load", "devbind", "testpmd-igb", "testpmd-e1000e", "driverctl", "nested-qemu"]
-MODES = {"in-tree": USUAL, "stand-in": USUAL}
-MODES["own"] = ["load", "no-port", "driverctl", "nested-qemu"]
+USUAL = ["load", "devbind", "testpmd-igb", "testpmd-e1000e", "driverctl"]
+MODES = {"in-tree": USUAL, "stand-in": USUAL + ["qemu-group"]}
+MODES["own"] = ["load", "no-port", "driverctl", "qemu-iommufd"]
 MODULES = {"in-tree": "vfio_pci", "stand-in": "dmabuf_vfio_pci", "own": "dmabuf_vfio_pci"}
 DRIVERS = {"in-tree": "vfio-pci", "stand-in": "vfio-pci", "own": "dmabuf-vfio-pci"}
 # Two of each kind, joined by a hub of QEMU's.
@@ -141,7 +141,7 @@ def no_port(_mode, text, _count):
 
 
 JUDGES = {"load": load, "devbind": devbind, "testpmd-igb": testpmd, "testpmd-e1000e": testpmd,
-          "driverctl": driverctl, "nested-qemu": nested, "no-port": no_port}
+          "driverctl": driverctl, "qemu-group": nested, "qemu-iommufd": nested, "no-port": no_port}
 
 
 def cases(mode, text, count, pattern=""):

@@ -167,15 +167,18 @@ driverctl() {
 	return $status
 }
 
-# A virtual machine in this one, with the edu of this one.
+# nested BDF PARAMETERS OPTION...: a virtual machine in this one, with the edu of this one.
 nested() {
-	give "$1"
-	debian timeout 600 qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
-		-machine q35 -accel tcg -cpu max -m 256M -serial stdio -device "vfio-pci,host=$1" \
-		-kernel "/host$KERNEL" -initrd /host/tmp/nested.cpio \
+	edu=$1
+	passed_on=vfio-pci,host=$1$2
+	shift 2
+	give "$edu"
+	debian timeout 1200 qemu-system-x86_64 -nodefaults -no-user-config -display none \
+		-machine q35 -accel tcg -cpu max -m 256M -no-reboot -serial stdio "$@" \
+		-device "$passed_on" -kernel "/host$KERNEL" -initrd /host/tmp/nested.cpio \
 		-append 'console=ttyS0 quiet no_timer_check acpi=off reboot=triple'
 	status=$?
-	take "$1"
+	take "$edu"
 	return $status
 }
 
@@ -186,13 +189,15 @@ main() {
 	try load load
 	if [ "$mode" = own ]; then
 		try no-port no_port "$BDF0"
+		try driverctl driverctl "$BDF5"
+		try qemu-iommufd nested "$BDF4" ,iommufd=iommufd0 -object iommufd,id=iommufd0
 	else
 		try devbind devbind "$BDF0" "$BDF1" "$BDF2" "$BDF3"
 		try testpmd-igb testpmd "$BDF0" "$BDF1"
 		try testpmd-e1000e testpmd "$BDF2" "$BDF3"
+		try driverctl driverctl "$BDF5"
+		[ "$mode" = in-tree ] || try qemu-group nested "$BDF4" ''
 	fi
-	try driverctl driverctl "$BDF5"
-	try nested-qemu nested "$BDF4"
 }
 
 main

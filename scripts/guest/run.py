@@ -56,7 +56,7 @@ TEST_SHARED_PORTS = [
 # What is freed is all zero from then on, and who goes on using it is found out.
 TEST_APPEND = f"init_on_free=1 pci=disable_acs_redir={';'.join(TEST_SHARED_PORTS)}"
 SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "selftests": 1800, "bench": 900, "run": 600}
-SECONDS["apps"] = 1800
+SECONDS["apps"] = 2400
 
 # Where the modules for the target's kernel are, and how much slower than usual that is.
 FLAVOURS = {"bench": "bench", "test-debug": "debug"}

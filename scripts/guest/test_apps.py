@@ -44,7 +44,7 @@ GOOD = {
     "testpmd-e1000e": FIRST + forward((9, 9), (9, 9)) + total((900, 1000), (1000, 900)),
     "driverctl": owners("virtio-pci", BDFS[0]) + owners("vfio-pci", BDFS[0])
     + f"{BDFS[0]} vfio-pci\n" * 2 + owners("virtio-pci", BDFS[0]),
-    "nested-qemu": "edu at 0000:00:01.0: id register 0x010000ed\nnested: inverter 0xedcba987\n"
+    "qemu-group": "edu at 0000:00:01.0: id register 0x010000ed\nnested: inverter 0xedcba987\n"
     "nested: OK\n",
 }
 
@@ -83,7 +83,7 @@ class Judge(unittest.TestCase):
 
     def test_case_that_did_not_end(self):
         text = sections(GOOD)
-        self.assertEqual(failed(text[: text.rindex("apps: end")]), ["nested-qemu"])
+        self.assertEqual(failed(text[: text.rindex("apps: end")]), ["qemu-group"])
 
     def test_wrong_module(self):
         self.broken("load", "dmabuf_vfio_pci", "vfio_pci")
@@ -126,13 +126,13 @@ class Judge(unittest.TestCase):
         self.broken("testpmd-e1000e", GOOD["testpmd-e1000e"], "No probed ethernet devices\n")
 
     def test_wrong_register(self):
-        self.broken("nested-qemu", "0x010000ed", "0xffffffff")
+        self.broken("qemu-group", "0x010000ed", "0xffffffff")
 
     def test_dpdk_with_a_driver_of_another_name(self):
         good = {"load": "module of dmabuf-vfio-pci: dmabuf_vfio_pci\n",
                 "no-port": "TELEMETRY: No legacy callbacks\nNo probed ethernet devices\n",
                 "driverctl": GOOD["driverctl"].replace("vfio-pci", "dmabuf-vfio-pci"),
-                "nested-qemu": GOOD["nested-qemu"]}
+                "qemu-iommufd": GOOD["qemu-group"]}
         self.assertEqual(failed(sections(good, "own"), "own"), [])
         good["no-port"] = "Configuring Port 0\n"
         self.assertEqual(failed(sections(good, "own"), "own"), ["no-port"])
