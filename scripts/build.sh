@@ -39,7 +39,7 @@ stock_test() {
 		kernel=$(/src/scripts/stock/kernel.sh "$series")
 		lock /src/build/.lock
 		build_module "/src/build/stock-$series-module"
-		build_guest --package suite --package demo
+		build_guest --package suite --package demo --package soak --package fuzz
 		build_tools
 		unlock
 		/src/scripts/stock/test-gates "$kernel" "$objects/dmabuf-vfio-pci.ko" || failed=1

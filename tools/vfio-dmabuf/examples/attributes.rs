@@ -6,6 +6,7 @@
 
 use std::env;
 use std::error::Error;
+use std::path::Path;
 
 use vfio_dmabuf::{Access, AccessError, Attribute, Device, Errno, Info, Status, Via};
 
@@ -13,7 +14,8 @@ const PAGE: u64 = 4096;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).ok_or("usage: attributes ADDRESS")?.parse()?;
-    for via in [Via::Group, Via::Cdev] {
+    let cdevs = Path::new("/dev/vfio/devices").exists();
+    for via in [Some(Via::Group), cdevs.then_some(Via::Cdev)].into_iter().flatten() {
         let device = Device::open_via(address, via)?;
         assert!(device.can_revoke());
         ranges(&device)?;

@@ -5,9 +5,10 @@
 //!
 //! First a table of border cases ([`table`]), each with the one answer that is right. Then rounds:
 //! in each, some processes ([`player`]) make calls by chance on one device at the same time: its
-//! owner, an unprivileged holder of its fd, an unprivileged holder of buffers only, and one that
-//! has not bound the device's file. Each call may answer only what [`verdict`] has for it. After
-//! each round a witness, which nobody else has, must be as it was ([`stage`]).
+//! owner, an unprivileged holder of its fd, an unprivileged holder of buffers only, and, where
+//! there are cdevs, one that has not bound the device's file. Each call may answer only what
+//! [`verdict`] has for it. After each round a witness, which nobody else has, must be as it was
+//! ([`stage`]).
 //!
 //! The calls of a process depend on its seed alone; what they meet depends on the others. A failure
 //! names the seed of the run and the round: `--seed N --from ROUND` starts there.

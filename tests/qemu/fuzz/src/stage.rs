@@ -49,6 +49,8 @@ pub struct Stage {
     pub tally: Tally,
     scenes: Vec<Scene>,
     unbound: Pci,
+    /// Whether the kernel has them: an fd that is not bound is one of a cdev.
+    cdevs: bool,
     fds: usize,
 }
 
@@ -127,7 +129,8 @@ impl Stage {
     pub fn new() -> Result<Stage> {
         let scenes = TARGETS.into_iter().map(Scene::new).collect::<Result<Vec<_>>>()?;
         let unbound = find(pci::EDU, 0)?;
-        Ok(Stage { tally: Tally::new()?, scenes, unbound, fds: open_fds()?.len() })
+        let cdevs = Via::all().contains(&Via::Cdev);
+        Ok(Stage { tally: Tally::new()?, scenes, unbound, cdevs, fds: open_fds()?.len() })
     }
 
     /// One round.
@@ -138,7 +141,7 @@ impl Stage {
         for (slot, role) in (0..).zip(roles) {
             players.push(self.start(scene, role, seed, round, slot)?);
         }
-        if round % 16 == 0 {
+        if round % 16 == 0 && self.cdevs {
             players.push(self.start(scene, Role::Unbound, seed, round, 3)?);
         }
         for player in players {

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
+use guest::device::Via;
 use nix::sys::prctl;
 
 use generate::Generator;
@@ -77,6 +78,8 @@ struct Run {
     reported: Instant,
     operations: u64,
     accesses: u64,
+    /// Whether the kernel has them.
+    cdevs: bool,
 }
 
 impl Run {
@@ -99,7 +102,7 @@ impl Run {
             if left == 0 {
                 break;
             }
-            let mut source = Generator::new(seed, left);
+            let mut source = Generator::new(seed, left, self.cdevs);
             let played = play(&self.table, &mut source).with_context(|| format!("seed {seed}"))?;
             self.operations += played.operations;
             self.accesses += played.accesses;
@@ -163,6 +166,7 @@ fn main() -> ExitCode {
             reported: start,
             operations: 0,
             accesses: 0,
+            cdevs: Via::all().contains(&Via::Cdev),
         };
         let good = run.go(&options)?;
         run.table.hardware.release()?;

@@ -113,17 +113,20 @@ pub struct Generator {
     kinds: WeightedIndex<u32>,
     by: Proc,
     left: u64,
+    cdevs: bool,
 }
 
 impl Generator {
-    /// One that gives `count` steps, the same for each `seed`.
-    pub fn new(seed: u64, count: u64) -> Generator {
+    /// One that gives `count` steps, the same for each `seed`; with `cdevs` devices are opened
+    /// through these, too.
+    pub fn new(seed: u64, count: u64, cdevs: bool) -> Generator {
         let weights = WEIGHTS.iter().map(|(_, weight)| *weight);
         Generator {
             rng: Pcg64::seed_from_u64(seed),
             kinds: WeightedIndex::new(weights).expect("there are weights"),
             by: 0,
             left: count,
+            cdevs,
         }
     }
 

@@ -324,7 +324,8 @@ impl Generator {
         let first = funcs_of(unit).start;
         match kind {
             Kind::Open => {
-                let via = if self.rng.random() { Via::Group } else { Via::Cdev };
+                let cdev = !self.rng.random::<bool>() && self.cdevs;
+                let via = if cdev { Via::Cdev } else { Via::Group };
                 let is_open = view.model.units[usize::from(unit)].via.is_some();
                 // In vain only now and then.
                 (!is_open || self.rng.random_bool(0.1)).then_some(Op::Open { unit, via })

@@ -177,7 +177,7 @@ fn buffers_of_another_binding_are_no_buffers_of_the_device() {
 #[test]
 fn random_steps_make_sense_and_repeat() {
     let steps = |seed| {
-        let (mut model, mut source) = (model(), Generator::new(seed, 20_000));
+        let (mut model, mut source) = (model(), Generator::new(seed, 20_000, true));
         let mut steps = Vec::new();
         let mut possible = 0;
         while let Some(step) = source.next(&model) {

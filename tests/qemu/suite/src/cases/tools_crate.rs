@@ -3,6 +3,7 @@
 //! compared with what this program sees by its own means.
 
 use anyhow::{ensure, Result};
+use guest::device::Via;
 use guest::pci::{BOCHS, EDU};
 
 use crate::case::{cases, Setup};
@@ -55,8 +56,8 @@ fn crate_makes_buffers_of_a_device_of_rust_vmm() -> Result<()> {
 fn crate_exports_ranges_with_attributes() -> Result<()> {
     let bochs = nth(BOCHS, 0)?;
     let said = program::succeeds("attributes", &[bochs.address()])?;
-    for via in ["Group", "Cdev"] {
-        let line = format!("{bochs} via {via}: all as it should be");
+    for via in Via::all() {
+        let line = format!("{bochs} via {via:?}: all as it should be");
         ensure!(said.contains(&line), "{line:?} is not in\n{said}");
     }
     ensure!(said.contains("a second open: open /dev/vfio/"), "{said}");
