@@ -59,8 +59,8 @@ help:
 #:                      this driver under that name, and under its own
 #: make stock-test      the demo and the suite on Debian's own kernels, unmodified; STOCK=7.3 takes
 #:                      one of 7.3 and 7.2
-#: make deb             the Debian package, for DKMS: build/deb/*.deb
-#: make deb-test        that, installed, upgraded, crippled and removed in a clean Debian root
+#: make deb             the Debian packages, of driver (DKMS) and tool: build/deb/*.deb
+#: make deb-test        these, installed, upgraded, crippled and removed in a clean Debian root
 #: make bench           count what faults, mappings, exports, revokes cost, beside vfio-pci
 #: make check           formatting, lints, warnings as errors, the UAPI header by itself
 #: make fmt             rustfmt all of it

@@ -55,9 +55,17 @@ build_guest() {
 	cd /src
 }
 
-# The package in a clean root; what DKMS built there runs the demo.
-deb_test() {
+# The packages: the driver's source, and the tool.
+build_deb() {
+	lock /src/build/.lock
+	build_tools
+	unlock
 	/src/scripts/debian/build
+}
+
+# They, in a clean root; what DKMS built there runs the demo.
+deb_test() {
+	build_deb
 	/src/scripts/debian/test
 	for series in 7.2 7.3; do
 		kernel=$(/src/scripts/stock/kernel.sh "$series")
@@ -92,7 +100,10 @@ build_tools() {
 main() {
 	mkdir -p /src/build/tools
 	case $target in
-	deb) exec /src/scripts/debian/build ;;
+	deb)
+		build_deb
+		exit
+		;;
 	deb-test)
 		deb_test
 		exit
