@@ -265,7 +265,9 @@ fn several_slow_importers_do_not_add_up() -> Result<()> {
     let all = DELAY * COUNT * 2 / 3;
     ensure!(took < alone + all, "the reset took {took:?}, without importers {alone:?}");
     for importer in &importers {
-        check::equal("times told to unmap", importer.stats()?.hits, 1)?;
+        // Again when it is over, if that took until then.
+        let hits = importer.stats()?.hits;
+        ensure!((1..=2).contains(&hits), "told to unmap {hits} times");
     }
     Ok(())
 }

@@ -272,7 +272,7 @@ fn device_writes_into_a_peer_below_its_switch() -> Result<()> {
 /// Others take memory, too, but not as much and most times.
 fn unmapping_gives_all_memory_back() -> Result<()> {
     const RANGES: u64 = 1024;
-    const ROUNDS: u64 = 32;
+    const ROUNDS: u64 = 16;
     const LISTS: u64 = RANGES * 32 * ROUNDS;
     let [ours, sibling] = pair()?;
     let device = Device::open(&ours, Via::Group)?;
