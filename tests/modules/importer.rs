@@ -199,11 +199,11 @@ impl Importer {
 
     /// Unmaps if it is mapped, and tells.
     fn unmap_locked(&self, locked: &mut Locked<'_, Self>) -> bool {
-        let unmapped = locked.unmap();
-        if unmapped {
+        if locked.is_mapped() {
+            // Not after it: who waits for that may look here at once.
             self.unmapped_at.store(time::now(), Relaxed);
         }
-        unmapped
+        locked.unmap()
     }
 }
 
