@@ -73,7 +73,9 @@ KMEMLEAK = """
 status=$?
 leaks=/sys/kernel/debug/kmemleak
 if [ -e $leaks ]; then
-	rmmod dmabuf_vfio_pci_test dmabuf_vfio_pci
+	for module in dmabuf_vfio_pci_test dmabuf_vfio_pci; do
+		[ ! -e /sys/module/$module ] || rmmod $module
+	done
 	echo scan > $leaks; sleep 6; echo scan > $leaks
 	cat $leaks > /dev/kmsg
 fi
