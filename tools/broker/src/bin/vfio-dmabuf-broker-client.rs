@@ -3,8 +3,9 @@
 //! ms. COMMAND is started with the connection as its standard input, which outlives us with it.
 //!
 //! Gets a slice, fills it with its process id, and watches that nobody else writes there, until
-//! it is told to end (SIGTERM) or the slice is taken away. The second word of the slice counts how
-//! often it looked. Exit status: 0 told to end, 4 slice lost, 1 anything that must not be.
+//! it is told to end (SIGTERM) or the slice is taken away. It looks before each beat; the second
+//! word of the slice counts how often. Exit status: 0 told to end, 4 slice lost, 1 anything that
+//! must not be.
 
 #![forbid(unsafe_code)]
 
@@ -15,13 +16,10 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vfio_dmabuf::{Access, AccessError, Buffer, Mapping};
 use vfio_dmabuf_broker::client::Client;
-
-/// How often it looks.
-const ROUND: Duration = Duration::from_millis(200);
 
 /// Where the number of rounds is; the rest of the slice is filled with the process id.
 const COUNTER: usize = 1;
@@ -58,7 +56,6 @@ fn run() -> Result<bool, Box<dyn Error>> {
     let (slice, label) = client.slice()?;
     let (mapping, mut words) = occupy(&slice)?;
     println!("slice {}", label.number);
-    let mut beaten = Instant::now();
     while !over.load(Ordering::Relaxed) {
         match look(&mapping, &mut words) {
             Ok(()) => {}
@@ -70,12 +67,9 @@ fn run() -> Result<bool, Box<dyn Error>> {
             }
             Err(Look::Foreign(at)) => return Err(format!("word {at} was overwritten").into()),
         }
-        if beaten.elapsed() >= beat {
-            beaten = Instant::now();
-            // If the broker has left, the slice tells.
-            let _ = client.beat();
-        }
-        sleep(ROUND);
+        // If the broker has left, the slice tells.
+        let _ = client.beat();
+        sleep(beat);
     }
     Ok(true)
 }

@@ -31,9 +31,10 @@ const SOCKET: &str = "/tmp/broker";
 const SLICES: usize = 100;
 const FIRST: u64 = 8;
 const PAGES: u64 = 2;
-/// How long a client may be silent, and milliseconds between its beats.
+/// How long a client may be silent, and the time between its beats. It looks at its slice as often:
+/// so many clients would take all of a slow machine if they did that all the time.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-const BEAT: &str = "500";
+const BEAT: Duration = Duration::from_millis(250);
 /// Longer than the case takes.
 const LINGER: Duration = Duration::from_secs(100);
 
@@ -117,7 +118,8 @@ impl Scene {
 
     /// Starts clients; `more` are more arguments for them.
     fn clients(&mut self, count: usize, more: &[&str]) -> Result<Vec<Running>> {
-        let args = [&[SOCKET, BEAT], more].concat();
+        let beat = patient(BEAT).as_millis().to_string();
+        let args = [&[SOCKET, &beat], more].concat();
         let numbers = self.started..self.started + count;
         self.started += count;
         let start = |number| Running::start("vfio-dmabuf-broker-client", number, &args);
