@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
+use guest::device::Device;
 use guest::kmsg::Log;
+use guest::mm::Mapping;
 use guest::module::Module;
 use guest::pci::{Pci, EDU};
 use guest::{Errno, PAGE};
@@ -62,6 +64,16 @@ impl DropIn {
     }
 }
 
+/// The driver under that name, and an edu that it has, opened and mapped.
+fn opened_under_the_name() -> Result<(DropIn, Pci, Device, Mapping)> {
+    let named = DropIn::load()?;
+    let pci = edu()?;
+    pci.bind(IN_TREE)?;
+    let device = open_edu()?;
+    let bar = device.map_bar(0)?;
+    Ok((named, pci, device, bar))
+}
+
 impl Drop for DropIn {
     fn drop(&mut self) {
         // What goes wrong here, the next case says.
@@ -107,11 +119,7 @@ fn device_binds_to_the_name_vfio_pci_by_override_only() -> Result<()> {
 }
 
 fn driver_is_itself_under_the_name_vfio_pci() -> Result<()> {
-    let _named = DropIn::load()?;
-    let pci = edu()?;
-    pci.bind(IN_TREE)?;
-    let device = open_edu()?;
-    let bar = device.map_bar(0)?;
+    let (_named, pci, device, bar) = opened_under_the_name()?;
     let buffer = export_edu(&device)?;
     let mapping = buffer.map(0, PAGE)?;
     check::value("BAR", bar.load(ID_AT), ID)?;
@@ -150,11 +158,7 @@ fn name_vfio_pci_is_refused_while_the_in_tree_driver_has_it() -> Result<()> {
 }
 
 fn in_tree_driver_is_refused_while_its_name_is_taken() -> Result<()> {
-    let _named = DropIn::load()?;
-    let pci = edu()?;
-    pci.bind(IN_TREE)?;
-    let device = open_edu()?;
-    let bar = device.map_bar(0)?;
+    let (_named, _, device, bar) = opened_under_the_name()?;
     let mut log = Log::new()?;
     check::errno("insmod vfio-pci", in_tree()?.load_with(c"")?, Errno::EINVAL)?;
     let said = log.messages()?;
