@@ -5,8 +5,8 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := module
-.PHONY: module tools demo test test-debug test-stress selftests soak fuzz bench check fmt shell \
-	run help
+.PHONY: module tools demo test test-debug test-kcsan test-stress selftests soak fuzz bench
+.PHONY: check fmt shell run help
 .PHONY: apps-test stock-test deb deb-test clean distclean
 
 # What scripts/guest/run.py takes from the user.
@@ -23,7 +23,7 @@ module:
 	@scripts/root.sh scripts/build.sh module
 endif
 
-tools demo test test-debug test-stress selftests soak fuzz bench check fmt shell:
+tools demo test test-debug test-kcsan test-stress selftests soak fuzz bench check fmt shell:
 	@scripts/root.sh scripts/build.sh $@
 
 stock-test deb deb-test:
@@ -50,9 +50,10 @@ help:
 #: make demo            boot a guest and show the main job on an emulated PCI device
 #: make test            KUnit and the guest suite; CASE=pattern runs the cases that match
 #: make test-debug      make test on a kernel with KASAN, UBSAN, kmemleak and more (slow)
+#: make test-kcsan      make test on a kernel that looks for data races, in the driver, too (slow)
 #: make test-stress     make test while stress-ng takes nearly all memory of the guest (slow)
 #: make soak MINUTES=n  random operations, each compared with a model of the contract, for so long
-#:                      (10); SEED=s repeats a run; KERNEL=debug takes the kernel of test-debug
+#:                      (10); SEED=s repeats a run; KERNEL=debug or kcsan takes that kernel
 #: make fuzz MINUTES=n  hostile calls of all that the driver answers; SEED and KERNEL as for soak
 #: make selftests       the kernel's own VFIO tests, with the in-tree vfio-pci and with this driver
 #: make apps-test       Debian's DPDK, driverctl and (nested) QEMU with the in-tree vfio-pci, with

@@ -8,7 +8,7 @@
 #   demo test run shell     that and the guest programs, and boots a guest (scripts/guest/run.py)
 #   bench                   the same with the kernel that is measured
 #   test-stress             the same with little memory left
-#   test-debug              the same with the kernel that sees more
+#   test-debug test-kcsan   the same with the kernels that see more
 #   soak fuzz               the same with the kernel of flavour KERNEL (bench)
 #   selftests               the kernel's own VFIO tests and the module, and boots a guest
 #   apps-test               the module, and boots guests that run Debian's programs
@@ -114,13 +114,14 @@ main() {
 	case $target in
 	bench) flavour=bench ;;
 	test-debug) flavour=debug ;;
+	test-kcsan) flavour=kcsan ;;
 	soak | fuzz) flavour=${KERNEL:-bench} ;;
 	tools) flavour=none ;;
 	esac
 	case $flavour in
-	bench | debug | test) kernel=$(/src/scripts/kernel.sh "$flavour") ;;
+	bench | debug | kcsan | test) kernel=$(/src/scripts/kernel.sh "$flavour") ;;
 	none) kernel= ;;
-	*) die "KERNEL=$flavour: there are bench, debug and test" ;;
+	*) die "KERNEL=$flavour: there are bench, debug, kcsan and test" ;;
 	esac
 	lock /src/build/.lock
 	# Only what is needed: a part that does not build must not stop the others.
@@ -137,8 +138,8 @@ main() {
 		build_guest
 		build_tools
 		;;
-	test-debug/*)
-		build_module /src/build/debug-module
+	test-debug/* | test-kcsan/*)
+		build_module "/src/build/$flavour-module"
 		build_guest
 		build_tools
 		;;

@@ -5,7 +5,7 @@
 #
 # Makes sure that the kernel of a flavour exists and prints its directory. Config
 # fragments in scripts/kernel/ name everything that is on (make allnoconfig):
-# machine.config and FLAVOUR.config; `debug` is `test` and more. A later line about
+# machine.config and FLAVOUR.config; `debug` and `kcsan` are `test` and more. A later line about
 # an option replaces an earlier one. The default flavour is `test`. In that directory:
 #
 #   build/    the O= directory: bzImage, .config, what M= builds of Rust modules need
@@ -42,7 +42,7 @@ ensure_source() {
 
 config() {
 	set -- machine "$flavour"
-	[ "$flavour" != debug ] || set -- machine test debug
+	case $flavour in debug | kcsan) set -- machine test "$flavour" ;; esac
 	for name; do
 		content "$fragments/$name.config"
 	done | awk '

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """Decides from logs alone what passed: the kernel's log, TAP, and how the guest ended.
 
-Nothing is filtered out: a line that looks like a splat is a failure, whoever wrote it.
+Nothing is filtered out: a line that looks like a splat is a failure, whoever wrote it. But data
+races count only if one of the two accesses was made in or below a function of our modules.
 """
 
 import dataclasses
@@ -23,10 +24,13 @@ SPLAT = re.compile(
       | rcu.*(stall|detected) | [Ss]oft\ lockup | [Hh]ard\ LOCKUP | hung\ task
       | blocked\ for\ more\ than | sleeping\ function\ called | scheduling\ while\ atomic
       | list_(add|del)\ corruption | refcount_t: | corrupt | [Bb]ad\ page | Bad\ rss
-      | panicked\ at | [Mm]emory\ leak(?!\ detector) | leaked | still\ in\ use
+      | panicked\ at | [Mm]emory\ leak(?!\ detector\ initialized) | leaked | still\ in\ use
+      | allocate\ a\ kmemleak | [Dd]isabling\ lock\ debugging
       | printk\ messages\ dropped | callbacks\ suppressed""",
     re.VERBOSE,
 )
+# The data race of the test module, which KCSAN has to find.
+ON_PURPOSE = re.compile(r"KCSAN: data-race in (\S*race_on_purpose \[\w+\])( / \1)?$")
 MARK = re.compile(r"suite: (begin|end)\b ?(\S*)")
 RESULT = re.compile(r"(ok|not ok) +(\d+)(?: +-)? *(.*?)(?: *# *(SKIP)\b *(.*))?$", re.IGNORECASE)
 PLAN = re.compile(r"1\.\.(\d+)\s*(?:#.*)?$")
@@ -43,18 +47,29 @@ class Case:
     reason: str = ""  # why it was skipped
 
 
+def foreign_races(log):
+    """The numbers of the lines that begin a KCSAN report in which no function of ours occurs."""
+    foreign = set()
+    for i, line in enumerate(log):
+        if "BUG: KCSAN: " in line:
+            end = next((j for j in range(i, len(log)) if "] =====" in log[j]), len(log))
+            if not any("[dmabuf_vfio_pci" in report for report in log[i:end]):
+                foreign.add(i)
+    return foreign
+
+
 def splats(log):
     """{case or OUTSIDE: lines} for the lines of a kernel log that are splats.
 
     Each starts with the lines that came just before it and goes on for a while.
     """
     found = {}
-    case, shown = OUTSIDE, -1
+    case, shown, foreign = OUTSIDE, -1, foreign_races(log)
     for i, line in enumerate(log):
         mark = MARK.search(line)
         if mark:
             case, shown = (mark[2] if mark[1] == "begin" else OUTSIDE), i
-        if SPLAT.search(line):
+        if SPLAT.search(line) and i not in foreign and not ON_PURPOSE.search(line):
             found.setdefault(case, []).extend(log[max(shown + 1, i - 2) : max(shown + 1, i + 25)])
             shown = max(shown, i + 24)
     return found
@@ -122,6 +137,15 @@ def judge_suite(text, log, status, problem):
     return cases
 
 
+def judge_skips(cases):
+    """The cases, with those that were skipped turned into failed ones: this machine has it all."""
+    for case in cases:
+        if case.status == "skipped":
+            case.status = "failed"
+            case.output.append(f"skipped: {case.reason}")
+    return cases
+
+
 def judge_table(readme, cases):
     """A failed case for each one that the table of tests/README.md names and that did not pass."""
     table = readme.partition("## Which case proves what")[2]
@@ -130,7 +154,7 @@ def judge_table(readme, cases):
     return [Case(f"tests/README.md: {name} did not pass", "failed") for name in missing]
 
 
-def judge_kunit(test, parser, log, problem):
+def judge_kunit(test, parser, log, status, problem):
     """Cases of one boot that loaded KUnit modules.
 
     `test` is what the kernel's own `parser` (tools/testing/kunit/kunit_parser.py) made of the log.
@@ -152,6 +176,8 @@ def judge_kunit(test, parser, log, problem):
         cases.append(Case(f"kunit: {test.counts.errors} errors in the KTAP", "failed"))
     if problem:
         cases.append(Case(f"guest: {problem}", "failed", log[-25:]))
+    elif status != 0:
+        cases.append(Case(f"kunit: exit status {status}", "failed"))
     add_splats(cases, log)
     return cases
 

@@ -59,14 +59,16 @@ SECONDS = {"demo": 180, "kunit": 180, "suite": 900, "selftests": 1800, "bench": 
 SECONDS["apps"] = 2400
 
 # Where the modules for the target's kernel are, and how much slower than usual that is.
-FLAVOURS = {"bench": "bench", "test-debug": "debug"}
+FLAVOURS = {"bench": "bench", "test-debug": "debug", "test-kcsan": "kcsan"}
 FLAVOURS["soak"] = FLAVOURS["fuzz"] = os.environ.get("KERNEL") or "bench"
 FLAVOUR = FLAVOURS.get(sys.argv[-1], "test")
 STOCK = sys.argv[-1] in ("stock-test", "deb-test")
 if STOCK:
     FLAVOUR = stock.flavour(*sys.argv[1:])
 MODULES = "module" if FLAVOUR == "test" else f"{FLAVOUR}-module"
-SLOWER = 10 if FLAVOUR == "debug" else 4 if sys.argv[-1] == "test-stress" else 1
+SLOWER = 10 if FLAVOUR in ("debug", "kcsan") else 4 if sys.argv[-1] == "test-stress" else 1
+# The case that only a kernel with KCSAN can pass.
+DATA_RACE = "data_race_is_found"
 # After the cases: what they have left behind is a leak. Two scans, as the first finds false ones.
 KMEMLEAK = """
 "$@"
@@ -74,9 +76,9 @@ status=$?
 leaks=/sys/kernel/debug/kmemleak
 if [ -e $leaks ]; then
 	for module in dmabuf_vfio_pci_test dmabuf_vfio_pci; do
-		[ ! -e /sys/module/$module ] || rmmod $module
+		[ ! -e /sys/module/$module ] || rmmod $module || status=1
 	done
-	echo scan > $leaks; sleep 6; echo scan > $leaks
+	echo scan > $leaks && sleep 6 && echo scan > $leaks || status=1
 	cat $leaks > /dev/kmsg
 fi
 exit $status
@@ -194,7 +196,8 @@ def kunit(kernel):
     import kunit_printer  # pylint: disable=import-error,import-outside-toplevel
 
     say("test: boot for KUnit")
-    job = base_job("kunit", kernel, ["true"], insmod=[f"/lib/modules/{KUNIT}.ko"])
+    command = ["sh", "-c", KMEMLEAK, "sh", "true"]
+    job = base_job("kunit", kernel, command, insmod=[f"/lib/modules/{KUNIT}.ko"])
     job.append = "kunit.enable=1 kunit.autorun=1"
     result = machine.run(job)
     log = result.kernel_log()
@@ -204,7 +207,7 @@ def kunit(kernel):
         with contextlib.redirect_stdout(report):
             test = kunit_parser.parse_run_tests(log[start:], kunit_printer.Printer(output=report))
     say(logs(result))
-    return judge.judge_kunit(test, kunit_parser, log, result.problem)
+    return judge.judge_kunit(test, kunit_parser, log, result.status, result.problem)
 
 
 def suite(kernel):
@@ -217,6 +220,8 @@ def suite(kernel):
         stress.beside(job)
     if STOCK:
         job.env["SUITE_EXCEPT"] = " ".join(stock.not_here(kernel))
+    elif FLAVOUR != "kcsan":
+        job.env["SUITE_EXCEPT"] = DATA_RACE
     job.append += f" {TEST_APPEND}"
     load_driver(job)
 
@@ -238,6 +243,8 @@ def test(kernel):
     everything = not os.environ.get("CASE")
     cases = kunit(kernel) if everything else []
     cases += suite(kernel)
+    if everything and not os.environ.get("ACCEL"):
+        judge.judge_skips(cases)
     if everything:
         with open("/src/tests/README.md") as readme:
             cases += judge.judge_table(readme.read(), cases)
@@ -248,7 +255,7 @@ def stock_test(kernel):
     """The demo and the suite on a kernel of Debian's, less what that kernel does not have."""
     print(f"--- {stock.name(kernel)}", flush=True)
     status = 0 if os.environ.get("CASE") else demo(kernel)
-    cases = stock.judge_skips(suite(kernel))
+    cases = judge.judge_skips(suite(kernel))
     print(stock.told(kernel))
     return conclude(cases) or status
 
@@ -353,7 +360,7 @@ def main():
     try:
         kernel, target = sys.argv[1:]
         targets = {"demo": demo, "test": test, "bench": measure, "run": run, "shell": shell}
-        targets.update({"test-debug": test, "test-stress": test})
+        targets.update({"test-debug": test, "test-kcsan": test, "test-stress": test})
         targets.update({"selftests": compare, "soak": soaked, "fuzz": soaked})
         targets["apps-test"] = programs
         targets.update({"stock-test": stock_test, "deb-test": demo})

@@ -57,12 +57,3 @@ def told(kernel):
     lines = [f"{option}: {' '.join(cases)}" for option, cases in options.items()]
     total = sum(map(len, options.values()))
     return "\n  ".join([f"not on stock kernels: {total} cases, which need", *lines])
-
-
-def judge_skips(cases):
-    """The cases, with those that were skipped turned into failed ones."""
-    for case in cases:
-        if case.status == "skipped":
-            case.status = "failed"
-            case.output.append(f"skipped, but not in {LIST}: {case.reason}")
-    return cases

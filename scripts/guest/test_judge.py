@@ -115,6 +115,9 @@ class Splats(unittest.TestCase):
         refcount_t: underflow; use-after-free.
         watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [suite:1]
         kmemleak: 1 new suspected memory leaks (see /sys/kernel/debug/kmemleak)
+        kmemleak: Kernel memory leak detector disabled
+        kmemleak: Cannot allocate a kmemleak_object structure
+        Disabling lock debugging due to kernel taint
         Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100
         rust_kernel: panicked at src/range.rs:1:1:
         Call Trace:
@@ -143,6 +146,37 @@ class Splats(unittest.TestCase):
             "memory leak",
         ):
             self.assertTrue(judge.splats([f"[ 1.0] {line}"]), line)
+
+    RACE = """[ 1.0] ==================================================================
+        [ 1.0] BUG: KCSAN: data-race in a / b
+        [ 1.0]
+        [ 1.0] write to 0xffffffffa022a000 of 8 bytes by task 261 on cpu 0:
+        [ 1.0]  a+0x17/0x20
+        [ 1.0]  c+0x9cf/0xac0
+        [ 1.0]
+        [ 1.0] read to 0xffffffffa022a000 of 8 bytes by task 260 on cpu 1:
+        [ 1.0]  b+0x17/0x20
+        [ 1.0] ==================================================================
+        [ 1.1]  d+0x1/0x2 [dmabuf_vfio_pci]"""
+
+    def test_race_of_others_is_none(self):
+        self.assertEqual(judge.splats(self.RACE.split("\n")), {})
+
+    def test_race_below_a_function_of_ours_is_one(self):
+        for place in ("a+0x17/0x20", "c+0x9cf/0xac0", "b+0x17/0x20"):
+            log = self.RACE.replace(place, f"{place} [dmabuf_vfio_pci]")
+            self.assertTrue(judge.splats(log.split("\n")), place)
+
+    def test_other_splats_in_a_report_of_others_are_seen(self):
+        log = self.RACE.replace("c+0x9cf/0xac0", "WARNING: CPU: 0")
+        self.assertTrue(judge.splats(log.split("\n")))
+
+    def test_race_of_the_test_module_is_none(self):
+        name = "_RNvMs_NtNtCshm5B29ExFzL_20dmabuf_vfio_pci_test3sys8unlocked15race_on_purpose"
+        name += " [dmabuf_vfio_pci_test]"
+        log = self.RACE.replace("b+0x17/0x20", name)
+        self.assertEqual(judge.splats(log.replace("a / b", f"{name} / {name}").split("\n")), {})
+        self.assertTrue(judge.splats(log.replace("a / b", f"{name} / f").split("\n")))
 
     def test_it_fails_the_case_it_came_in(self):
         log = [QUIET[0], QUIET[1], "[ 1.15] WARNING: CPU: 0", QUIET[2]]
@@ -182,7 +216,7 @@ class Kunit(unittest.TestCase):
         ok 1 range
         """
 
-    def judge(self, text, problem=""):
+    def judge(self, text, problem="", status=0):
         """The totals line of a boot whose kernel log has `text`."""
         import kunit_parser  # pylint: disable=import-error,import-outside-toplevel
         import kunit_printer  # pylint: disable=import-error,import-outside-toplevel
@@ -190,7 +224,7 @@ class Kunit(unittest.TestCase):
         log = [f"[    1.000000] {line[8:]}" for line in ("        " + text).split("\n")]
         with contextlib.redirect_stdout(io.StringIO()) as report:
             test = kunit_parser.parse_run_tests(log, kunit_printer.Printer(output=report))
-        return judge.totals(judge.judge_kunit(test, kunit_parser, log, problem))
+        return judge.totals(judge.judge_kunit(test, kunit_parser, log, status, problem))
 
     def test_good_run(self):
         self.assertEqual(self.judge(self.GOOD), ("2 passed, 0 failed", True))
@@ -218,6 +252,9 @@ class Kunit(unittest.TestCase):
 
     def test_guest_that_died(self):
         self.assertEqual(self.judge(self.GOOD, "died"), ("2 passed, 1 failed", False))
+
+    def test_exit_status(self):
+        self.assertEqual(self.judge(self.GOOD, status=1), ("2 passed, 1 failed", False))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 //! A module for the tests only: what user space cannot do by itself.
 //!
-//! Three misc devices, whose interface is [`uapi`]:
+//! Four misc devices, whose interface is [`uapi`]:
 //!
 //! - [`importer`]: stands in for a driver that imports dma-bufs, and behaves as badly as it is
 //!   told.
 //! - [`pause`]: stops a task where a race is to be won or lost.
 //! - [`ptes`]: reads page table entries of device memory back.
+//! - [`race`]: has a data race, so that it is known whether data races are found.
 //!
 //! All unsafe code is in [`sys`].
 
@@ -25,6 +26,7 @@ mod importer;
 #[cfg_attr(not(CONFIG_KPROBES), path = "no_pause.rs")]
 mod pause;
 mod ptes;
+mod race;
 #[allow(unsafe_code, reason = "the layer that has all of it")]
 mod sys;
 #[allow(
@@ -42,6 +44,8 @@ struct Test {
     _pause: pause::Registration,
     #[pin]
     _ptes: MiscDeviceRegistration<ptes::Reader>,
+    #[pin]
+    _race: MiscDeviceRegistration<race::Racer>,
 }
 
 impl kernel::InPlaceModule for Test {
@@ -52,6 +56,7 @@ impl kernel::InPlaceModule for Test {
             }),
             _pause <- pause::register(),
             _ptes <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::PTES }),
+            _race <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::RACE }),
         })
     }
 }

@@ -18,6 +18,9 @@ pub const PTES: &core::ffi::CStr = c"dmabuf-test-ptes";
 /// `/dev/` name of the pauser: one pause per open file, which ends when the file is closed.
 pub const PAUSE: &core::ffi::CStr = c"dmabuf-test-pause";
 
+/// `/dev/` name of the data race: for a kernel with KCSAN, which has to find it.
+pub const RACE: &core::ffi::CStr = c"dmabuf-test-race";
+
 /// Attaches a device to a dma-buf. Argument: [`Attach`].
 ///
 /// Errors: `EBUSY`: the file has an attachment; `ENXIO`: no such importing device; `EINVAL`:
@@ -51,6 +54,8 @@ pub const ARM: u32 = iow::<Arm>(16);
 pub const RELEASE: u32 = io(17);
 /// Says what became of the pause. Argument: [`PauseStats`]. Error: `ENOTCONN`: not armed.
 pub const PAUSE_STATS: u32 = ior::<PauseStats>(18);
+/// Changes a number that all who call this share, without a lock. Argument: how often.
+pub const CHANGE: u32 = io(24);
 
 /// [`Attach::flags`]: the importer can do without `struct page` (`allow_peer2peer`).
 pub const PEER_TO_PEER: u32 = 1;

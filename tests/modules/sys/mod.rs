@@ -8,6 +8,7 @@ pub(crate) mod kprobe;
 pub(crate) mod pci;
 pub(crate) mod pfnmap;
 pub(crate) mod time;
+pub(crate) mod unlocked;
 pub(crate) mod work;
 
 use crate::uapi;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The test module (`tests/modules`): an importer of dma-bufs with any manners, and the page table
-//! entries of any process. For its third part see [`crate::pause`].
+//! entries of any process, and a data race. For its fourth part see [`crate::pause`].
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -167,5 +167,21 @@ impl Ptes {
         };
         let (pfn, size, writable) = (arg.pfn, arg.size, arg.writable != 0);
         Ok((arg.present != 0).then_some(Pte { pfn, size, writable, memory }))
+    }
+}
+
+/// Has data races with its like.
+#[derive(Debug)]
+pub struct Racer(File);
+
+impl Racer {
+    /// One that does nothing yet.
+    pub fn new() -> Result<Racer> {
+        Ok(Racer(open(uapi::RACE)?))
+    }
+
+    /// Changes a number that all of them share, so many times, without a lock.
+    pub fn change(&self, times: usize) -> Result<(), Errno> {
+        ioctl(self.0.as_raw_fd(), uapi::CHANGE, times).map(drop)
     }
 }

@@ -19,6 +19,7 @@ mod importers_reset;
 mod independent;
 mod info;
 mod iommufd;
+mod kcsan;
 mod lifetime;
 mod limits;
 mod memory;
@@ -59,6 +60,7 @@ pub fn all() -> Vec<&'static Case> {
         dmabuf_mmap::CASES,
         names::CASES,
         observe::CASES,
+        kcsan::CASES,
         bytes::CASES,
         ptes::CASES,
         info::CASES,

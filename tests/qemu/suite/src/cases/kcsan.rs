@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Whether a kernel that looks for data races finds them in Rust modules: without this, a log
+//! without reports would mean nothing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::Result;
+use guest::kmsg::Log;
+use guest::testmod::Racer;
+
+use crate::case::{cases, Setup};
+use crate::fixture::wait_for;
+
+cases! {
+    Setup::Bound(&[]) =>
+        data_race_is_found;
+}
+
+fn data_race_is_found() -> Result<()> {
+    let mut log = Log::new()?;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let race = || -> Result<()> {
+            let racer = Racer::new()?;
+            while !over.load(Ordering::Relaxed) {
+                racer.change(1000)?;
+            }
+            Ok(())
+        };
+        let racing = [scope.spawn(race), scope.spawn(race)];
+        let found = wait_for("a report of KCSAN", || {
+            let is_it = |line: &String| line.contains("KCSAN") && line.contains("race_on_purpose");
+            Ok(log.messages()?.iter().any(is_it))
+        });
+        over.store(true, Ordering::Relaxed);
+        racing.into_iter().try_for_each(|thread| thread.join().expect("it does not panic"))?;
+        found
+    })
+}
