@@ -290,7 +290,7 @@ impl Buffer {
         }
         device.core().zap(exported.window, exported.pages());
         Self::note(&exported, trace::buffer_revoke);
-        device.importers.expel(dma_buf)?;
+        device.importers.expel(exported.window, dma_buf)?;
         exported.apply(Event::Drained)
     }
 

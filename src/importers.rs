@@ -166,14 +166,15 @@ impl Importers {
         let _ = self.for_each(|dma_buf| self.wait(dma_buf, Patience::Forever));
     }
 
-    /// Takes away what importers have mapped of one buffer, which they must not be able to map any
-    /// more.
+    /// Takes away what importers have mapped of the buffer at page `place` of the offset space,
+    /// which they must not be able to map any more. Without importers its fences do not count.
     ///
     /// # Errors
     ///
     /// `EINTR`: a signal came first. The importers were told to unmap.
-    pub(crate) fn expel(&self, dma_buf: &DmaBuf<Buffer>) -> Result {
-        if self.count.load(Acquire) == 0 {
+    pub(crate) fn expel(&self, place: usize, dma_buf: &DmaBuf<Buffer>) -> Result {
+        // Who attaches later finds the buffer revoked.
+        if self.count.load(Acquire) == 0 || self.attached.lock().get(&place).is_none() {
             return Ok(());
         }
         tell(dma_buf);

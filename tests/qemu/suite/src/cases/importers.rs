@@ -4,7 +4,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
 use guest::call::Call;
 use guest::fence::Fence;
@@ -32,6 +32,7 @@ cases! {
         revoke_that_waits_for_an_importer_stalls_nothing_else,
         revoke_that_waits_for_a_fence_stalls_nothing_else,
         revoke_waits_for_a_fence,
+        revoke_of_what_nobody_imports_waits_for_no_fence,
         revoke_waiting_for_a_fence_is_interruptible,
         last_close_waits_for_an_importer,
         last_close_waits_for_a_fence,
@@ -230,8 +231,12 @@ fn stalls_nothing(rig: &Rig) -> Result<()> {
 
 /// A fence that is not signalled, on the buffer.
 fn fence(rig: &Rig) -> Result<Fence> {
+    fence_on(&rig.buffer)
+}
+
+fn fence_on(buffer: &Buffer) -> Result<Fence> {
     let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
-    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
+    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(buffer))?;
     Ok(fence)
 }
 
@@ -245,6 +250,26 @@ fn revoke_waits_for_a_fence() -> Result<()> {
     check::works("signal", fence.signal())?;
     check::works("REVOKE", call.finish()?)?;
     expelled("REVOKE", &importer, 1)
+}
+
+/// Any holder of a buffer can add a fence. That must not hold up its owner, nor must importers of
+/// other buffers make it do so.
+fn revoke_of_what_nobody_imports_waits_for_no_fence() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(GOOD)?;
+    let never = Buffer::export(&rig.device, 0, 0, PAGE)?;
+    let no_longer = Buffer::export(&rig.device, 0, 0, PAGE)?;
+    check::works("detach", rig.attached_to(&no_longer, GOOD)?.detach())?;
+    for (what, buffer) in [("never imported", never), ("no longer imported", no_longer)] {
+        let _fence = fence_on(&buffer)?;
+        let revoke = Call::start(|| buffer::revoke(&rig.device, &buffer))?;
+        let ends = revoke.finish().with_context(|| format!("REVOKE of one {what}"))?;
+        check::works(&format!("REVOKE of one {what}"), ends)?;
+        let again = buffer::revoke(&rig.device, &buffer);
+        check::errno("once more", again, Errno::EBADFD)?;
+    }
+    let stats = importer.stats()?;
+    check::equal("importer: mapped, times told", (stats.mapped, stats.hits), (1, 0))
 }
 
 fn revoke_waiting_for_a_fence_is_interruptible() -> Result<()> {
