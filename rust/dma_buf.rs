@@ -25,7 +25,8 @@ use crate::{
     vfio_pci_core::{
         Device,
         DeviceRef, //
-    }, //
+    },
+    wait::Patience, //
 };
 use core::{
     marker::PhantomData,
@@ -43,13 +44,6 @@ use kernel::{
     sync::{
         Arc,
         ArcBorrow, //
-    },
-    time::{
-        msecs_to_jiffies,
-        Delta,
-        Instant,
-        Jiffies,
-        Monotonic, //
     },
     types::Opaque, //
 };
@@ -262,34 +256,6 @@ unsafe extern "C" fn release<T: Exporter>(dma_buf: *mut bindings::dma_buf) {
     T::release(exported.as_arc_borrow());
 }
 
-/// How long to wait for importers.
-#[derive(Clone, Copy)]
-pub enum Patience {
-    /// Until they are done.
-    Forever,
-    /// Until they are done or the waiting task gets a signal.
-    UntilSignal,
-    /// Until they are done or that moment has come.
-    Until(Instant<Monotonic>),
-}
-
-impl Patience {
-    /// Patience for so many milliseconds from now on.
-    pub fn milliseconds(msecs: u32) -> Self {
-        Self::Until(Instant::now() + Delta::from_millis(msecs.into()))
-    }
-
-    /// How much is left.
-    pub fn left(self) -> Jiffies {
-        let Self::Until(end) = self else {
-            // `MAX_SCHEDULE_TIMEOUT`
-            return c_long::MAX as c_ulong;
-        };
-        let left = (end - Instant::now()).as_micros_ceil().max(0);
-        msecs_to_jiffies(u32::try_from((left + 999) / 1000).unwrap_or(u32::MAX))
-    }
-}
-
 /// A device that imports a dma-buf. `struct dma_buf_attachment`
 #[repr(transparent)]
 pub struct Attachment(Opaque<bindings::dma_buf_attachment>);
@@ -449,7 +415,7 @@ impl<T: Exporter> DmaBuf<T> {
             bindings::dma_resv_wait_timeout(
                 resv,
                 bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
-                matches!(patience, Patience::UntilSignal),
+                patience.ends_by_signal(),
                 patience.left(),
             )
         };

@@ -23,6 +23,7 @@
 //! | `uapi.rs` | `uapi/linux/vfio_dmabuf.h` |
 //! | `vfio.rs` | `linux/vfio.h`: the device operations, as trampolines |
 //! | `vfio_pci_core.rs` | `linux/vfio_pci_core.h`: a device on top of the VFIO PCI core |
+//! | `wait.rs` | `linux/wait.h` |
 
 mod compat;
 pub mod dma_buf;
@@ -39,6 +40,7 @@ pub mod uaccess;
 pub mod uapi;
 pub mod vfio;
 pub mod vfio_pci_core;
+pub mod wait;
 
 pub use compat::{
     errno,

@@ -10,7 +10,6 @@
 
 use crate::buffer::Buffer;
 use kernel::{
-    new_condvar,
     new_mutex,
     prelude::*,
     rbtree::RBTree,
@@ -20,18 +19,17 @@ use kernel::{
             Atomic,
             Full, //
         },
-        CondVar,
-        CondVarTimeoutResult,
         Mutex, //
     }, //
 };
 use kernel_ext::{
-    dma_buf::{
-        DmaBuf,
-        Patience, //
-    },
-    errno::ETIME,
-    trace, //
+    dma_buf::DmaBuf,
+    new_wait_queue,
+    trace,
+    wait::{
+        Patience,
+        WaitQueue, //
+    }, //
 };
 
 /// The importers of a device's buffers.
@@ -45,11 +43,9 @@ pub(crate) struct Importers {
     /// Imported buffers by their place in the offset space.
     #[pin]
     attached: Mutex<RBTree<usize, Attached>>,
-    /// Taken to wait for, and to tell of, the last unmap of a buffer.
+    /// Who waits for the last unmap of a buffer.
     #[pin]
-    drain: Mutex<()>,
-    #[pin]
-    drained: CondVar,
+    drained: WaitQueue,
 }
 
 /// A buffer that is imported.
@@ -74,8 +70,7 @@ impl Importers {
             suspensions: Atomic::new(0),
             count: Atomic::new(0),
             attached <- new_mutex!(RBTree::new(), "Importers::attached"),
-            drain <- new_mutex!((), "Importers::drain"),
-            drained <- new_condvar!("Importers::drained"),
+            drained <- new_wait_queue!("Importers::drained"),
         })
     }
 
@@ -118,8 +113,7 @@ impl Importers {
 
     /// The last mapping of some buffer is gone.
     pub(crate) fn tell_drained(&self) {
-        let _drain = self.drain.lock();
-        self.drained.notify_all();
+        self.drained.wake_all();
     }
 
     /// Keeps importers from mapping anything, and takes away what they have mapped.
@@ -197,28 +191,7 @@ impl Importers {
     fn wait(&self, dma_buf: &DmaBuf<Buffer>, patience: Patience) -> Result {
         dma_buf.wait_for_fences(patience)?;
         let buffer = dma_buf.exported();
-        let mut drain = self.drain.lock();
-        while buffer.is_imported() {
-            match patience {
-                Patience::Forever => self.drained.wait(&mut drain),
-                Patience::UntilSignal => {
-                    if self.drained.wait_interruptible(&mut drain) {
-                        return Err(EINTR);
-                    }
-                }
-                Patience::Until(_) => {
-                    let left = patience.left();
-                    if left == 0 {
-                        return Err(ETIME);
-                    }
-                    let result = self.drained.wait_interruptible_timeout(&mut drain, left);
-                    if let CondVarTimeoutResult::Signal { .. } = result {
-                        return Err(EINTR);
-                    }
-                }
-            }
-        }
-        Ok(())
+        self.drained.wait(patience, || !buffer.is_imported())
     }
 
     /// As [`Importers::for_each`], but leaves buffers out that are revoked: their importers were

@@ -11,14 +11,17 @@ use guest::device::{Device, Via};
 use guest::fence::Fence;
 use guest::module::Module;
 use guest::patience::patient;
+use guest::pause::Pause;
 use guest::pci::{Pci, BOCHS, EDU, IGB};
 use guest::testmod::{slow, Importer, GOOD, STUBBORN};
 use guest::{uapi, Errno, PAGE};
+use nix::sys::signal::{kill, Signal};
 use nix::sys::uio::pwrite;
+use nix::unistd::Pid;
 
 use crate::case::{cases, Setup, Skip};
 use crate::check;
-use crate::fixture::{driver, nth, ID, ID_AT};
+use crate::fixture::{driver, nth, wait_for, ID, ID_AT};
 use crate::rig::{self, expelled, soon, Rig, WHILE};
 
 cases! {
@@ -31,6 +34,7 @@ cases! {
         hot_reset_takes_importers_mappings,
         sysfs_reset_takes_importers_mappings,
         sysfs_reset_does_not_wait_for_ever,
+        sysfs_reset_waits_although_its_caller_has_a_signal,
         siblings_hot_reset_takes_importers_mappings,
         siblings_hot_reset_does_not_wait_for_ever,
         siblings_hot_reset_does_not_wait_for_a_revoke,
@@ -44,6 +48,8 @@ cases! {
         express_flr_takes_importers_mappings;
 }
 
+/// Resets the function, after the driver was told.
+const RESETS: &str = "__pci_reset_function_locked";
 const TEMPORARILY: u32 = uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP;
 
 /// Memory goes by `off` and comes back by `on`: importers are told, refused, and welcome again.
@@ -210,6 +216,24 @@ fn sysfs_reset_does_not_wait_for_ever() -> Result<()> {
     check::value("CPU", rig.buffer.map(0, PAGE)?.load(ID_AT), ID)?;
     check::works("unmap", importer.unmap())?;
     check::works("map", importer.map()).map(drop)
+}
+
+fn sysfs_reset_waits_although_its_caller_has_a_signal() -> Result<()> {
+    const DELAY: Duration = Duration::from_millis(700);
+    let rig = Rig::new()?;
+    let importer = rig.mapped(slow(DELAY.as_millis() as u32))?;
+    let pause = Pause::new()?;
+    let mut reset = Call::start(|| {
+        pause.arm_here(RESETS)?;
+        rig.pci.reset()
+    })?;
+    wait_for("the importer is told to unmap", || Ok(importer.stats()?.hits > 0))?;
+    check::equal("over", reset.is_over()?, false)?;
+    kill(Pid::from_raw(reset.pid()), Signal::SIGUSR1)?;
+    pause.wait()?;
+    expelled("when the device is about to be reset", &importer, 1)?;
+    pause.end()?;
+    check::works("reset through sysfs", reset.finish()?)
 }
 
 fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
