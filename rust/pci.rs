@@ -88,6 +88,8 @@ pub struct Registration<T> {
     driver: Opaque<bindings::pci_driver>,
     /// The driver's directory in debugfs.
     debugfs: Dir,
+    /// For its devices.
+    vfio_ops: &'static bindings::vfio_device_ops,
     _driver: PhantomData<T>,
 }
 
@@ -101,10 +103,12 @@ impl<T: Driver> Registration<T> {
     pub(crate) fn new_in(
         module: &'static ThisModule,
         name: &'static CStr,
+        vfio_ops: &'static bindings::vfio_device_ops,
     ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             // Before devices are bound.
             debugfs: Dir::new(T::NAME),
+            vfio_ops,
             // INVARIANT: Registered, or the initializer fails.
             driver <- Opaque::try_ffi_init(move |slot: *mut bindings::pci_driver| {
                 let driver = bindings::pci_driver {
@@ -136,11 +140,35 @@ impl<T: Driver> Registration<T> {
     /// `pdev` is bound to this driver, or is being bound or unbound, for as long as `'a`.
     pub(crate) unsafe fn debugfs<'a>(pdev: *mut bindings::pci_dev) -> &'a Dir {
         // SAFETY: By the requirements of this function.
-        let driver = unsafe { (*pdev).driver };
-        // SAFETY: The driver is the one that `new_in` registered, inside of a `Self`.
-        let this = unsafe { container_of!(Opaque::cast_from(driver), Self, driver) };
+        let this = unsafe { Self::of(pdev) };
         // SAFETY: Unregistering waits until the device is unbound. `debugfs` was made first.
         unsafe { &(*this).debugfs }
+    }
+
+    /// The VFIO operations of the driver's devices.
+    ///
+    /// # Safety
+    ///
+    /// `pdev` is bound to this driver, or is being bound or unbound.
+    pub(crate) unsafe fn vfio_ops(
+        pdev: *mut bindings::pci_dev,
+    ) -> &'static bindings::vfio_device_ops {
+        // SAFETY: By the requirements of this function.
+        let this = unsafe { Self::of(pdev) };
+        // SAFETY: As in `debugfs`.
+        unsafe { (*this).vfio_ops }
+    }
+
+    /// The registration, which may be half way.
+    ///
+    /// # Safety
+    ///
+    /// `pdev` is bound to this driver, or is being bound or unbound.
+    unsafe fn of(pdev: *mut bindings::pci_dev) -> *const Self {
+        // SAFETY: By the requirements of this function.
+        let driver = unsafe { (*pdev).driver };
+        // SAFETY: The driver is the one that `new_in` registered, inside of a `Self`.
+        unsafe { container_of!(Opaque::cast_from(driver), Self, driver) }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
         REGION_PAGES, //
     }, //
 };
+use core::marker::PhantomData;
 use kernel::{
     debugfs::Dir,
     error::{
@@ -78,11 +79,8 @@ pub enum LinkError {
 
 /// A VFIO PCI variant driver; the implementing type is the driver's data of one device.
 pub trait Driver: Sized + Send + Sync + 'static {
-    /// Name of the driver, as in `driver_override`.
+    /// Name of the driver, which its directory in debugfs has, under whatever name it registers.
     const NAME: &'static CStr;
-
-    #[doc(hidden)]
-    const VFIO_OPS: &'static bindings::vfio_device_ops = &vfio_ops::<Self>();
 
     /// Makes the data of a new device.
     fn new(core: &Core) -> impl PinInit<Self, Error>;
@@ -141,9 +139,31 @@ pub trait Driver: Sized + Send + Sync + 'static {
     fn ioctl(device: &Device<Self>, cmd: u32, arg: UserPtr) -> Option<Result<isize>>;
 }
 
-const fn vfio_ops<T: Driver>() -> bindings::vfio_device_ops {
+/// The operations of the devices of driver `T`, and the name under which it registers. For a
+/// `static`: devices may outlive the registration.
+pub struct Ops<T> {
+    pub(crate) name: &'static CStr,
+    pub(crate) table: bindings::vfio_device_ops,
+    _driver: PhantomData<T>,
+}
+
+// SAFETY: Never written.
+unsafe impl<T> Sync for Ops<T> {}
+
+impl<T: Driver> Ops<T> {
+    /// Makes the table. Virtual functions of the devices get the driver of that name.
+    pub const fn build(name: &'static CStr) -> Self {
+        Self {
+            name,
+            table: table::<T>(name),
+            _driver: PhantomData,
+        }
+    }
+}
+
+const fn table<T: Driver>(name: &'static CStr) -> bindings::vfio_device_ops {
     with_iommufd(bindings::vfio_device_ops {
-        name: kernel::str::as_char_ptr_in_const_context(T::NAME).cast_mut(),
+        name: kernel::str::as_char_ptr_in_const_context(name).cast_mut(),
         init: Some(Device::<T>::init),
         release: Some(Device::<T>::release),
         open_device: Some(open_device::<T>),

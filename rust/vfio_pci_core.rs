@@ -399,8 +399,10 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
             // SAFETY: `pdev` is being probed.
             let dev = unsafe { &raw mut (*pdev).dev };
             let size = core::mem::size_of::<Device<T>>();
+            // SAFETY: `pdev` is being bound to this driver.
+            let ops = unsafe { pci::Registration::<Self>::vfio_ops(pdev) };
             // SAFETY: `init` fills an allocation of that size.
-            let vdev = unsafe { bindings::_vfio_alloc_device(size, dev, T::VFIO_OPS) };
+            let vdev = unsafe { bindings::_vfio_alloc_device(size, dev, ops) };
             let vdev = from_err_ptr(vdev)?;
             // CAST: The VFIO device is the first member of the core's.
             let core = vdev.cast::<bindings::vfio_pci_core_device>();
@@ -450,16 +452,16 @@ unsafe fn core_of(pdev: *mut bindings::pci_dev) -> *mut bindings::vfio_pci_core_
 /// A registered VFIO PCI driver.
 pub type Registration<T> = pci::Registration<PciGlue<T>>;
 
-/// Registers the driver `T` of `module` on the PCI bus, under a name.
+/// Registers the driver `T` of `module` on the PCI bus, under the name that goes with `ops`.
 ///
 /// # Errors
 ///
 /// `EBUSY`: another driver has the name.
 pub fn register<T: vfio::Driver>(
     module: &'static ThisModule,
-    name: &'static CStr,
+    ops: &'static vfio::Ops<T>,
 ) -> impl PinInit<Registration<T>, Error> {
-    Registration::<T>::new_in(module, name)
+    Registration::<T>::new_in(module, ops.name, &ops.table)
 }
 
 /// A reference to a device that keeps its memory, but not the device open or bound.

@@ -95,7 +95,7 @@ impl kernel::InPlaceModule for DmabufVfioPci {
         let as_vfio_pci = parameter(module_parameters::as_vfio_pci.value());
         try_pin_init!(Self {
             _stand_in: driver::stand_in(module, as_vfio_pci)?,
-            _driver <- vfio_pci_core::register(module, driver::name(as_vfio_pci)),
+            _driver <- vfio_pci_core::register(module, driver::ops(as_vfio_pci)),
         })
     }
 }

@@ -26,7 +26,8 @@ use kernel_ext::{
         Driver,
         FeatureCall,
         LinkError,
-        MemoryChange, //
+        MemoryChange,
+        Ops, //
     },
     vfio_pci_core::{
         Core,
@@ -37,11 +38,14 @@ use kernel_ext::{
 /// How long a reset that cannot be put off waits for importers to unmap, milliseconds.
 const RESET_PATIENCE_MS: u32 = 1000;
 
-/// The name to register under. `as_vfio_pci` is the module parameter.
-pub(crate) fn name(as_vfio_pci: u8) -> &'static CStr {
+static OPS: Ops<DeviceData> = Ops::build(DeviceData::NAME);
+static OPS_AS_VFIO_PCI: Ops<DeviceData> = Ops::build(c"vfio-pci");
+
+/// What to register with. `as_vfio_pci` is the module parameter.
+pub(crate) fn ops(as_vfio_pci: u8) -> &'static Ops<DeviceData> {
     match as_vfio_pci {
-        0 => DeviceData::NAME,
-        _ => c"vfio-pci",
+        0 => &OPS,
+        _ => &OPS_AS_VFIO_PCI,
     }
 }
 

@@ -9,13 +9,14 @@ use guest::device::Device;
 use guest::kmsg::Log;
 use guest::mm::Mapping;
 use guest::module::Module;
-use guest::pci::{Pci, EDU};
+use guest::pci::{Pci, EDU, IGB};
 use guest::{Errno, PAGE};
 use serde_json::json;
 
+use super::sriov::Physical;
 use crate::case::{cases, Setup, Skip};
 use crate::check;
-use crate::fixture::{driver, edu, export_edu, open_edu, ID, ID_AT};
+use crate::fixture::{driver, edu, export_edu, nth, open_edu, ID, ID_AT};
 use crate::program;
 
 cases! {
@@ -27,6 +28,8 @@ cases! {
         in_tree_driver_is_refused_while_its_name_is_taken,
         parameter_for_the_name_is_0_or_1,
         tool_knows_the_driver_under_the_name_vfio_pci;
+    Setup::Unloaded(&[IGB]) =>
+        virtual_functions_have_the_driver_under_the_name_vfio_pci;
 }
 
 const IN_TREE: &str = "vfio-pci";
@@ -219,4 +222,20 @@ fn tool_knows_the_driver_under_the_name_vfio_pci() -> Result<()> {
     check::equal("register", &said["values"][0]["value"], &json!(ID))?;
     let said = program::json(&["unbind", pci.address()], 0)?;
     check::equal("previous", &said["previous"], &json!(IN_TREE))
+}
+
+fn virtual_functions_have_the_driver_under_the_name_vfio_pci() -> Result<()> {
+    let _named = DropIn::load()?;
+    let igb = nth(IGB, 0)?;
+    igb.bind(IN_TREE)?;
+    {
+        let physical = Physical::with(2)?;
+        for number in 0..2 {
+            let function = physical.virtual_function(number)?;
+            check::equal("driver", function.driver().as_deref(), Some(IN_TREE))?;
+            function.vfio_name()?;
+        }
+        check::equal("module", module_of(IN_TREE).as_deref(), Some(Module::driver().name()))?;
+    }
+    igb.release()
 }

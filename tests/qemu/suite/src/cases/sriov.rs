@@ -38,10 +38,10 @@ const TOKEN: &str = "2a2a2a2a-2a2a-2a2a-2a2a-2a2a2a2a2a2a";
 const TOKEN_BYTES: [u8; 16] = [0x2a; 16];
 
 /// A physical function with virtual functions, which go when this is dropped.
-struct Physical(Pci);
+pub(super) struct Physical(Pci);
 
 impl Physical {
-    fn with(count: u32) -> Result<Physical> {
+    pub(super) fn with(count: u32) -> Result<Physical> {
         let pci = nth(IGB, 0)?;
         check::works("sriov_numvfs", pci.set_virtual_functions(count))?;
         Ok(Physical(pci))
@@ -57,7 +57,11 @@ impl Physical {
 
     /// Its first virtual function.
     fn first(&self) -> Result<Pci> {
-        self.0.virtual_function(0)
+        self.virtual_function(0)
+    }
+
+    pub(super) fn virtual_function(&self, nth: u32) -> Result<Pci> {
+        self.0.virtual_function(nth)
     }
 }
 
@@ -107,7 +111,7 @@ impl Slices {
 fn virtual_functions_have_the_driver_of_their_function() -> Result<()> {
     let physical = Physical::with(7)?;
     let functions: Vec<_> =
-        (0..7).map(|nth| physical.0.virtual_function(nth)).collect::<Result<_>>()?;
+        (0..7).map(|nth| physical.virtual_function(nth)).collect::<Result<_>>()?;
     for function in &functions {
         check::equal("driver", function.driver(), Some(driver()))?;
         function.vfio_name()?;
@@ -211,7 +215,7 @@ fn reset_of_a_virtual_function_is_its_own() -> Result<()> {
     let physical = Physical::with(2)?;
     let owner = physical.open()?;
     let peer = importing()?;
-    let open = |nth| Device::open_with_token(&physical.0.virtual_function(nth)?, TOKEN);
+    let open = |nth| Device::open_with_token(&physical.virtual_function(nth)?, TOKEN);
     let (device, sibling) = (open(0)?, open(1)?);
     let mut slices = Vec::new();
     for device in [&device, &sibling, &owner] {
