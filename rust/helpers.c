@@ -4,6 +4,7 @@
  * decides anything is in Rust. Sorted by name; declared in helpers.h.
  */
 
+#include <linux/debugfs.h>
 #include <linux/mm.h>
 #include <linux/vfio_pci_core.h>
 
@@ -11,6 +12,23 @@
 
 #define CREATE_TRACE_POINTS
 #include "trace.h"
+
+struct dentry *kernel_ext_debugfs_create_dir(const char *name, struct dentry *parent)
+{
+	return debugfs_create_dir(name, parent);
+}
+
+struct dentry *kernel_ext_debugfs_create_file(const char *name, umode_t mode,
+					      struct dentry *parent, void *data,
+					      const struct file_operations *fops)
+{
+	return debugfs_create_file(name, mode, parent, data, fops);
+}
+
+void kernel_ext_debugfs_remove(struct dentry *dentry)
+{
+	debugfs_remove(dentry);
+}
 
 bool kernel_ext_has_write_combining(void)
 {

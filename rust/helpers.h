@@ -4,8 +4,14 @@
 #ifndef KERNEL_EXT_HELPERS_H
 #define KERNEL_EXT_HELPERS_H
 
+#include <linux/fs.h>
 #include <linux/mm_types.h>
 
+struct dentry *kernel_ext_debugfs_create_dir(const char *name, struct dentry *parent);
+struct dentry *kernel_ext_debugfs_create_file(const char *name, umode_t mode,
+					      struct dentry *parent, void *data,
+					      const struct file_operations *fops);
+void kernel_ext_debugfs_remove(struct dentry *dentry);
 bool kernel_ext_has_write_combining(void);
 bool kernel_ext_is_shared(const struct vm_area_struct *vma);
 bool kernel_ext_pte_none(pte_t *pte);

@@ -9,6 +9,7 @@
 //! | file | C header |
 //! |---|---|
 //! | `compat.rs` | none: what differs between kernels |
+//! | `debugfs.rs` | `linux/debugfs.h`: files that keep the module loaded |
 //! | `dma_buf.rs` | `linux/dma-buf.h` |
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
 //! | `errors.rs` | `linux/pci.h`: resets, and errors of links |
@@ -26,6 +27,7 @@
 //! | `wait.rs` | `linux/wait.h` |
 
 mod compat;
+pub mod debugfs;
 pub mod dma_buf;
 pub mod dma_buf_mapping;
 mod errors;

@@ -8,14 +8,17 @@
 //!
 //! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
 
-use crate::bindings;
+use crate::{
+    bindings,
+    debugfs::Dir, //
+};
 use core::marker::PhantomData;
 use kernel::{
     container_of,
-    debugfs::Dir,
     error::to_result,
     prelude::*,
     str::CStr,
+    sync::Arc,
     types::Opaque, //
 };
 
@@ -87,7 +90,7 @@ pub struct Registration<T> {
     #[pin]
     driver: Opaque<bindings::pci_driver>,
     /// The driver's directory in debugfs.
-    debugfs: Dir,
+    debugfs: Arc<Dir>,
     /// For its devices.
     vfio_ops: &'static bindings::vfio_device_ops,
     _driver: PhantomData<T>,
@@ -107,7 +110,7 @@ impl<T: Driver> Registration<T> {
     ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             // Before devices are bound.
-            debugfs: Dir::new(T::NAME),
+            debugfs: Dir::new(T::NAME)?,
             vfio_ops,
             // INVARIANT: Registered, or the initializer fails.
             driver <- Opaque::try_ffi_init(move |slot: *mut bindings::pci_driver| {
@@ -138,7 +141,7 @@ impl<T: Driver> Registration<T> {
     /// # Safety
     ///
     /// `pdev` is bound to this driver, or is being bound or unbound, for as long as `'a`.
-    pub(crate) unsafe fn debugfs<'a>(pdev: *mut bindings::pci_dev) -> &'a Dir {
+    pub(crate) unsafe fn debugfs<'a>(pdev: *mut bindings::pci_dev) -> &'a Arc<Dir> {
         // SAFETY: By the requirements of this function.
         let this = unsafe { Self::of(pdev) };
         // SAFETY: Unregistering waits until the device is unbound. `debugfs` was made first.

@@ -10,6 +10,7 @@
 use crate::{
     bindings,
     compat::with_iommufd,
+    debugfs::Dir,
     mm::BarMapping,
     uapi,
     vfio_pci_core::{
@@ -22,12 +23,12 @@ use crate::{
 };
 use core::marker::PhantomData;
 use kernel::{
-    debugfs::Dir,
     error::{
         from_result,
         to_result, //
     },
     prelude::*,
+    sync::Arc,
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -86,7 +87,7 @@ pub trait Driver: Sized + Send + Sync + 'static {
     fn new(core: &Core) -> impl PinInit<Self, Error>;
 
     /// The device was bound; `debugfs` is the driver's directory.
-    fn bound(device: &Device<Self>, debugfs: &Dir);
+    fn bound(device: &Device<Self>, debugfs: &Arc<Dir>);
 
     /// The device is no more in use, and is being unbound.
     fn unbound(device: &Device<Self>);

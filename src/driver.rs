@@ -13,11 +13,12 @@ use crate::{
     windows::BAR_SPACE, //
 };
 use kernel::{
-    debugfs::Dir,
     prelude::*,
+    sync::Arc,
     uaccess::UserPtr, //
 };
 use kernel_ext::{
+    debugfs::Dir,
     mm::BarMapping,
     module::Placeholder,
     trace,
@@ -94,7 +95,7 @@ impl Driver for DeviceData {
         DeviceData::new(core)
     }
 
-    fn bound(device: &Device, debugfs: &Dir) {
+    fn bound(device: &Device, debugfs: &Arc<Dir>) {
         device.listing.show(device, debugfs);
     }
 

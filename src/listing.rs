@@ -10,18 +10,13 @@ use crate::{
     buffer::Buffer,
     device::{
         self,
-        Device,
-        DeviceData, //
+        Device, //
     },
     memattr::Memattr,
     state::Status, //
 };
 use core::fmt::Display;
 use kernel::{
-    debugfs::{
-        Dir,
-        Scope, //
-    },
     fmt,
     new_mutex,
     prelude::*,
@@ -30,23 +25,30 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        Arc,
         Mutex, //
     },
     task::Pid, //
 };
 use kernel_ext::{
-    fault::PMD_ORDER,
-    vfio_pci_core::DeviceRef, //
+    debugfs::{
+        Dir,
+        File,
+        Files,
+        Text, //
+    },
+    fault::PMD_ORDER, //
 };
+
+static TABLE: File<Table> = File::build(kernel_ext::this_module!());
+static JSON_LINES: File<JsonLines> = File::build(kernel_ext::this_module!());
 
 /// The files of a device, while it is bound.
 #[pin_data]
 pub(crate) struct Listing {
     #[pin]
-    files: Mutex<Option<Pin<KBox<Scope<Reference>>>>>,
+    files: Mutex<Option<Files<Device>>>,
 }
-
-type Reference = DeviceRef<DeviceData>;
 
 /// What is told of a buffer.
 pub(crate) struct Description {
@@ -122,21 +124,42 @@ impl Listing {
         })
     }
 
-    /// Makes the files in the driver's directory. Nothing depends on them, so errors are ignored.
-    pub(crate) fn show(&self, device: &Device, debugfs: &Dir) {
-        let name = device.core().pci_name();
-        let reference = Ok::<_, Error>(Reference::from(device));
-        let scope = debugfs.scope(reference, name, |device, dir| {
-            dir.read_callback_file(c"buffers", device, &table);
-            dir.read_callback_file(c"buffers.jsonl", device, &json_lines);
-        });
-        *self.files.lock() = KBox::pin_init(scope, GFP_KERNEL).ok();
+    /// Makes the files in the driver's directory.
+    pub(crate) fn show(&self, device: &Device, debugfs: &Arc<Dir>) {
+        let files = Files::new_in(debugfs, device.core().pci_name(), device);
+        files.add(&TABLE);
+        files.add(&JSON_LINES);
+        *self.files.lock() = Some(files);
     }
 
     /// Removes them, when nobody reads them any more.
     pub(crate) fn hide(&self) {
         let files = self.files.lock().take();
         drop(files);
+    }
+}
+
+/// What is in `buffers`.
+struct Table;
+
+impl Text for Table {
+    type Of = Device;
+    const NAME: &'static CStr = c"buffers";
+
+    fn write(device: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        table(device, f)
+    }
+}
+
+/// What is in `buffers.jsonl`.
+struct JsonLines;
+
+impl Text for JsonLines {
+    type Of = Device;
+    const NAME: &'static CStr = c"buffers.jsonl";
+
+    fn write(device: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        json_lines(device, f)
     }
 }
 
@@ -169,7 +192,7 @@ const COLUMNS: [(&str, usize); 14] = [
     ("pid", 8),
 ];
 
-fn table(device: &Reference, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn table(device: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     row(f, COLUMNS.map(|(head, _)| head))?;
     for_each(device, f, |buffer, f| {
         write!(f, "{:#14x}", buffer.offset)?;
@@ -201,7 +224,7 @@ fn row<T: Display, const N: usize>(f: &mut fmt::Formatter<'_>, cells: [T; N]) ->
     writeln!(f)
 }
 
-fn json_lines(device: &Reference, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn json_lines(device: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for_each(device, f, |buffer, f| {
         write!(
             f,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What can be seen of the buffers from outside: the listing in debugfs, and tracepoints.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -11,12 +12,12 @@ use guest::device::{Device, Via};
 use guest::mm;
 use guest::pci::{BOCHS, EDU};
 use guest::testmod::{Importer, GOOD};
-use guest::{uapi, PAGE};
+use guest::{uapi, Errno, PAGE};
 use serde_json::Value;
 
 use crate::case::{cases, Setup};
 use crate::check;
-use crate::fixture::{edu, export_edu, nth, open_edu};
+use crate::fixture::{driver, edu, export_edu, nth, open_edu};
 use crate::rig::importing;
 use crate::trace::Trace;
 
@@ -28,10 +29,12 @@ cases! {
     Setup::Bound(&[BOCHS]) =>
         listing_counts_faults_by_level;
     Setup::Bound(&[EDU]) =>
-        listing_goes_with_the_driver;
+        listing_goes_with_the_driver,
+        open_listing_is_of_one_binding;
 }
 
-fn listing(pci: &guest::pci::Pci) -> PathBuf {
+/// The directory of a device in debugfs.
+pub fn listing(pci: &guest::pci::Pci) -> PathBuf {
     Path::new("/sys/kernel/debug/dmabuf-vfio-pci").join(pci.address())
 }
 
@@ -158,6 +161,28 @@ fn listing_goes_with_the_driver() -> Result<()> {
     ensure!(!listing(&pci).exists(), "the listing outlived the binding");
     drop(buffer);
     Ok(())
+}
+
+fn open_listing_is_of_one_binding() -> Result<()> {
+    let pci = edu()?;
+    let read = |mut file: &File| {
+        let mut text = String::new();
+        let got = file.read_to_string(&mut text);
+        got.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+        Ok(text)
+    };
+    let open = || File::open(listing(&pci).join("buffers")).context("buffers");
+    let (old, unread) = (open()?, open()?);
+    let heads = check::works("read", read(&old))?;
+    pci.unbind()?;
+    for file in [&old, &unread] {
+        check::errno("read without a driver", read(file), Errno::EIO)?;
+    }
+    pci.bind(&driver())?;
+    for file in [&old, &unread] {
+        check::errno("read of the old one", read(file), Errno::EIO)?;
+    }
+    check::equal("read of a new one", read(&open()?), Ok(heads))
 }
 
 fn tracepoints_tell_the_life_of_a_buffer() -> Result<()> {

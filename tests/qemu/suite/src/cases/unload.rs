@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Loading, binding, unbinding and unloading, with something still in use or nothing.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
 use std::thread;
@@ -16,6 +17,7 @@ use guest::pci::{Pci, EDU};
 use guest::peer::Peer;
 use guest::{Errno, PAGE};
 
+use super::observe::listing;
 use crate::case::{cases, Setup, Skip};
 use crate::check;
 use crate::fixture::{driver, edu, export_edu, nth, open_edu, ID, ID_AT};
@@ -28,6 +30,7 @@ cases! {
         old_fds_stay_dead_after_rebinding,
         rmmod_is_refused_while_a_buffer_lives,
         rmmod_is_refused_while_the_device_is_open,
+        rmmod_is_refused_while_a_listing_is_open,
         rmmod_takes_bound_devices_along,
         in_tree_driver_takes_over_and_back;
     Setup::Bound(&[EDU, EDU]) =>
@@ -177,6 +180,22 @@ fn rmmod_is_refused_while_the_device_is_open() -> Result<()> {
     check::value("the BAR", bar.load(ID_AT), ID)?;
     drop(bar);
     module.unload_soon()
+}
+
+fn rmmod_is_refused_while_a_listing_is_open() -> Result<()> {
+    let module = Module::driver();
+    let pci = edu()?;
+    for name in ["buffers", "buffers.jsonl"] {
+        module.load()?;
+        pci.bind(&driver())?;
+        let file = File::open(listing(&pci).join(name)).with_context(|| name.to_string())?;
+        rmmod_is_refused(&module)?;
+        pci.release()?;
+        rmmod_is_refused(&module)?;
+        drop(file);
+        module.unload_soon()?;
+    }
+    Ok(())
 }
 
 fn rmmod_takes_bound_devices_along() -> Result<()> {
