@@ -4,7 +4,8 @@
 //!
 //! A reset that somebody asks for is between `reset_prepare` and `reset_done`. One by which the
 //! kernel recovers from an error comes after `error_detected`; `resume` follows if that has worked,
-//! `error_detected` again if not.
+//! `error_detected` again if not. Where the channel is still `normal`, too: any driver below the
+//! same port may vote for a reset, after ours was told.
 //!
 //! C header: [`include/linux/pci.h`](srctree/include/linux/pci.h)
 
@@ -65,12 +66,11 @@ unsafe extern "C" fn error_detected<T: vfio::Driver>(
     state: bindings::pci_channel_state_t,
 ) -> bindings::pci_ers_result_t {
     let error = match state {
-        bindings::pci_channel_io_normal => None,
-        bindings::pci_channel_io_frozen => Some(LinkError::Recovering),
-        _ => Some(LinkError::Lost),
+        bindings::pci_channel_io_normal | bindings::pci_channel_io_frozen => LinkError::Recovering,
+        _ => LinkError::Lost,
     };
     // SAFETY: By the requirements of this function.
-    if let (Some(error), Some(device)) = (error, unsafe { Device::<T>::bound_to(pdev) }) {
+    if let Some(device) = unsafe { Device::<T>::bound_to(pdev) } {
         T::link_error(device, error);
     }
     // SAFETY: The arguments are those that we got.

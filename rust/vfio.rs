@@ -72,7 +72,8 @@ pub enum MemoryChange {
 /// What is wrong with the link to a device. `pci_channel_state_t`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkError {
-    /// The link is about to be reset, and the device with it, without [`Driver::reset_prepare`].
+    /// The kernel recovers. It may reset the link, and the device with it, without
+    /// [`Driver::reset_prepare`].
     Recovering,
     /// The kernel has given up.
     Lost,

@@ -53,7 +53,7 @@ struct State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Link {
     Works,
-    /// After an error; the link is about to be reset.
+    /// After an error; the link may be about to be reset.
     Recovering,
     /// After an error, for good or until somebody resets the device.
     Lost,
