@@ -67,6 +67,8 @@ if STOCK:
     FLAVOUR = stock.flavour(*sys.argv[1:])
 MODULES = "module" if FLAVOUR == "test" else f"{FLAVOUR}-module"
 SLOWER = 10 if FLAVOUR in ("debug", "kcsan") else 4 if sys.argv[-1] == "test-stress" else 1
+# How many accesses of a CPU come between two that KCSAN watches; 4000 is usual.
+KCSAN = "kcsan.skip_watch=500"
 # The case that only a kernel with KCSAN can pass.
 DATA_RACE = "data_race_is_found"
 # After the cases: what they have left behind is a leak. Two scans, as the first finds false ones.
@@ -134,7 +136,7 @@ def base_job(name, kernel, command, **more):
     job = machine.Job(name, kernel, command, files=files, seconds=seconds(name), **more)
     job.driver = job.driver or MODULE
     job.modules = job.modules or (stock.MODULES if STOCK else []) + ["vfio-pci-core"]
-    job.append = stock.APPEND if STOCK else ""
+    job.append = stock.APPEND if STOCK else KCSAN if FLAVOUR == "kcsan" else ""
     job.env.setdefault("DRIVER_KO", f"/lib/modules/{MODULE}.ko")
     job.env["SLOWER"] = str(SLOWER)
     job.env["HOST"] = "/dev/ttyS2"
@@ -198,7 +200,7 @@ def kunit(kernel):
     say("test: boot for KUnit")
     command = ["sh", "-c", KMEMLEAK, "sh", "true"]
     job = base_job("kunit", kernel, command, insmod=[f"/lib/modules/{KUNIT}.ko"])
-    job.append = "kunit.enable=1 kunit.autorun=1"
+    job.append += " kunit.enable=1 kunit.autorun=1"
     result = machine.run(job)
     log = result.kernel_log()
     # The kernel's own tests run when it boots; ours when init loads them.

@@ -167,6 +167,14 @@ class Splats(unittest.TestCase):
             log = self.RACE.replace(place, f"{place} [dmabuf_vfio_pci]")
             self.assertTrue(judge.splats(log.split("\n")), place)
 
+    def test_race_of_an_interrupt_or_the_scheduler_is_of_others(self):
+        for entry in ("asm_sysvec_apic_timer_interrupt+0x16/0x20", "__schedule+0x472/0xa10"):
+            below = f"{entry}\n[ 1.0]  e+0x1/0x2 [dmabuf_vfio_pci]"
+            log = self.RACE.replace("c+0x9cf/0xac0", below)
+            self.assertEqual(judge.splats(log.split("\n")), {})
+            log = log.replace("b+0x17/0x20", "b+0x17/0x20 [dmabuf_vfio_pci]")
+            self.assertTrue(judge.splats(log.split("\n")))
+
     def test_other_splats_in_a_report_of_others_are_seen(self):
         log = self.RACE.replace("c+0x9cf/0xac0", "WARNING: CPU: 0")
         self.assertTrue(judge.splats(log.split("\n")))
