@@ -31,8 +31,8 @@ SPLAT = re.compile(
 )
 # The data race of the test module, which KCSAN has to find.
 ON_PURPOSE = re.compile(r"KCSAN: data-race in (\S*race_on_purpose \[\w+\])( / \1)?$")
-# A data race of the kernel's own wherever it comes from: zap_pmd_range(), inlined, looks at an entry
-# and then lets zap_huge_pmd() look again under the lock.
+# A data race of the kernel's own wherever it comes from: zap_pmd_range(), inlined, looks at an
+# entry and then lets zap_huge_pmd() look again under the lock.
 ZAPS = re.compile(r"KCSAN: data-race in __zap_vma_range / zap_huge_pmd$")
 MARK = re.compile(r"suite: (begin|end)\b ?(\S*)")
 RESULT = re.compile(r"(ok|not ok) +(\d+)(?: +-)? *(.*?)(?: *# *(SKIP)\b *(.*))?$", re.IGNORECASE)
