@@ -26,7 +26,8 @@ use crate::{
         Device,
         DeviceRef, //
     },
-    wait::Patience, //
+    wait::Patience,
+    wait_bit::Ends, //
 };
 use core::{
     marker::PhantomData,
@@ -62,7 +63,18 @@ pub trait Exporter: Sized + Send + Sync + 'static {
     fn mmap(exported: &Exported<Self>, mapping: NewMapping<'_, Self>) -> Result;
 
     /// A process accesses a page of a mapping that has no entry for it.
+    ///
+    /// `mmap_lock` or the lock of the VMA is held: what takes long is left to [`Exporter::wait`].
     fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome;
+
+    /// Waits until the access of a fault that was [`Outcome::Away`] may be tried again.
+    ///
+    /// If possible no lock is held.
+    ///
+    /// # Errors
+    ///
+    /// Something else has ended the wait.
+    fn wait(exported: &Exported<Self>, ends: Ends) -> Result;
 
     /// There is one more mapping in some process: by mmap, or by a copy of one.
     fn mapping_added(exported: &Exported<Self>);
@@ -339,6 +351,20 @@ impl<T: Exporter> DmaBuf<T> {
         unsafe { (*(*ptr).file).f_mapping = address_space };
         // SAFETY: Made with `ops`; `dma_buf_export()` gave us the reference.
         Ok(unsafe { Self::from_raw(ptr) })
+    }
+
+    /// The dma-buf of an open file.
+    ///
+    /// # Safety
+    ///
+    /// `file` is one of a dma-buf of exporter `T`, and somebody holds a reference.
+    pub(crate) unsafe fn from_file(file: *mut bindings::file) -> Self {
+        // SAFETY: By the requirements of this function.
+        unsafe { bindings::get_file(file) };
+        // SAFETY: The private data of a dma-buf file is the dma-buf.
+        let dma_buf = unsafe { (*file).private_data }.cast();
+        // SAFETY: By the requirements of this function, with the reference just taken.
+        unsafe { Self::from_raw(dma_buf) }
     }
 
     /// # Safety

@@ -7,11 +7,13 @@
 use crate::{
     bindings,
     dma_buf::{
+        DmaBuf,
         Exported,
         Exporter, //
     },
     trace,
-    vfio_pci_core::MemoryEnabled, //
+    vfio_pci_core::MemoryEnabled,
+    wait_bit::Ends, //
 };
 use core::{
     marker::PhantomData,
@@ -39,6 +41,9 @@ pub enum Outcome {
     SigBus,
     /// No memory for page tables (`VM_FAULT_OOM`).
     OutOfMemory,
+    /// The memory may be back after [`Exporter::wait`]; the access is to be tried again then
+    /// (`VM_FAULT_RETRY`).
+    Away,
 }
 
 impl Outcome {
@@ -55,6 +60,7 @@ impl Outcome {
     fn as_raw(self) -> bindings::vm_fault_t {
         match self {
             Outcome::Mapped | Outcome::Retry => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            Outcome::Away => bindings::vm_fault_reason_VM_FAULT_RETRY,
             Outcome::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
             Outcome::SigBus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             Outcome::OutOfMemory => bindings::vm_fault_reason_VM_FAULT_OOM,
@@ -122,7 +128,11 @@ unsafe fn resolve<T: Exporter>(vmf: *mut bindings::vm_fault, order: u32) -> bind
     }
     // SAFETY: As above.
     let (exported, fault) = unsafe { faulting::<T>(vmf, order) };
-    T::fault(exported, &fault).as_raw()
+    match T::fault(exported, &fault) {
+        // SAFETY: As above. `exported` and `fault` are not used any more.
+        Outcome::Away => unsafe { wait::<T>(vmf) },
+        outcome => outcome.as_raw(),
+    }
 }
 
 /// The same for who traces. Code of its own, so that the other keeps nothing for a tracepoint.
@@ -140,7 +150,53 @@ unsafe fn resolve_and_tell<T: Exporter>(
     let (exported, fault) = unsafe { faulting::<T>(vmf, order) };
     let outcome = T::fault(exported, &fault);
     trace::buffer_fault(exported.device().core(), &fault, outcome);
-    outcome.as_raw()
+    match outcome {
+        // SAFETY: As above. `exported` and `fault` are not used any more.
+        Outcome::Away => unsafe { wait::<T>(vmf) },
+        outcome => outcome.as_raw(),
+    }
+}
+
+/// Waits until a fault may be tried again; if possible without the lock that the fault holds, so
+/// that nobody who changes the address space waits along with it.
+///
+/// The caller of the fault looks for signals when it is told to try again without that lock, and
+/// only then. Of these, user space takes any; an access by the kernel would be made again with the
+/// signal still pending, so its wait ends at death only.
+///
+/// # Safety
+///
+/// As for [`fault`]. The VMA, its file and what depends on them may be gone afterwards.
+#[cold]
+#[inline(never)]
+unsafe fn wait<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: By the requirements of this function.
+    let flags = unsafe { (*vmf).flags };
+    let has = |flag| flags & flag != 0;
+    if has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT) {
+        // With the lock held, as the caller expects.
+        return Outcome::Away.as_raw();
+    }
+    // The file keeps the exporter, the device and this module, when the mapping does so no more.
+    // SAFETY: The file of such a mapping is one of a dma-buf of `T`; the mapping has a reference.
+    let dma_buf = unsafe { DmaBuf::<T>::from_file((*(*vmf).__bindgen_anon_1.vma).vm_file) };
+    if !has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY) {
+        // The caller tries again of its own accord.
+        return match T::wait(&dma_buf.exported(), Ends::AtDeath) {
+            Ok(()) => Outcome::Retry.as_raw(),
+            Err(_) => Outcome::SigBus.as_raw(),
+        };
+    }
+    let ends = if has(bindings::fault_flag_FAULT_FLAG_USER) {
+        Ends::AtSignal
+    } else {
+        Ends::AtDeath
+    };
+    // SAFETY: The fault holds its lock, and is told below that it does no more.
+    unsafe { bindings::kernel_ext_release_fault_lock(vmf) };
+    // What has ended the wait makes no difference.
+    let _ = T::wait(&dma_buf.exported(), ends);
+    Outcome::Away.as_raw()
 }
 
 /// The fault, and the buffer that it is in.

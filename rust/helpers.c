@@ -6,6 +6,7 @@
 
 #include <linux/debugfs.h>
 #include <linux/mm.h>
+#include <linux/wait_bit.h>
 #include <linux/vfio_pci_core.h>
 
 #include "helpers.h"
@@ -46,6 +47,11 @@ bool kernel_ext_pte_none(pte_t *pte)
 	return pte_none(ptep_get(pte));
 }
 
+void kernel_ext_release_fault_lock(struct vm_fault *vmf)
+{
+	release_fault_lock(vmf);
+}
+
 void kernel_ext_set_noncached(struct vm_area_struct *vma)
 {
 	vma->vm_page_prot = pgprot_decrypted(pgprot_noncached(vma->vm_page_prot));
@@ -65,6 +71,11 @@ void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, 
 void kernel_ext_set_write_combining(struct vm_area_struct *vma)
 {
 	vma->vm_page_prot = pgprot_decrypted(pgprot_writecombine(vma->vm_page_prot));
+}
+
+void kernel_ext_store_and_wake(int *flag, int value)
+{
+	store_release_wake_up(flag, value);
 }
 
 void kernel_ext_trace_buffer_export(const char *device, u32 bar, u64 offset, u64 size)
@@ -110,4 +121,16 @@ void kernel_ext_trace_memory_resume(const char *device)
 void kernel_ext_trace_memory_suspend(const char *device)
 {
 	trace_memory_suspend(device);
+}
+
+int kernel_ext_wait_for_zero_interruptible(int *flag)
+{
+	/* Pairs with kernel_ext_store_and_wake(). */
+	return wait_var_event_interruptible(flag, !smp_load_acquire(flag));
+}
+
+int kernel_ext_wait_for_zero_killable(int *flag)
+{
+	/* Pairs with kernel_ext_store_and_wake(). */
+	return wait_var_event_killable(flag, !smp_load_acquire(flag));
 }

@@ -15,11 +15,13 @@ void kernel_ext_debugfs_remove(struct dentry *dentry);
 bool kernel_ext_has_write_combining(void);
 bool kernel_ext_is_shared(const struct vm_area_struct *vma);
 bool kernel_ext_pte_none(pte_t *pte);
+void kernel_ext_release_fault_lock(struct vm_fault *vmf);
 void kernel_ext_set_noncached(struct vm_area_struct *vma);
 void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma);
 void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pte,
 				unsigned long pfn);
 void kernel_ext_set_write_combining(struct vm_area_struct *vma);
+void kernel_ext_store_and_wake(int *flag, int value);
 void kernel_ext_trace_buffer_export(const char *device, u32 bar, u64 offset, u64 size);
 void kernel_ext_trace_buffer_fault(const char *device, u64 offset, u32 order, u32 outcome);
 void kernel_ext_trace_buffer_mmap(const char *device, u32 bar, u64 offset, u64 size);
@@ -29,5 +31,7 @@ void kernel_ext_trace_importer_attach(const char *device, u32 bar, u64 offset, u
 void kernel_ext_trace_importer_invalidate(const char *device, u32 bar, u64 offset, u64 size);
 void kernel_ext_trace_memory_resume(const char *device);
 void kernel_ext_trace_memory_suspend(const char *device);
+int kernel_ext_wait_for_zero_interruptible(int *flag);
+int kernel_ext_wait_for_zero_killable(int *flag);
 
 #endif

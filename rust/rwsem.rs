@@ -4,7 +4,10 @@
 //!
 //! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h)
 
-use crate::bindings;
+use crate::{
+    bindings,
+    wait_bit::Ends, //
+};
 use core::{
     cell::UnsafeCell,
     ops::{
@@ -13,6 +16,7 @@ use core::{
     }, //
 };
 use kernel::{
+    error::to_result,
     prelude::*,
     sync::LockClassKey,
     types::{
@@ -63,6 +67,32 @@ impl RwSemaphore {
         unsafe { bindings::down_read(self.inner.get()) };
         // INVARIANT: Taken just now.
         ReadGuard(self, NotThreadSafe)
+    }
+
+    /// Takes the semaphore for reading if no writer has it or waits for it. `down_read_trylock()`
+    #[inline]
+    pub(crate) fn try_read(&self) -> Option<ReadGuard<'_>> {
+        // SAFETY: By the type invariant.
+        let taken = unsafe { bindings::down_read_trylock(self.inner.get()) } != 0;
+        // INVARIANT: Taken just now.
+        taken.then(|| ReadGuard(self, NotThreadSafe))
+    }
+
+    /// Takes the semaphore for reading; sleeps until no writer has it. `down_read_killable()`
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: something else has ended the wait.
+    pub(crate) fn read_until(&self, ends: Ends) -> Result<ReadGuard<'_>> {
+        let sem = self.inner.get();
+        to_result(match ends {
+            // SAFETY: By the type invariant.
+            Ends::AtSignal => unsafe { bindings::down_read_interruptible(sem) },
+            // SAFETY: As above.
+            Ends::AtDeath => unsafe { bindings::down_read_killable(sem) },
+        })?;
+        // INVARIANT: Taken just now.
+        Ok(ReadGuard(self, NotThreadSafe))
     }
 
     /// Takes the semaphore for writing; sleeps until nobody has it. `down_write()`

@@ -129,7 +129,8 @@ TRACE_EVENT(buffer_fault,
 	TP_printk("%s offset=0x%llx order=%u %s", __get_str(device), __entry->offset,
 		  __entry->order,
 		  __print_symbolic(__entry->outcome, { 0, "mapped" }, { 1, "retry" },
-				   { 2, "fallback" }, { 3, "sigbus" }, { 4, "oom" }))
+				   { 2, "fallback" }, { 3, "sigbus" }, { 4, "oom" },
+				   { 5, "away" }))
 );
 
 #endif

@@ -16,7 +16,8 @@ use crate::{
         ReadGuard,
         RwSemaphore, //
     },
-    vfio, //
+    vfio,
+    wait_bit::Ends, //
 };
 use core::{
     marker::PhantomData,
@@ -153,6 +154,24 @@ impl Core {
             core: self,
             _guard: self.memory_lock().read(),
         }
+    }
+
+    /// As [`Core::hold_memory`], if nobody changes that state, or waits to.
+    #[inline]
+    pub fn try_hold_memory(&self) -> Option<MemoryHold<'_>> {
+        Some(MemoryHold {
+            core: self,
+            _guard: self.memory_lock().try_read()?,
+        })
+    }
+
+    /// Waits until nobody changes that state.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: something else has ended the wait.
+    pub fn wait_for_memory(&self, ends: Ends) -> Result {
+        self.memory_lock().read_until(ends).map(drop)
     }
 
     /// Whether the device answers on its BARs: memory enabled, in D0, not in low power.

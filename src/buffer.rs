@@ -68,7 +68,8 @@ use kernel_ext::{
         Core,
         MemoryEnabled,
         REGION_PAGES, //
-    }, //
+    },
+    wait_bit::Ends, //
 };
 
 static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build();
@@ -380,11 +381,12 @@ impl Buffer {
             return Outcome::Fallback;
         }
         let device = exported.device();
-        let memory = device.core().hold_memory();
+        // Who has to wait for one of the two does so without the locks of the fault.
+        let Some(memory) = device.core().try_hold_memory() else {
+            return Outcome::Away;
+        };
         let Some(inside) = device.gate.enter() else {
-            drop(memory);
-            device.gate.wait_for_reset();
-            return Outcome::Retry;
+            return Outcome::Away;
         };
         let Some(enabled) = inside.opened().and_then(|opened| memory.enabled(opened)) else {
             return Outcome::SigBus;
@@ -434,6 +436,10 @@ impl Exporter for Buffer {
             exported.counters.fault(fault.order());
         }
         outcome
+    }
+
+    fn wait(exported: &Exported<Self>, ends: Ends) -> Result {
+        device::wait_for_memory(exported.device(), ends)
     }
 
     fn mapping_added(exported: &Exported<Self>) {

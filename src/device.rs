@@ -46,7 +46,8 @@ use kernel_ext::{
         Core,
         Opened,
         NUM_BARS, //
-    }, //
+    },
+    wait_bit::Ends, //
 };
 
 /// A VFIO PCI device with what we know of it.
@@ -101,6 +102,16 @@ pub(crate) fn memory_answers(device: &Device) -> bool {
     let inside = device.gate.enter();
     let opened = inside.as_ref().and_then(Inside::opened);
     opened.is_some_and(|opened| memory.enabled(opened).is_some())
+}
+
+/// Waits until nobody changes whether accesses reach the device, nor resets it or its link.
+///
+/// # Errors
+///
+/// Something else has ended the wait.
+pub(crate) fn wait_for_memory(device: &Device, ends: Ends) -> Result {
+    device.core().wait_for_memory(ends)?;
+    device.gate.wait(ends)
 }
 
 /// Puts all buffers out of reach for good, before the core closes the device.

@@ -46,9 +46,11 @@
 //!
 //! `memory_lock` is never taken with `mmap_lock` held for writing (the `mmap()` path) nor with a
 //! reservation lock held, for the core holds it through slow resets; nor where the kernel recovers
-//! from an error of the link, with the devices of a bus locked. No lock of ours is held while
-//! user memory is accessed. Who waits for importers holds no lock, but in a reset that cannot be
-//! put off, where the core may hold `memory_lock`: there the wait has a limit.
+//! from an error of the link, with the devices of a bus locked. A fault only tries to take it: who
+//! has to wait, for that lock or at the gate, gives the first one back, if the kernel allows that,
+//! so that nobody who changes the address space waits along. No lock of ours is held while user
+//! memory is accessed. Who waits for importers holds no lock, but in a reset that cannot be put
+//! off, where the core may hold `memory_lock`: there the wait has a limit.
 //!
 //! # Lifetimes
 //!

@@ -11,15 +11,7 @@
 //! known. And the core holds `memory_lock` all through slow resets, for which a revoke need not
 //! wait.
 
-use kernel::{
-    new_condvar,
-    new_mutex,
-    prelude::*,
-    sync::{
-        CondVar,
-        Mutex, //
-    }, //
-};
+use kernel::prelude::*;
 use kernel_ext::{
     new_rwlock,
     rwsem::{
@@ -27,7 +19,11 @@ use kernel_ext::{
         RwLockReadGuard,
         RwLockWriteGuard, //
     },
-    vfio_pci_core::Opened, //
+    vfio_pci_core::Opened,
+    wait_bit::{
+        Ends,
+        Flag, //
+    }, //
 };
 
 /// The gate of a device.
@@ -35,10 +31,8 @@ use kernel_ext::{
 pub(crate) struct Gate {
     #[pin]
     state: RwLock<State>,
-    #[pin]
-    waiting: Mutex<()>,
-    #[pin]
-    reset_over: CondVar,
+    /// [`State::is_away`], for those who wait. Changes with `state` locked for writing.
+    away: Flag,
 }
 
 struct State {
@@ -109,8 +103,7 @@ impl Gate {
                 },
                 "Gate::state"
             ),
-            waiting <- new_mutex!((), "Gate::waiting"),
-            reset_over <- new_condvar!("Gate::reset_over"),
+            away: Flag::unset(),
         })
     }
 
@@ -131,73 +124,61 @@ impl Gate {
     pub(crate) fn reset_begins(&self) {
         let mut state = self.state.write();
         state.resets = state.resets.saturating_add(1);
+        self.tell_waiting(&state);
     }
 
     /// Lets everybody in again, after the last of the resets.
     pub(crate) fn reset_ends(&self) {
-        let over = {
-            let mut state = self.state.write();
-            state.resets = state.resets.saturating_sub(1);
-            !state.is_away()
-        };
-        if over {
-            self.tell_waiting();
-        }
+        let mut state = self.state.write();
+        state.resets = state.resets.saturating_sub(1);
+        self.tell_waiting(&state);
     }
 
     /// The link has an error: nobody gets in from here on, and nobody is inside. `false` if that
     /// was so before.
     pub(crate) fn recovery_begins(&self) -> bool {
-        let mut state = self.state.write();
-        let first = state.link == Link::Works;
-        if first {
-            state.link = Link::Recovering;
-        }
-        first
+        self.change_link(&[Link::Works], Link::Recovering)
     }
 
     /// The kernel has given up: who waits is let in, and finds the device out of reach.
     pub(crate) fn recovery_fails(&self) {
-        self.state.write().link = Link::Lost;
-        self.tell_waiting();
+        let any = [Link::Works, Link::Recovering, Link::Lost];
+        self.change_link(&any, Link::Lost);
     }
 
     /// The link works again; `false` if it always has.
     pub(crate) fn recovery_ends(&self) -> bool {
-        let ends = self.change_link(&[Link::Recovering, Link::Lost]);
-        self.tell_waiting();
-        ends
+        self.change_link(&[Link::Recovering, Link::Lost], Link::Works)
     }
 
     /// The device was reset, after which a lost link works again; `false` if it was not lost.
     ///
     /// Not while the kernel is about to reset the link itself.
     pub(crate) fn loss_ends(&self) -> bool {
-        self.change_link(&[Link::Lost])
+        self.change_link(&[Link::Lost], Link::Works)
     }
 
-    /// Lets the link work if it is in one of these states before; tells whether it was.
-    fn change_link(&self, from: &[Link]) -> bool {
+    /// Changes the state of the link if it is one of `from` before; tells whether it was.
+    fn change_link(&self, from: &[Link], to: Link) -> bool {
         let mut state = self.state.write();
-        let ends = from.contains(&state.link);
-        if ends {
-            state.link = Link::Works;
+        let changes = from.contains(&state.link);
+        if changes {
+            state.link = to;
+            self.tell_waiting(&state);
         }
-        ends
+        changes
     }
 
-    fn tell_waiting(&self) {
-        let _waiting = self.waiting.lock();
-        self.reset_over.notify_all();
+    fn tell_waiting(&self, state: &State) {
+        self.away.set(state.is_away());
     }
 
-    /// Waits until neither a reset nor a recovery is under way, or until the task gets a signal.
-    pub(crate) fn wait_for_reset(&self) {
-        let mut waiting = self.waiting.lock();
-        while self.enter().is_none() {
-            if self.reset_over.wait_interruptible(&mut waiting) {
-                return;
-            }
-        }
+    /// Waits until neither a reset nor a recovery is under way.
+    ///
+    /// # Errors
+    ///
+    /// Something else has ended the wait.
+    pub(crate) fn wait(&self, ends: Ends) -> Result {
+        self.away.wait(ends)
     }
 }

@@ -156,6 +156,29 @@ pub fn load_by_kernel(address: usize) -> Result<(), Errno> {
     crate::sys::ioctl(libc::STDIN_FILENO, libc::FIONBIO as u32, address).map(drop)
 }
 
+/// Lets the kernel write `value`, of 11 bits, to `address` in one go (`FUTEX_OP_SET`).
+///
+/// A fault there is resolved with `mmap_lock` held all the time (`fault_in_user_writeable()`).
+pub fn futex_set(address: usize, value: u32) -> Result<(), Errno> {
+    assert!(value < 1 << 11, "the kernel would take it for a negative number");
+    let nobody_waits_here = 0u32;
+    let operation = libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG;
+    let set = (libc::FUTEX_OP_SET << 28) as u32 | (value << 12);
+    // SAFETY: as for unmap(): the kernel writes to memory of this module, or fails.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            &raw const nobody_waits_here,
+            operation,
+            0,
+            0usize,
+            address,
+            set,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
 /// mlock().
 pub fn lock(address: usize, len: u64) -> Result<(), Errno> {
     // SAFETY: changes nothing that a program can see.

@@ -34,6 +34,7 @@ mod race;
 mod race_clients;
 mod race_faults;
 mod race_holders;
+mod race_waits;
 mod readme;
 mod revoke;
 mod soak;
@@ -81,6 +82,7 @@ pub fn all() -> Vec<&'static Case> {
         race_faults::CASES,
         race_holders::CASES,
         race_clients::CASES,
+        race_waits::CASES,
         fail_calls::CASES,
         fail_devices::CASES,
         lifetime::CASES,

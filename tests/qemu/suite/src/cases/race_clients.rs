@@ -37,6 +37,7 @@ cases! {
         revoke_is_in_force_when_its_caller_is_killed,
         bar_mmap_during_a_reset_stalls_no_other_mmap,
         fault_during_a_reset_stalls_no_other_mmap,
+        kernels_fault_during_a_reset_stalls_no_other_mmap,
         call_that_waits_for_user_memory_stalls_nothing;
 }
 
@@ -228,6 +229,13 @@ fn fault_during_a_reset_stalls_no_other_mmap() -> Result<()> {
     stalls_no_mmap(true, |device| {
         let bar = device.map_bar(0).map(|bar| bar.load(ID_AT));
         bar == Ok(Ok(ID))
+    })
+}
+
+fn kernels_fault_during_a_reset_stalls_no_other_mmap() -> Result<()> {
+    stalls_no_mmap(true, |device| {
+        let bar = device.map_bar(0).map(|bar| mm::load_by_kernel(bar.address()));
+        bar == Ok(Ok(()))
     })
 }
 

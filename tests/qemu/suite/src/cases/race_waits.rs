@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Accesses that wait for the end of a reset: what ends them, and what they hold up meanwhile.
+//!
+//! An access by the kernel is one that a system call makes: user space is not there to take a
+//! signal before the access is over, so what ends it has to be looked for by who waits.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use guest::call::Call;
+use guest::fault;
+use guest::mm::{self, Mapping};
+use guest::pause::{meanwhile, Pause};
+use guest::pci::EDU;
+use guest::{Errno, PAGE};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT, INVERTER};
+use crate::rig::WHILE;
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        load_that_waits_for_a_reset_can_be_killed,
+        load_that_waits_for_a_reset_takes_signals,
+        munmap_does_not_wait_for_a_load_that_waits_for_a_reset,
+        kernels_load_that_waits_for_a_reset_can_be_killed,
+        kernels_load_that_waits_for_a_reset_sleeps_through_signals,
+        futex_that_waits_for_a_reset_can_be_killed,
+        futex_that_waits_for_a_reset_works_when_that_is_over;
+}
+
+/// Resets the function, after the driver was told.
+const RESETS: &str = "__pci_reset_function_locked";
+/// How long to watch who should sleep.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Stops a reset half way, in each way to ask for one; `act` lets it go on.
+fn in_each_reset(act: impl Fn(&Mapping, &Pause) -> Result<()>) -> Result<()> {
+    let device = open_edu()?;
+    let pci = edu()?;
+    let buffer = export_edu(&device)?;
+    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
+    let resets: [(&str, Reset<'_>); 2] = [("VFIO", &|| device.reset()), ("sysfs", &|| pci.reset())];
+    for (name, reset) in resets {
+        let mapping = buffer.map(0, PAGE)?;
+        check::value("before", mapping.load(ID_AT), ID)?;
+        let (pause, reset) = Pause::call(RESETS, reset)?;
+        act(&mapping, &pause).with_context(|| format!("in a {name} reset"))?;
+        check::works("reset", reset.finish()?)?;
+        check::value("afterwards", buffer.map(0, PAGE)?.load(ID_AT), ID)?;
+    }
+    Ok(())
+}
+
+/// Checks that SIGKILL ends an access at once.
+fn can_be_killed(access: impl Fn(&Mapping) -> Result<(), Errno>) -> Result<()> {
+    in_each_reset(|mapping, pause| {
+        let mut call = Call::start(|| access(mapping))?;
+        call.hangs_for(WHILE)?;
+        kill(Pid::from_raw(call.pid()), Signal::SIGKILL)?;
+        call.was_killed()?;
+        pause.release().context("the access went on until the reset was over")
+    })
+}
+
+fn load(mapping: &Mapping) -> Result<(), Errno> {
+    mapping.load(ID_AT).map(drop).or(Err(Errno::EIO))
+}
+
+fn kernels_load(mapping: &Mapping) -> Result<(), Errno> {
+    mm::load_by_kernel(mapping.address() + ID_AT as usize)
+}
+
+fn futex(mapping: &Mapping) -> Result<(), Errno> {
+    mm::futex_set(mapping.address() + INVERTER as usize, 0x123)
+}
+
+fn load_that_waits_for_a_reset_can_be_killed() -> Result<()> {
+    can_be_killed(load)
+}
+
+fn kernels_load_that_waits_for_a_reset_can_be_killed() -> Result<()> {
+    can_be_killed(kernels_load)
+}
+
+fn futex_that_waits_for_a_reset_can_be_killed() -> Result<()> {
+    can_be_killed(futex)
+}
+
+/// The signals that a process was sent and has not taken yet.
+fn pending(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    Ok(u64::from_str_radix(line.context("no ShdPnd")?.trim(), 16)?)
+}
+
+/// The CPU time that a process has used, in both modes.
+fn cpu_time(pid: i32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("no name")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    Ok(Duration::from_millis(10 * ticks.sum::<Result<u64, _>>()?))
+}
+
+fn load_that_waits_for_a_reset_takes_signals() -> Result<()> {
+    in_each_reset(|mapping, pause| {
+        let mut call = Call::start(|| load(mapping))?;
+        call.hangs_for(WHILE)?;
+        kill(Pid::from_raw(call.pid()), Signal::SIGUSR1)?;
+        wait_for("the signal to be taken", || Ok(pending(call.pid())? == 0))?;
+        pause.holds()?;
+        call.hangs_for(WHILE)?;
+        pause.release()?;
+        check::works("the load", call.finish()?)
+    })
+}
+
+fn kernels_load_that_waits_for_a_reset_sleeps_through_signals() -> Result<()> {
+    in_each_reset(|mapping, pause| {
+        let mut call = Call::start(|| kernels_load(mapping))?;
+        call.hangs_for(WHILE)?;
+        kill(Pid::from_raw(call.pid()), Signal::SIGUSR1)?;
+        let before = cpu_time(call.pid())?;
+        call.hangs_for(WATCH)?;
+        let spent = cpu_time(call.pid())? - before;
+        ensure!(spent < WATCH / 4, "it used {spent:?} of CPU time in {WATCH:?}");
+        ensure!(pending(call.pid())? != 0, "there is no signal");
+        pause.release()?;
+        check::works("the load", call.finish()?)
+    })
+}
+
+fn munmap_does_not_wait_for_a_load_that_waits_for_a_reset() -> Result<()> {
+    in_each_reset(|mapping, pause| {
+        std::thread::scope(|scope| {
+            let at = mapping.address() + ID_AT as usize;
+            let load = scope.spawn(move || fault::load32(at));
+            std::thread::sleep(WHILE);
+            ensure!(!load.is_finished(), "the load did not wait");
+            let unmap = || mapping.unmap_part(0, PAGE);
+            check::works("munmap", meanwhile(pause, "munmap", unmap)?.0)?;
+            std::thread::sleep(WHILE);
+            ensure!(!load.is_finished(), "the load did not wait after munmap");
+            pause.release()?;
+            let load = load.join().map_err(|_| anyhow::anyhow!("load: panic"))?;
+            check::segv("the load of what is not mapped any more", load)
+        })
+    })
+}
+
+fn futex_that_waits_for_a_reset_works_when_that_is_over() -> Result<()> {
+    in_each_reset(|mapping, pause| {
+        let mut call = Call::start(|| futex(mapping))?;
+        call.hangs_for(WHILE)?;
+        pause.release()?;
+        check::works("the futex", call.finish()?)?;
+        check::value("what it wrote", mapping.load(INVERTER), !0x123)
+    })
+}
