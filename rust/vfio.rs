@@ -90,6 +90,12 @@ pub trait Driver: Sized + Send + Sync + 'static {
     /// The device was bound; `debugfs` is the driver's directory.
     fn bound(device: &Device<Self>, debugfs: &Arc<Dir>);
 
+    /// The device is about to be unbound, for which the core waits until it is no more in use.
+    ///
+    /// The PCI device is locked from here on until [`Driver::unbound`] is over, so that the kernel
+    /// does not tell before how the recovery from an error goes on.
+    fn unbinding(device: &Device<Self>);
+
     /// The device is no more in use, and is being unbound.
     fn unbound(device: &Device<Self>);
 

@@ -442,10 +442,12 @@ unsafe impl<T: vfio::Driver> pci::Driver for PciGlue<T> {
     unsafe extern "C" fn remove(pdev: *mut bindings::pci_dev) {
         // SAFETY: `probe` succeeded.
         let core = unsafe { core_of(pdev) };
+        // SAFETY: We hold the reference of `probe`.
+        let device = unsafe { Device::from_raw(&raw mut (*core).vdev) };
+        T::unbinding(device);
         // SAFETY: Registered by `probe`; waits until the device is closed.
         unsafe { bindings::vfio_pci_core_unregister_device(core) };
-        // SAFETY: We hold the reference of `probe`.
-        T::unbound(unsafe { Device::from_raw(&raw mut (*core).vdev) });
+        T::unbound(device);
         // SAFETY: Drops the reference of `_vfio_alloc_device()`.
         unsafe { bindings::put_device(&raw mut (*core).vdev.device) };
     }

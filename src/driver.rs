@@ -99,6 +99,10 @@ impl Driver for DeviceData {
         device.listing.show(device, debugfs);
     }
 
+    fn unbinding(device: &Device) {
+        device.gate.recovery_is_abandoned();
+    }
+
     fn unbound(device: &Device) {
         device.listing.hide();
     }

@@ -146,6 +146,12 @@ impl Gate {
         self.change_link(&any, Link::Lost);
     }
 
+    /// The device is being unbound in the middle of a recovery, if there is one: nobody will tell
+    /// how that ends, and who waits for it may be the one to close the device.
+    pub(crate) fn recovery_is_abandoned(&self) {
+        self.change_link(&[Link::Recovering], Link::Lost);
+    }
+
     /// The link works again; `false` if it always has.
     pub(crate) fn recovery_ends(&self) -> bool {
         self.change_link(&[Link::Recovering, Link::Lost], Link::Works)

@@ -6,10 +6,11 @@
 //! switches the memory of the device off and on, which writes them anew.
 
 use std::os::fd::AsRawFd;
+use std::thread::{sleep, ScopedJoinHandle};
 
-use anyhow::{ensure, Result};
+use anyhow::{anyhow, ensure, Result};
 use guest::call::Call;
-use guest::device::Via;
+use guest::device::{Device, Via};
 use guest::host::{self, LinkError};
 use guest::mm::Mapping;
 use guest::pause::Pause;
@@ -21,10 +22,12 @@ use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup, Skip};
 use crate::check;
-use crate::fixture::{driver, ID, ID_AT};
+use crate::fixture::{driver, edu, wait_for, ID, ID_AT};
 use crate::rig::{self, expelled, Rig, WHILE};
 
 cases! {
+    Setup::Bound(&[EDU]) =>
+        unbind_ends_the_waits_for_a_recovery;
     Setup::Bound(&[EDU, EDU]) =>
         link_error_takes_everything_away_until_the_link_is_back,
         link_error_does_not_wait_for_ever,
@@ -39,6 +42,8 @@ const RESETS: &str = "pci_bus_error_reset";
 const GIVES_UP: &str = "report_perm_failure_detected";
 /// Tells user space of an error.
 const TELLS: &str = "vfio_pci_core_aer_err_detected";
+/// Waits, when a device is being unbound, until it is closed.
+const UNREGISTERS: &str = "vfio_unregister_group_dev";
 /// Ends a recovery.
 const CLEARS: &str = "pcie_clear_device_status";
 
@@ -187,6 +192,44 @@ fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
     scene.heals()?;
     drop(scene);
     sibling.release()
+}
+
+/// Who waits may be who has to give the device back, and unbinding waits for that.
+fn unbind_ends_the_waits_for_a_recovery() -> Result<()> {
+    let pci = edu()?;
+    let config = Config::of(&pci)?;
+    let device = Device::open(&pci, Via::Group)?;
+    let mapping = device.map_bar(0)?;
+    check::value("before", mapping.load(ID_AT), ID)?;
+    let [reset, unregisters] = [anybody_in(RESETS)?, anybody_in(UNREGISTERS)?];
+    let over = anybody_in(CLEARS)?;
+    error(&pci, LinkError::Fatal)?;
+    reset.wait()?;
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| mapping.load(ID_AT));
+        sleep(WHILE);
+        ensure!(!load.is_finished(), "the load did not wait");
+        let unbind = scope.spawn(|| pci.unbind());
+        unregisters.wait()?;
+        unregisters.end()?;
+        wait_for("the load to end", || Ok(load.is_finished()))?;
+        reset.holds()?;
+        check::bus_error("the load that waited", join(load)?)?;
+        check::works("munmap", mapping.unmap_part(0, mapping.size()))?;
+        reset.end()?;
+        ensure!(!unbind.is_finished(), "unbind did not wait for the device fd");
+        drop(device);
+        join(unbind)?
+    })?;
+    over.wait()?;
+    over.end()?;
+    config.restore(&pci)?;
+    pci.bind(&driver())?;
+    check::value("afterwards", Device::open(&pci, Via::Group)?.map_bar(0)?.load(ID_AT), ID)
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread: panic"))
 }
 
 /// What of a function's configuration space a reset loses, and the kernel does not restore.
