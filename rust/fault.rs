@@ -294,15 +294,76 @@ impl Fault<'_> {
         (vm_end.min(table_end) - start) >> PAGE_SHIFT
     }
 
+    /// The page table for the address; made, if there is none. For order 0.
+    ///
+    /// `None` when a block is mapped there, or was when the fault began: that takes another fault.
+    #[inline]
+    pub fn page_table(&self) -> Option<PageTable<'_>> {
+        // SAFETY: By the type invariant.
+        let pmd = unsafe { self.vmf.as_ref() }.pmd;
+        // SAFETY: The table that the entry is in stays during a fault.
+        let there = unsafe { bindings::kernel_ext_pmd_is_table(pmd) } || self.make_page_table();
+        // INVARIANT: Page tables go with the addresses that they are for, which a fault keeps.
+        there.then_some(PageTable(self))
+    }
+
+    /// What `pmd_install()` does, which is not exported. `false` if somebody else has mapped a
+    /// block, or if there was one when the fault began, so that the kernel has allocated no table.
+    ///
+    /// Faults on one address may have different orders: `prctl(PR_SET_THP_DISABLE)` comes between
+    /// them, or a zap. `apply_to_page_range()` makes tables too, but warns of a block.
+    fn make_page_table(&self) -> bool {
+        let vmf = self.vmf.as_ptr();
+        // SAFETY: By the type invariant.
+        let (pmd, table) = unsafe { ((*vmf).pmd, (*vmf).prealloc_pte) };
+        if table.is_null() {
+            return false;
+        }
+        // SAFETY: By the type invariant.
+        let mm = unsafe { (*self.vma()).vm_mm };
+        // SAFETY: The table that the entry is in stays during a fault.
+        let lock = unsafe { bindings::kernel_ext_pmd_lock(mm, pmd) };
+        // SAFETY: As above.
+        if unsafe { bindings::kernel_ext_pmd_none(pmd) } {
+            // SAFETY: The entry is locked, and `table` is the fault's own, of that `mm`.
+            unsafe { bindings::kernel_ext_pmd_populate(mm, pmd, table) };
+            // SAFETY: By the type invariant. The kernel frees what it finds there.
+            unsafe { (*vmf).prealloc_pte = core::ptr::null_mut() };
+        }
+        // SAFETY: As above.
+        let is_table = unsafe { bindings::kernel_ext_pmd_is_table(pmd) };
+        // SAFETY: Locked above.
+        unsafe { bindings::spin_unlock(lock) };
+        is_table
+    }
+
+    /// Whether a block of the fault's order, which is above 0, is mapped already.
+    fn has_block(&self) -> bool {
+        // SAFETY: By the type invariant.
+        let vmf = unsafe { self.vmf.as_ref() };
+        if self.order == PMD_ORDER {
+            // SAFETY: The table that the entry is in stays during a fault.
+            unsafe { bindings::kernel_ext_pmd_leaf(vmf.pmd) }
+        } else {
+            // SAFETY: As above.
+            unsafe { bindings::kernel_ext_pud_leaf(vmf.pud) }
+        }
+    }
+
     /// Maps the whole block, which starts at `pfn`, with one entry. For orders above 0.
     ///
     /// The kernel picks the cache mode that the page attribute table has for the PFN: on x86 that
     /// is uncached. So this is for [`CacheMode::Noncached`] only.
+    ///
+    /// A write to a block that is mapped makes its entry writable, which it is not where the kernel
+    /// watches for writes (soft-dirty); the caller lets nobody zap it meanwhile. Where none is, the
+    /// kernel is not told of the write: it would warn if somebody has made a page table by then.
     #[inline(always)]
     pub fn insert_block(&self, _proof: &MemoryEnabled<'_>, pfn: usize) -> Outcome {
         let vmf = self.vmf.as_ptr();
         // SAFETY: By the type invariant.
         let write = unsafe { (*vmf).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
+        let write = write && self.has_block();
         let raw = if self.order == PMD_ORDER {
             // SAFETY: By the type invariant the VMA is VM_PFNMAP.
             unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write) }
@@ -318,9 +379,23 @@ impl Fault<'_> {
             Outcome::of_failure(raw)
         }
     }
+}
 
+/// Order of the block that a PMD entry maps.
+pub const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
+/// Order of the block that a PUD entry maps.
+pub const PUD_ORDER: u32 = bindings::PUD_SHIFT - PAGE_SHIFT as u32;
+
+/// The page table for the address of a fault.
+///
+/// # Invariants
+///
+/// It is there until the fault is over.
+pub struct PageTable<'a>(&'a Fault<'a>);
+
+impl PageTable<'_> {
     /// Maps `count` pages, `skip` pages after the faulting one, to PFNs from `pfn` on, with an
-    /// entry each. For order 0.
+    /// entry each.
     ///
     /// The entries have the mapping's own cache mode. Those that exist are left alone.
     ///
@@ -336,12 +411,12 @@ impl Fault<'_> {
         count: usize,
     ) -> Result {
         let end = skip.checked_add(count).ok_or(EINVAL)?;
-        if count == 0 || end > self.pages_left() {
+        if count == 0 || end > self.0.pages_left() {
             return Err(EINVAL);
         }
         let mut cursor = PteCursor {
-            vma: self.vma(),
-            start: self.start() + (skip << PAGE_SHIFT),
+            vma: self.0.vma(),
+            start: self.0.start() + (skip << PAGE_SHIFT),
             pfn,
         };
         // SAFETY: The addresses are in the VMA, which is stable and has its `mm`; the callback gets
@@ -358,18 +433,13 @@ impl Fault<'_> {
     }
 }
 
-/// Order of the block that a PMD entry maps.
-pub const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
-/// Order of the block that a PUD entry maps.
-pub const PUD_ORDER: u32 = bindings::PUD_SHIFT - PAGE_SHIFT as u32;
-
 struct PteCursor {
     vma: *mut bindings::vm_area_struct,
     start: usize,
     pfn: usize,
 }
 
-/// `pte_fn_t` of [`Fault::insert_pages`]; runs with the page table locked.
+/// `pte_fn_t` of [`PageTable::insert_pages`]; runs with the page table locked.
 ///
 /// # Safety
 ///

@@ -6,6 +6,7 @@
 
 #include <linux/debugfs.h>
 #include <linux/mm.h>
+#include <linux/pgalloc.h>
 #include <linux/wait_bit.h>
 #include <linux/vfio_pci_core.h>
 
@@ -42,9 +43,42 @@ bool kernel_ext_is_shared(const struct vm_area_struct *vma)
 	return vma->vm_flags & VM_MAYSHARE;
 }
 
+bool kernel_ext_pmd_is_table(pmd_t *pmd)
+{
+	return !pmd_bad(pmdp_get_lockless(pmd));
+}
+
+bool kernel_ext_pmd_leaf(pmd_t *pmd)
+{
+	return pmd_leaf(pmdp_get_lockless(pmd));
+}
+
+spinlock_t *kernel_ext_pmd_lock(struct mm_struct *mm, pmd_t *pmd)
+{
+	return pmd_lock(mm, pmd);
+}
+
+bool kernel_ext_pmd_none(pmd_t *pmd)
+{
+	return pmd_none(*pmd);
+}
+
+void kernel_ext_pmd_populate(struct mm_struct *mm, pmd_t *pmd, pgtable_t table)
+{
+	mm_inc_nr_ptes(mm);
+	/* As in pmd_install(): the table is to be seen empty. */
+	smp_wmb();
+	pmd_populate(mm, pmd, table);
+}
+
 bool kernel_ext_pte_none(pte_t *pte)
 {
 	return pte_none(ptep_get(pte));
+}
+
+bool kernel_ext_pud_leaf(pud_t *pud)
+{
+	return pud_leaf(READ_ONCE(*pud));
 }
 
 void kernel_ext_release_fault_lock(struct vm_fault *vmf)

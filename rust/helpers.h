@@ -14,7 +14,13 @@ struct dentry *kernel_ext_debugfs_create_file(const char *name, umode_t mode,
 void kernel_ext_debugfs_remove(struct dentry *dentry);
 bool kernel_ext_has_write_combining(void);
 bool kernel_ext_is_shared(const struct vm_area_struct *vma);
+bool kernel_ext_pmd_is_table(pmd_t *pmd);
+bool kernel_ext_pmd_leaf(pmd_t *pmd);
+spinlock_t *kernel_ext_pmd_lock(struct mm_struct *mm, pmd_t *pmd);
+bool kernel_ext_pmd_none(pmd_t *pmd);
+void kernel_ext_pmd_populate(struct mm_struct *mm, pmd_t *pmd, pgtable_t table);
 bool kernel_ext_pte_none(pte_t *pte);
+bool kernel_ext_pud_leaf(pud_t *pud);
 void kernel_ext_release_fault_lock(struct vm_fault *vmf);
 void kernel_ext_set_noncached(struct vm_area_struct *vma);
 void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma);

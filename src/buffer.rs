@@ -146,8 +146,7 @@ impl Buffer {
             spec.open_flags,
             name,
         )?;
-        let inode = dma_buf.inode();
-        dma_buf.exported().inode.store(inode, Relaxed);
+        dma_buf.exported().inode.store(dma_buf.inode(), Relaxed);
         Ok(dma_buf)
     }
 
@@ -330,6 +329,9 @@ impl Buffer {
 
     /// Maps the page of a fault and, if it follows on others, some after it.
     fn insert_batch(&self, fault: &Fault<'_>, enabled: &MemoryEnabled<'_>, page: u64) -> Outcome {
+        let Some(table) = fault.page_table() else {
+            return Outcome::Retry;
+        };
         let trace = Trace::from_raw(self.trace.load(Relaxed));
         let (count, trace) = trace.after(page, fault.pages_left() as u64);
         self.trace.store(trace.as_raw(), Relaxed);
@@ -339,7 +341,7 @@ impl Buffer {
             let pages = run.pages.min(count - done);
             // CAST: A batch is small, and PFNs fit the machine word.
             let inserted =
-                fault.insert_pages(enabled, done as usize, run.pfn as usize, pages as usize);
+                table.insert_pages(enabled, done as usize, run.pfn as usize, pages as usize);
             if inserted.is_err() {
                 break;
             }

@@ -34,6 +34,7 @@ mod race;
 mod race_clients;
 mod race_faults;
 mod race_holders;
+mod race_orders;
 mod race_waits;
 mod readme;
 mod revoke;
@@ -83,6 +84,7 @@ pub fn all() -> Vec<&'static Case> {
         race_holders::CASES,
         race_clients::CASES,
         race_waits::CASES,
+        race_orders::CASES,
         fail_calls::CASES,
         fail_devices::CASES,
         lifetime::CASES,

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Faults of different orders on one block, at the same time, each with a thread stopped in the
+//! window on purpose.
+//!
+//! Which order a fault takes is not the driver's choice alone: a process may forbid blocks, and
+//! allow them again, at any time (`prctl(PR_SET_THP_DISABLE)`). The kernel warns of a page table
+//! where a block is to be mapped to write to it, and of a block where pages are to be.
+
+use std::fs;
+
+use anyhow::{anyhow, Result};
+use guest::buffer::Buffer;
+use guest::device::Device;
+use guest::mm::{self, Mapping};
+use guest::pause::{meanwhile, of_driver, Pause};
+use guest::pci::BOCHS;
+use guest::testmod::{Pte, Ptes};
+use guest::{Errno, PAGE};
+use nix::sys::prctl::set_thp_disable;
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::open_bochs;
+
+cases! {
+    Setup::Bound(&[BOCHS]) =>
+        page_fault_that_a_block_overtook_leaves_the_block,
+        page_fault_that_made_a_page_table_is_not_overtaken,
+        block_fault_that_a_page_overtook_leaves_the_page,
+        block_that_is_watched_for_writes_takes_stores;
+}
+
+const BLOCK: u64 = 2 << 20;
+
+/// A block of the video memory, mapped so that one entry can map it.
+fn block() -> Result<(Device, Mapping)> {
+    let device = open_bochs()?;
+    let buffer = Buffer::export(&device, 0, 0, BLOCK)?;
+    let address = mm::map_aligned(buffer.raw(), BLOCK, mm::RW, 0)?;
+    Ok((device, Mapping::from_raw(address, BLOCK)))
+}
+
+fn entry(mapping: &Mapping) -> Result<Pte> {
+    Ptes::new()?.at(mapping.address())?.ok_or_else(|| anyhow!("no entry"))
+}
+
+/// Stops an access in `function`, lets `others` do what they like, and ends it.
+fn overtaken(
+    function: &str,
+    access: impl FnOnce() -> Result<()> + Send,
+    others: impl FnOnce(&Pause) -> Result<()>,
+) -> Result<()> {
+    let pause = Pause::new()?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            pause.arm_here(function)?;
+            access()
+        });
+        pause.wait()?;
+        others(&pause)?;
+        pause.release()?;
+        thread.join().map_err(|_| anyhow!("access: panic"))?
+    })
+}
+
+/// Lets a store to the second page of a block overtake one to the first, which stops in `function`.
+/// One of them is allowed to take the block. `size` is that of the entry in the end, bytes.
+fn store_overtakes(function: &str, first_takes_block: bool, size: u64) -> Result<()> {
+    let (_device, mapping) = block()?;
+    set_thp_disable(!first_takes_block)?;
+    let first = || Ok(mapping.store(0, 1)?);
+    overtaken(function, first, |pause| {
+        set_thp_disable(first_takes_block)?;
+        let second = || mapping.store(PAGE, 2);
+        Ok(meanwhile(pause, "the second store", second)?.0?)
+    })?;
+    set_thp_disable(false)?;
+    check::equal("size of the entry", entry(&mapping)?.size, size)?;
+    check::value("first page", mapping.load(0), 1)?;
+    check::value("second page", mapping.load(PAGE), 2)
+}
+
+fn page_fault_that_a_block_overtook_leaves_the_block() -> Result<()> {
+    // Where it looks for a page table, and where it is about to make one.
+    for function in ["kernel_ext_pmd_is_table", "kernel_ext_pmd_lock"] {
+        store_overtakes(function, false, BLOCK)?;
+    }
+    Ok(())
+}
+
+fn page_fault_that_made_a_page_table_is_not_overtaken() -> Result<()> {
+    store_overtakes("apply_to_page_range", false, PAGE)
+}
+
+fn block_fault_that_a_page_overtook_leaves_the_page() -> Result<()> {
+    store_overtakes("vmf_insert_pfn_pmd", true, PAGE)
+}
+
+/// Lets the kernel watch for writes to what this process has mapped (soft-dirty): entries that are
+/// made from here on are not writable at first.
+fn watch_for_writes() -> Result<()> {
+    Ok(fs::write("/proc/self/clear_refs", "4")?)
+}
+
+fn block_that_is_watched_for_writes_takes_stores() -> Result<()> {
+    let (device, mapping) = block()?;
+    watch_for_writes()?;
+    mapping.load(0)?;
+    let first = entry(&mapping)?;
+    check::equal("size of the entry", first.size, BLOCK)?;
+    mapping.store(0, 1)?;
+    check::value("what was written", mapping.load(0), 1)?;
+    let second = entry(&mapping)?;
+    check::equal("entry after a store", (second.size, second.writable), (BLOCK, true))?;
+    // Not all kernels have it.
+    if first.writable {
+        return Ok(());
+    }
+
+    device.set_memory(false)?;
+    device.set_memory(true)?;
+    check::value("loaded anew", mapping.load(0), 1)?;
+    check::equal("writable anew", entry(&mapping)?.writable, false)?;
+    let store = || Ok(mapping.store(0, 3)?);
+    overtaken(&of_driver("5fault10huge_fault")?, store, |pause| {
+        device.set_memory(false)?;
+        device.set_memory(true)?;
+        set_thp_disable(true)?;
+        let load = || mapping.load(PAGE).map(drop).or(Err(Errno::EIO));
+        check::works("load of a page", meanwhile(pause, "load of a page", load)?.0)
+    })?;
+    set_thp_disable(false)?;
+    check::equal("size of the entry in the end", entry(&mapping)?.size, PAGE)?;
+    check::value("what was written in the end", mapping.load(0), 3)
+}
