@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Temporary revocation: memory switched off and on, resets. The same mappings die and heal.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use anyhow::{ensure, Result};
 use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::{Device, Via};
@@ -277,32 +280,32 @@ fn hammer(disturb: impl Fn(&Device) -> Result<()>) -> Result<Vec<Hits>> {
     Ok(hits)
 }
 
+/// Switches memory off and on, and gives clients the time to run into both.
+fn flicker(device: &Device) -> Result<()> {
+    const WHILE: Duration = Duration::from_millis(5);
+    device.set_memory(false)?;
+    sleep(WHILE);
+    device.set_memory(true)?;
+    sleep(WHILE);
+    Ok(())
+}
+
 fn no_load_through_a_bar_mapping_sees_a_device_that_is_off() -> Result<()> {
     let device = open_edu()?;
     let bar = device.map_bar(0)?;
     let client = Peer::fork()?;
     client.begin_hammer(bar.address(), ID)?;
     for _ in 0..60 {
-        device.set_memory(false)?;
-        // Give the clients time to run into it.
-        std::thread::sleep(std::time::Duration::from_millis(5));
-        device.set_memory(true)?;
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        flicker(&device)?;
     }
     let hits = client.end_hammer()?;
     check::equal(&format!("wrong values among {hits:?}"), hits.wrong, 0)?;
+    ensure!(hits.good > 0 && hits.faults > 0, "it saw only one of on and off: {hits:?}");
     Ok(())
 }
 
 fn no_load_sees_a_device_that_is_off() -> Result<()> {
-    let hits = hammer(|device| {
-        device.set_memory(false)?;
-        // Give the clients time to run into it.
-        std::thread::sleep(std::time::Duration::from_millis(5));
-        device.set_memory(true)?;
-        std::thread::sleep(std::time::Duration::from_millis(5));
-        Ok(())
-    })?;
+    let hits = hammer(flicker)?;
     ensure!(hits.iter().all(|hits| hits.faults > 0), "nobody ever saw it off: {hits:?}");
     Ok(())
 }
