@@ -46,6 +46,14 @@ impl Worker {
         self.pid.as_raw()
     }
 
+    /// Kills it. Until then it must have been at work.
+    pub fn stop(mut self) -> Result<()> {
+        let status = waitpid(self.pid, Some(WaitPidFlag::WNOHANG))?;
+        self.over = status != WaitStatus::StillAlive;
+        ensure!(!self.over, "process {} has ended before: {status:?}", self.pid);
+        Ok(())
+    }
+
     /// Waits for its end, which must come within `limit` and be a good one.
     pub fn finish(mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + patient(limit);
