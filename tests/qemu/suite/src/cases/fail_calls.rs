@@ -5,29 +5,32 @@
 
 use anyhow::{bail, ensure, Result};
 use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Region};
+use guest::device::{Device, Region, Via};
 use guest::failnth::{Injector, Whose};
 use guest::feature;
 use guest::maps;
 use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
+use guest::pci::{BOCHS, EDU, TESTDEV};
 use guest::uapi;
 use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
 use crate::check;
 use crate::failing::{exhaust, failed, injector, Left, Tally, ALL, MANY, MEMORY};
-use crate::fixture::{backwards, export_edu, open_bochs, open_edu, ID, ID_AT};
+use crate::fixture::{backwards, export_edu, nth, open_bochs, open_edu, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
         export_survives_every_failure,
+        export_for_iommufd_survives_every_failure,
         buffer_mmap_survives_every_failure,
         fault_survives_every_failure,
         features_survive_every_failure;
     Setup::Bound(&[BOCHS]) =>
         export_of_many_ranges_survives_every_failure,
         huge_fault_survives_every_failure;
+    Setup::Bound(&[TESTDEV]) =>
+        export_that_failed_gives_its_place_back;
     Setup::Bound(&[EDU, BOCHS]) =>
         bar_mmap_survives_every_failure;
 }
@@ -66,6 +69,50 @@ fn export_survives_every_failure() -> Result<()> {
         |_| bystander.is_well(&device),
     )?;
     failed(&tally, &[Errno::ENOMEM, Errno::EFAULT])
+}
+
+fn export_for_iommufd_survives_every_failure() -> Result<()> {
+    let device = open_edu()?;
+    let bystander = Bystander::new(&device)?;
+    let injector = injector(ALL, Whose::All)?;
+    let mut export = Export::new(0, &[Range(0, PAGE)]).call();
+    export.flags = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
+    let mut export = export.prepared();
+    let tally = exhaust(
+        "export for iommufd",
+        &injector,
+        &[Errno::ENOMEM, Errno::EFAULT],
+        || Buffer::by_prepared(&device, &mut export),
+        |_| bystander.is_well(&device),
+    )?;
+    failed(&tally, &[Errno::ENOMEM, Errno::EFAULT])
+}
+
+/// With room for one more only, a place in the offset space that was lost is missed at once.
+fn export_that_failed_gives_its_place_back() -> Result<()> {
+    let device = Device::open(&nth(TESTDEV, 0)?, Via::Group)?;
+    let injector = injector(MEMORY, Whose::All)?;
+    let size = device.region(2)?.size;
+    // A quarter of what one BAR has of that space.
+    let ranges = vec![Range(0, size); ((1 << 38) / size) as usize];
+    let mut export = Export::new(2, &ranges).call().prepared();
+    let mut buffers = Vec::new();
+    let end = loop {
+        match Buffer::by_prepared(&device, &mut export) {
+            Ok(buffer) => buffers.push(buffer),
+            Err(errno) => break errno,
+        }
+    };
+    check::equal("the end of exporting", end, Errno::ENOSPC)?;
+    ensure!(buffers.pop().is_some(), "there is no room at all");
+    let tally = exhaust(
+        "export where there is room for one",
+        &injector,
+        &[Errno::ENOMEM],
+        || Buffer::by_prepared(&device, &mut export),
+        |_| Ok(()),
+    )?;
+    failed(&tally, &[Errno::ENOMEM])
 }
 
 fn export_of_many_ranges_survives_every_failure() -> Result<()> {

@@ -9,7 +9,7 @@ use guest::failnth::Whose;
 use guest::pause::of_driver;
 use guest::pci::{Pci, BOCHS, EDU};
 use guest::testmod::{Importer, GOOD};
-use guest::uapi::{VFIO_DMA_BUF_STATUS_CLOSED, VFIO_DMA_BUF_STATUS_LIVE};
+use guest::uapi::{self, VFIO_DMA_BUF_STATUS_CLOSED, VFIO_DMA_BUF_STATUS_LIVE};
 use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
@@ -165,6 +165,14 @@ fn revoke_allocates_nothing() -> Result<()> {
 }
 
 fn revoke_that_cannot_read_its_argument_does_nothing() -> Result<()> {
+    unread("REVOKE, copies", buffer::revoke)?;
+    unread("REVOKE by ioctl, copies", |device, buffer| {
+        let size = size_of::<uapi::vfio_pci_dmabuf_revoke>() as u32;
+        buffer::revoke_by_ioctl(device, buffer.raw(), size)
+    })
+}
+
+fn unread(what: &str, revoke: impl Fn(&Device, &Buffer) -> Result<(), Errno>) -> Result<()> {
     let rig = Rig::new()?;
     let importer = rig.attached(GOOD)?;
     let mapping = rig.buffer.map(0, PAGE)?;
@@ -173,14 +181,13 @@ fn revoke_that_cannot_read_its_argument_does_nothing() -> Result<()> {
     for n in 1..MANY {
         check::value("before", mapping.load(ID_AT), ID)?;
         rig.has_status("before", VFIO_DMA_BUF_STATUS_LIVE)?;
-        let revoke = || buffer::revoke(&rig.device, &rig.buffer);
-        let (result, injected) = injector.run(n, revoke)?;
+        let (result, injected) = injector.run(n, || revoke(&rig.device, &rig.buffer))?;
         if tally.is_over(injected, &result, &[Errno::EFAULT])? {
             break;
         }
         check::equal("absorbed", tally.absorbed, 0)?;
     }
-    tally.tell("REVOKE, copies");
+    tally.tell(what);
     failed(&tally, &[Errno::EFAULT])?;
     check::bus_error("in the end", mapping.load(ID_AT))?;
     rig.refuses("in the end", &importer)
