@@ -15,12 +15,14 @@ use guest::module::Module;
 use guest::patience::patient;
 use guest::pci::{Pci, EDU};
 use guest::peer::Peer;
+use guest::testmod::{Importer, GOOD};
 use guest::{Errno, PAGE};
 
 use super::observe::listing;
 use crate::case::{cases, Setup, Skip};
 use crate::check;
 use crate::fixture::{driver, edu, export_edu, nth, open_edu, ID, ID_AT};
+use crate::rig::{self, Rig};
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -34,6 +36,7 @@ cases! {
         rmmod_takes_bound_devices_along,
         in_tree_driver_takes_over_and_back;
     Setup::Bound(&[EDU, EDU]) =>
+        owner_goes_on_while_unbind_waits,
         unbind_of_one_device_leaves_the_other_alone;
     Setup::Unloaded(&[EDU]) =>
         loading_binds_no_device,
@@ -76,6 +79,50 @@ fn unbind_waits_for_the_device_fd() -> Result<()> {
     drop(device);
     comes_to_an_end(&unbind)?;
     check::bus_error("after it", mapping.load(ID_AT))?;
+    check::equal("driver", pci.driver(), None)
+}
+
+/// Until the device is closed, its owner can do what it could before.
+fn owner_goes_on_while_unbind_waits() -> Result<()> {
+    let Rig { device, buffer, importing, pci } = Rig::new()?;
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(&buffer, &importing, GOOD))?;
+    let mapping = buffer.map(0, PAGE)?;
+    check::value("before", mapping.load(ID_AT), ID)?;
+    let can_map = rig::may_go_through_host_bridge()?;
+    let unbind = start_unbind(&pci);
+    still_waits(&unbind)?;
+
+    let new = check::works("export", Buffer::export(&device, 0, 0, PAGE))?;
+    let its_mapping = check::works("mmap of a buffer", new.map(0, PAGE))?;
+    let bar = check::works("mmap of the BAR", device.map_bar(0))?;
+    check::value("a new buffer", its_mapping.load(ID_AT), ID)?;
+    check::value("the BAR", bar.load(ID_AT), ID)?;
+    if can_map {
+        check::works("map for a device", importer.map())?;
+    }
+    device.set_memory(false)?;
+    check::equal("mapped for a device, memory off", importer.stats()?.mapped, 0)?;
+    check::bus_error("a new buffer, memory off", its_mapping.load(ID_AT))?;
+    device.set_memory(true)?;
+    check::value("a new buffer, memory on", its_mapping.load(ID_AT), ID)?;
+    // unbind has the device locked, and a reset does not wait for that.
+    check::errno("VFIO_DEVICE_RESET", device.reset(), Errno::EAGAIN)?;
+    check::value("after it", bar.load(ID_AT), ID)?;
+    if can_map {
+        check::works("map for a device again", importer.map())?;
+    }
+    check::works("REVOKE", buffer::revoke(&device, &buffer))?;
+    check::bus_error("after REVOKE", mapping.load(ID_AT))?;
+    check::equal("mapped for a device after REVOKE", importer.stats()?.mapped, 0)?;
+    check::works("detach", importer.detach())?;
+    check::works("attach to another", importer.attach(&new, &importing, GOOD))?;
+
+    still_waits(&unbind)?;
+    drop((device, bar));
+    comes_to_an_end(&unbind)?;
+    check::bus_error("the new buffer in the end", its_mapping.load(ID_AT))?;
+    check::errno("map for a device in the end", importer.map(), Errno::ENODEV)?;
     check::equal("driver", pci.driver(), None)
 }
 
