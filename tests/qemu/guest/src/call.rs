@@ -10,7 +10,8 @@ use nix::sys::signal::{kill, sigaction, SaFlags, SigAction, SigHandler, SigSet, 
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, ForkResult, Pid};
 
-use crate::patience::patient;
+use crate::patience::{a_while, patient};
+use crate::waiting::is_asleep;
 use crate::worker::die_with;
 
 /// How long a call may go on after what it waits for has happened.
@@ -59,9 +60,15 @@ impl Call {
         Ok(self.result.is_some())
     }
 
-    /// Checks that it goes on for at least `time`.
+    /// Checks that it comes to wait for something, and does so for at least `time`.
     pub fn hangs_for(&mut self, time: Duration) -> Result<()> {
-        let deadline = Instant::now() + time;
+        let limit = Instant::now() + patient(LIMIT);
+        while !is_asleep(self.pid()) {
+            ensure!(!self.is_over()?, "it did not wait: {:?}", self.result);
+            ensure!(Instant::now() < limit, "it is at work and does not wait");
+            sleep(Duration::from_millis(1));
+        }
+        let deadline = Instant::now() + a_while(time);
         while Instant::now() < deadline {
             ensure!(!self.is_over()?, "it did not wait: {:?}", self.result);
             sleep(Duration::from_millis(10));

@@ -52,6 +52,7 @@ pub mod testmod;
 pub mod uapi;
 pub mod uffd;
 pub mod user;
+pub mod waiting;
 pub mod worker;
 
 mod sys;

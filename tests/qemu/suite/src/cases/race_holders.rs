@@ -12,10 +12,12 @@ use guest::call::Call;
 use guest::device::{Device, Via};
 use guest::mm::{self, Mapping};
 use guest::module::Module;
+use guest::patience::a_while;
 use guest::pause::{meanwhile, mutex_lock, of_driver, Pause};
 use guest::pci::EDU;
 use guest::peer::Peer;
 use guest::testmod::{Importer, GOOD};
+use guest::waiting::{is_in_driver, told};
 use guest::{Errno, PAGE};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 
@@ -121,8 +123,11 @@ fn import_half_way_holds_up_the_last_close() -> Result<()> {
             importer.map().map(drop)
         });
         map.wait()?;
-        let close = spawn(move || drop(device));
-        sleep(WHILE);
+        let (close, id) = told(move || drop(device));
+        let close = spawn(close);
+        let id = id.recv()?;
+        wait_for("the last close waits", || Ok(close.is_finished() || is_in_driver(id)))?;
+        sleep(a_while(WHILE));
         ensure!(!close.is_finished(), "the last close did not wait");
         map.release()?;
         check::equal("map that was in time", mapper.join().ok(), Some(Ok(())))?;
