@@ -65,7 +65,7 @@ impl Attached {
 }
 
 /// A page of a BAR, for iommufd.
-fn export_for_iommufd(device: &Device, page: u64) -> Result<Buffer, Errno> {
+pub(super) fn export_for_iommufd(device: &Device, page: u64) -> Result<Buffer, Errno> {
     let mut call = Export::new(0, &[Range(page * PAGE, PAGE)]).call();
     call.flags = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
     Buffer::by_call(device, &mut call)
