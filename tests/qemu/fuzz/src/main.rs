@@ -11,12 +11,13 @@
 //! ([`stage`]).
 //!
 //! The calls of a process depend on its seed alone; what they meet depends on the others. A failure
-//! names the seed of the run and the round: `--seed N --from ROUND` starts there.
+//! names the seed of the run and the round: `make fuzz SEED=N FROM=ROUND` starts there.
 
 #![forbid(unsafe_code)]
 
 mod memory;
 mod op;
+mod others;
 mod player;
 mod run;
 mod stage;
@@ -57,7 +58,7 @@ fn options() -> Result<Options> {
             "--from" => options.from = value,
             "--rounds" => options.rounds = value,
             "--minutes" => options.minutes = value,
-            _ => bail!("usage: fuzz [--seed N] [--from ROUND] [--rounds N] [--seconds N]"),
+            _ => bail!("usage: fuzz [--seed N] [--from ROUND] [--minutes N] [--rounds N]"),
         }
     }
     Ok(options)
@@ -95,7 +96,7 @@ fn fuzz(options: &Options) -> Result<()> {
             kmsg::mark(&format!("fuzz: seed {} round {round}", options.seed));
         }
         stage.round(options.seed, round).with_context(|| {
-            format!("round {round}; to repeat: --seed {} --from {round}", options.seed)
+            format!("round {round}; to repeat: make fuzz SEED={} FROM={round}", options.seed)
         })?;
         round += 1;
         rounds += 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One hostile call: what it is, and by chance which.
 
-use guest::{feature, uapi};
+use guest::{feature, uapi, PAGE};
 use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
@@ -177,7 +177,8 @@ fn file_ioctl(rng: &mut Pcg64Mcg) -> Op {
 fn buffer(rng: &mut Pcg64Mcg) -> Handle {
     match rng.random_range(0..8) {
         0 => Handle::Revoked,
-        1 => Handle::Dead,
+        1 if rng.random() => Handle::Dead,
+        1 => Handle::Orphan,
         _ => Handle::live(rng),
     }
 }
@@ -187,12 +188,15 @@ fn mmap(rng: &mut Pcg64Mcg) -> Op {
     let len = match rng.random_range(0..8) {
         0 => long(rng),
         1 => word(rng).into(),
+        // What fits in the buffers of a page that are of no use any more.
+        2..5 => PAGE,
         _ => rng.random_range(1..9) << 12,
     };
     let offset = match (file, rng.random_range(0..4)) {
         (_, 0) => long(rng),
         (Handle::Device, _) => (rng.random_range(0..10) << 40) + (rng.random_range(0..20) << 12),
-        _ => rng.random_range(0..8) << 12,
+        (_, 1) => rng.random_range(0..8) << 12,
+        _ => 0,
     };
     let flags = match rng.random_range(0..6) {
         0 => libc::MAP_PRIVATE,

@@ -5,7 +5,6 @@ use std::thread;
 
 use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
-use guest::device::Device;
 use guest::{raw, uapi, user, PAGE};
 use rand_pcg::rand_core::SeedableRng;
 use rand_pcg::Pcg64Mcg;
@@ -13,7 +12,7 @@ use rand_pcg::Pcg64Mcg;
 use crate::op::Op;
 use crate::tally::{Count, Tally};
 use crate::verdict::{is_ours, judge};
-use crate::world::{open_fds, Role, Target, World};
+use crate::world::{open_fds, Role, Start, Target, World};
 
 /// How many fds a process may have.
 const FDS: u64 = 200;
@@ -34,9 +33,9 @@ pub struct Part {
 }
 
 /// Plays a part, in a process made for it.
-pub fn play(part: Part, device: Device, dead: Buffer, tally: &Tally) -> Result<()> {
+pub fn play(part: Part, start: Start<'_>, tally: &Tally) -> Result<()> {
     user::limit_fds(FDS)?;
-    let mut world = World::new(part.role, part.target, device, dead).context("preparation")?;
+    let mut world = World::new(part.role, part.target, start).context("preparation")?;
     let others = open_fds()?.len() - world.pool.len();
     let memory = world.memory.clone();
     let (fd, fds) = (world.device_fd(), world.pool.iter().map(Buffer::raw).collect::<Vec<_>>());

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
 use guest::device::{Device, Via};
+use guest::fault::Fault;
 use guest::mm::Mapping;
 use guest::module::Module;
 use guest::patience::patient;
@@ -15,9 +16,10 @@ use guest::pci::{self, Pci};
 use guest::worker::Worker;
 use guest::{uapi, Errno, PAGE};
 
+use crate::others::Elsewhere;
 use crate::player::{play, Part};
 use crate::tally::Tally;
-use crate::world::{open_fds, Role, Target};
+use crate::world::{open_fds, Role, Start, Target};
 
 /// How long a round may take.
 const LIMIT: Duration = Duration::from_secs(100);
@@ -43,11 +45,19 @@ struct Scene {
     bar: Mapping,
 }
 
+/// A buffer, mapped, of a PCI device that has no driver any more.
+struct Orphan {
+    buffer: Buffer,
+    mapping: Mapping,
+}
+
 /// All of it.
 pub struct Stage {
     /// What was done so far.
     pub tally: Tally,
     scenes: Vec<Scene>,
+    orphan: Orphan,
+    elsewhere: Elsewhere,
     unbound: Pci,
     /// Whether the kernel has them: an fd that is not bound is one of a cdev.
     cdevs: bool,
@@ -61,11 +71,35 @@ fn find(id: pci::Id, index: usize) -> Result<Pci> {
 
 /// Loads the driver and gives it the devices that are needed.
 pub fn bind() -> Result<()> {
-    let module = Module::driver();
-    module.load()?;
-    let name = module.name().replace('_', "-");
+    Module::driver().load()?;
     let needed = [pci::EDU, pci::BOCHS, pci::IGB, pci::TESTDEV];
-    needed.iter().try_for_each(|&id| find(id, 0)?.bind(&name))
+    needed.iter().try_for_each(|&id| find(id, 0)?.bind(&driver()))
+}
+
+fn driver() -> String {
+    Module::driver().name().replace('_', "-")
+}
+
+impl Orphan {
+    fn new() -> Result<Orphan> {
+        let pci = find(pci::EDU, 1)?;
+        pci.bind(&driver())?;
+        let device = Device::open(&pci, Via::Group)?;
+        let buffer = Buffer::export(&device, 0, 0, PAGE)?;
+        let mapping = buffer.map(0, PAGE)?;
+        mapping.load(0).context("load")?;
+        drop(device);
+        pci.release()?;
+        Ok(Orphan { buffer, mapping })
+    }
+
+    fn check(&self) -> Result<()> {
+        let load = self.mapping.load(0);
+        ensure!(load.is_err_and(Fault::is_bus_error), "load of an orphan: {load:x?}");
+        let got = self.buffer.map(0, PAGE).err();
+        ensure!(got == Some(Errno::ENODEV), "mmap of an orphan: {got:?}");
+        Ok(())
+    }
 }
 
 impl Scene {
@@ -130,7 +164,10 @@ impl Stage {
         let scenes = TARGETS.into_iter().map(Scene::new).collect::<Result<Vec<_>>>()?;
         let unbound = find(pci::EDU, 0)?;
         let cdevs = Via::all().contains(&Via::Cdev);
-        Ok(Stage { tally: Tally::new()?, scenes, unbound, cdevs, fds: open_fds()?.len() })
+        let orphan = Orphan::new().context("an orphan")?;
+        let elsewhere = Elsewhere::new(pci::TESTDEV)?;
+        let (tally, fds) = (Tally::new()?, open_fds()?.len());
+        Ok(Stage { tally, scenes, orphan, elsewhere, unbound, cdevs, fds })
     }
 
     /// One round.
@@ -148,6 +185,7 @@ impl Stage {
             player.finish(LIMIT)?;
         }
         scene.check().with_context(|| format!("after it, {:?}", scene.target))?;
+        self.orphan.check()?;
         let fds = open_fds()?.len();
         ensure!(fds == self.fds, "{fds} fds are open, {} were", self.fds);
         Ok(())
@@ -162,7 +200,8 @@ impl Stage {
                 _ => scene.device.dup()?,
             };
             self.unmap_witnesses();
-            play(part, device, scene.dead.dup()?, &self.tally)
+            let (dead, orphan) = (scene.dead.dup()?, self.orphan.buffer.dup()?);
+            play(part, Start { device, dead, orphan, elsewhere: &self.elsewhere }, &self.tally)
         })
     }
 
@@ -182,7 +221,7 @@ impl Stage {
 
     /// Closes everything; nothing may hold the module after that.
     pub fn end(self) -> Result<Tally> {
-        drop(self.scenes);
+        drop((self.scenes, self.orphan, self.elsewhere));
         let module = Module::driver();
         let deadline = Instant::now() + patient(Duration::from_secs(10));
         while module.references()? != 0 {

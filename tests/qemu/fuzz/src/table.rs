@@ -11,9 +11,11 @@ use guest::mm::{self, Mapping};
 use guest::pci::{self, Pci};
 use guest::{raw, uapi, Errno, PAGE};
 
-use crate::world::{open_fds, others};
+use crate::others::{others, Elsewhere, DMA_BUFS};
+use crate::world::open_fds;
 
 const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
+const IOMMUFD: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
 const REVOKE: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
 const MEMATTR: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
 const INFO: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
@@ -27,10 +29,11 @@ struct Table {
     count: u64,
 }
 
-/// A feature: its number, its operations, the bytes of its payload.
-type Feature = (u32, u32, usize);
-const FEATURES: [Feature; 4] =
-    [(DMA_BUF, GET, 32), (REVOKE, SET, 4), (MEMATTR, GET | SET, 8), (INFO, GET, 24)];
+/// A feature: its number, its operations, the bytes of its payload, and of these how many argsz
+/// has to have. The core does not look whether it has the ranges, too.
+type Feature = (u32, u32, usize, usize);
+const EXPORTS: [Feature; 2] = [(DMA_BUF, GET, 32, 32), (IOMMUFD, GET, 32, 16)];
+const OTHERS: [Feature; 3] = [(REVOKE, SET, 4, 4), (MEMATTR, GET | SET, 8, 8), (INFO, GET, 24, 24)];
 
 /// Runs all; gives how many there were.
 pub fn run() -> Result<u64> {
@@ -77,7 +80,7 @@ impl Table {
 
     /// A good payload of a feature, for a buffer that may be lost.
     fn payload(&self, feature: u32) -> Result<(Vec<u32>, Option<Buffer>)> {
-        if feature == DMA_BUF {
+        if [DMA_BUF, IOMMUFD].contains(&feature) {
             return Ok((Export::new(0, &[Range(0, PAGE)]).call().payload, None));
         }
         let buffer = Buffer::export(&self.device, 0, PAGE, PAGE)?;
@@ -87,7 +90,7 @@ impl Table {
 
     /// Makes a call; what it exports is closed.
     fn make(&self, call: &mut Call, at_edge: bool) -> Result<i32, Errno> {
-        let export = call.flags == GET | DMA_BUF;
+        let export = [GET | DMA_BUF, GET | IOMMUFD].contains(&call.flags);
         let made = if at_edge { call.make_at_edge(&self.device) } else { call.make(&self.device) };
         if let (Ok(fd), true) = (made, export) {
             drop(raw::own(fd));
@@ -97,7 +100,7 @@ impl Table {
 
     /// argsz, and how much of the payload there is.
     fn sizes(&mut self) -> Result<()> {
-        for (feature, ops, bytes) in FEATURES {
+        for (feature, ops, bytes, least) in features() {
             for op in [GET, SET].into_iter().filter(|op| ops & op != 0) {
                 let full = HEADER + bytes;
                 let small = [0, 1, 4, 7, 8, 9, full - 4, full - 1, full, full + 1];
@@ -105,7 +108,7 @@ impl Table {
                 for argsz in small.into_iter().chain(large) {
                     let (payload, _buffer) = self.payload(feature)?;
                     let mut call = Call { flags: op | feature, argsz: argsz as u32, payload };
-                    let want = (argsz < full).then_some(Errno::EINVAL);
+                    let want = (argsz < HEADER + least).then_some(Errno::EINVAL);
                     let got = self.make(&mut call, false);
                     self.case(|| format!("{feature:#x} {op:#x} argsz {argsz:#x}"), got, want)?;
                 }
@@ -128,7 +131,7 @@ impl Table {
         let unknown = (19..32).map(|bit| 1 << bit);
         let known = (0..8).map(|bits| bits << 16);
         for ops in known.chain(unknown.flat_map(|bit| [bit, bit | GET, bit | SET, bit | PROBE])) {
-            for (feature, has, _) in FEATURES {
+            for (feature, has, ..) in features() {
                 let (payload, _buffer) = self.payload(feature)?;
                 let mut call = Call::new(ops | feature, payload);
                 let asked = ops & (GET | SET);
@@ -184,22 +187,26 @@ impl Table {
 
     /// REVOKE, MEMATTR and INFO of what is no buffer.
     fn fds(&mut self) -> Result<()> {
-        let others = others(&self.witness)?;
-        let foreign = others[0].as_raw_fd();
+        let elsewhere = Elsewhere::new(pci::EDU)?;
+        let others = others(&self.witness, &elsewhere)?;
         let o_path = |fd: &OwnedFd| {
             let flags = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFL);
             flags.is_ok_and(|flags| flags & libc::O_PATH != 0)
         };
-        let mut cases = vec![(foreign, Errno::ENODEV), (self.device.raw(), Errno::EINVAL)];
-        for fd in &others[1..] {
-            let errno = if o_path(fd) { Errno::EBADF } else { Errno::EINVAL };
+        let mut cases = vec![(self.device.raw(), Errno::EINVAL)];
+        for (at, fd) in others.iter().enumerate() {
+            let errno = match at {
+                ..DMA_BUFS => Errno::ENODEV,
+                _ if o_path(fd) => Errno::EBADF,
+                _ => Errno::EINVAL,
+            };
             cases.push((fd.as_raw_fd(), errno));
         }
         for fd in [-1, -2, -100, i32::MIN, i32::MAX, 1 << 20, 9999] {
             cases.push((fd, Errno::EBADF));
         }
         for (fd, want) in cases {
-            for (feature, ops, _) in &FEATURES[1..] {
+            for (feature, ops, ..) in OTHERS {
                 for op in [GET, SET].into_iter().filter(|op| ops & op != 0) {
                     let got = self.make(&mut Call::new(op | feature, fd_payload(fd)), false);
                     self.case(|| format!("{feature:#x} {op:#x} of fd {fd}"), got, Some(want))?;
@@ -247,6 +254,10 @@ impl Table {
         }
         Ok(())
     }
+}
+
+fn features() -> impl Iterator<Item = Feature> {
+    EXPORTS.into_iter().chain(OTHERS)
 }
 
 fn fd_payload(fd: i32) -> Vec<u32> {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Which call may answer what.
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use guest::buffer::{self, Buffer};
-use guest::{feature, uapi};
+use guest::{feature, raw, uapi, PAGE};
 use libc::*;
 
 use crate::memory::Place;
@@ -96,23 +96,77 @@ fn good(op: &Op, world: &World, value: u64, made: Option<&Buffer>) -> Result<()>
     match *op {
         Op::Device { request: uapi::VFIO_DEVICE_FEATURE, ref words, place } => {
             ensure!(world.role != Role::Unbound, "the device is not bound");
+            if is_exact(place) {
+                has_a_buffer(words)?;
+            }
             match made {
                 Some(buffer) if is_exact(place) => size_is_right(world, words, buffer)?,
                 Some(_) => {}
                 None => ensure!(value == 0, "{value:#x}"),
             }
         }
-        Op::Device { request: uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, .. } => {
+        Op::Device { request: uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, ref words, place } => {
             ensure!(value == 0, "{value:#x}");
+            if let (true, Some(&Word::Fd(handle))) = (is_exact(place), words.get(1)) {
+                ensure!(can_be_revoked(handle), "{handle:?} was revoked");
+            }
         }
         Op::Device { .. } => ensure!(value <= 1, "{value:#x}"),
-        Op::Mmap { len, .. } => {
-            ensure!(value % 4096 == 0 && value > 0 && value.checked_add(len).is_some_and(user));
+        Op::Mmap { file, len, offset, .. } => {
+            ensure!(value % PAGE == 0 && value > 0 && value.checked_add(len).is_some_and(user));
+            let end = offset.checked_add(len).and_then(|end| end.checked_next_multiple_of(PAGE));
+            let size = mappable(world, file, offset)?;
+            ensure!(end.is_some_and(|end| end <= size), "{size:#x} bytes can be mapped");
         }
         Op::Region { len, .. } => ensure!(value <= len, "{value:#x} of {len:#x} bytes"),
         Op::File { .. } | Op::Call { .. } => {}
     }
     Ok(())
+}
+
+/// A feature that takes a buffer has worked: the fd was of one that it works on.
+fn has_a_buffer(words: &[Word]) -> Result<()> {
+    let (Some(&Word::Is(flags)), Some(&Word::Fd(handle))) = (words.get(1), words.get(2)) else {
+        return Ok(());
+    };
+    let fine = match flags & uapi::VFIO_DEVICE_FEATURE_MASK {
+        _ if flags & feature::PROBE != 0 => true,
+        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE => can_be_revoked(handle),
+        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR => is_buffer(handle) && !is_dead(handle),
+        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO => is_buffer(handle),
+        _ => true,
+    };
+    ensure!(fine, "it worked on {handle:?}");
+    Ok(())
+}
+
+/// Whether it is a buffer of the device.
+fn is_buffer(handle: Handle) -> bool {
+    matches!(handle, Handle::Live(_) | Handle::Revoked | Handle::Dead)
+}
+
+fn is_dead(handle: Handle) -> bool {
+    matches!(handle, Handle::Dead)
+}
+
+/// Whether REVOKE of it may work.
+fn can_be_revoked(handle: Handle) -> bool {
+    matches!(handle, Handle::Live(_))
+}
+
+/// How far a file can be mapped at all, where a mapping starts at `offset`.
+fn mappable(world: &World, file: Handle, offset: u64) -> Result<u64> {
+    match file {
+        Handle::Live(_) => Ok(raw::call(libc::SYS_lseek, [world.fd(file) as u64, 0, 2, 0, 0, 0])
+            .map_err(std::io::Error::from_raw_os_error)?),
+        Handle::Device => {
+            let device = world.device.as_ref().context("without the device")?;
+            let region = device.region((offset >> 40) as u32)?;
+            ensure!(offset >> 40 < uapi::VFIO_PCI_ROM_REGION_INDEX.into(), "it is no BAR");
+            Ok(region.offset + region.size.next_multiple_of(PAGE))
+        }
+        _ => bail!("{file:?} was mapped"),
+    }
 }
 
 /// Whether an address may be one of a program.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a hostile process has: fds of every kind, memory of every kind.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,14 +10,12 @@ use guest::buffer::{self, Buffer};
 use guest::device::Device;
 use guest::pci::Id;
 use guest::{raw, user, PAGE};
-use nix::sys::epoll::{Epoll, EpollCreateFlags};
-use nix::sys::eventfd::EventFd;
-use nix::sys::memfd::{memfd_create, MFdFlags};
 use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::memory::Memory;
+use crate::others::{others, Elsewhere};
 
 /// How many buffers a process holds at most.
 const POOL: usize = 12;
@@ -58,6 +55,8 @@ pub enum Handle {
     Revoked,
     /// A buffer whose device was closed since.
     Dead,
+    /// A buffer of a PCI device that has no driver any more.
+    Orphan,
     /// The device.
     Device,
     /// Something else that is open, by number.
@@ -70,12 +69,13 @@ impl Handle {
     /// Any of them.
     pub fn random(rng: &mut Pcg64Mcg) -> Handle {
         const NUMBERS: [i32; 8] = [-1, -2, -100, i32::MIN, i32::MAX, 255, 4096, 1 << 20];
-        match rng.random_range(0..16) {
+        match rng.random_range(0..17) {
             0..7 => Handle::live(rng),
             7..9 => Handle::Revoked,
             9..11 => Handle::Dead,
             11 => Handle::Device,
             12..15 => Handle::Other(rng.random_range(0..64)),
+            15 => Handle::Orphan,
             _ => Handle::Number(*NUMBERS.choose(rng).unwrap_or(&-1)),
         }
     }
@@ -84,6 +84,18 @@ impl Handle {
     pub fn live(rng: &mut Pcg64Mcg) -> Handle {
         Handle::Live(rng.random_range(0..POOL))
     }
+}
+
+/// What a process begins with.
+pub struct Start<'a> {
+    /// The device, open.
+    pub device: Device,
+    /// A buffer of an earlier time.
+    pub dead: Buffer,
+    /// A buffer of a PCI device that has no driver any more.
+    pub orphan: Buffer,
+    /// Where other fds come from.
+    pub elsewhere: &'a Elsewhere,
 }
 
 /// What a process has.
@@ -100,13 +112,14 @@ pub struct World {
     pub memory: Arc<Memory>,
     revoked: Buffer,
     dead: Buffer,
+    orphan: Buffer,
     others: Vec<OwnedFd>,
 }
 
 impl World {
-    /// Collects it; the privileges are gone afterwards. `device` is open; `dead` is a buffer of an
-    /// earlier time.
-    pub fn new(role: Role, target: Target, device: Device, dead: Buffer) -> Result<World> {
+    /// Collects it; the privileges are gone afterwards.
+    pub fn new(role: Role, target: Target, start: Start<'_>) -> Result<World> {
+        let Start { device, dead, orphan, elsewhere } = start;
         let opened = role != Role::Unbound;
         let page = || Buffer::export(&device, target.bar, target.scratch, PAGE);
         let (mut pool, mut revoked) = (Vec::new(), dead.dup()?);
@@ -119,11 +132,11 @@ impl World {
             corpse = Some(revoked.map(0, PAGE)?);
             buffer::revoke(&device, &revoked)?;
         }
-        let others = others(pool.first().unwrap_or(&dead))?;
+        let others = others(pool.first().unwrap_or(&dead), elsewhere)?;
         let device = (role != Role::BufferHolder).then_some(device);
         let mapped = device.as_ref().filter(|_| opened);
         let memory = Arc::new(Memory::new(&target, mapped, pool.first(), corpse)?);
-        let world = World { role, target, device, pool, memory, revoked, dead, others };
+        let world = World { role, target, device, pool, memory, revoked, dead, orphan, others };
         world.forget_the_rest()?;
         if matches!(role, Role::DeviceHolder | Role::BufferHolder) {
             user::become_nobody()?;
@@ -133,7 +146,8 @@ impl World {
 
     /// Closes what this process has from its parent and is not to have.
     fn forget_the_rest(&self) -> Result<()> {
-        let mut keep: Vec<i32> = vec![0, 1, 2, self.revoked.raw(), self.dead.raw()];
+        let mut keep: Vec<i32> = vec![0, 1, 2];
+        keep.extend([&self.revoked, &self.dead, &self.orphan].map(Buffer::raw));
         keep.extend(self.pool.iter().map(Buffer::raw));
         keep.extend(self.others.iter().map(AsRawFd::as_raw_fd));
         keep.extend(self.device.iter().map(Device::raw));
@@ -153,6 +167,7 @@ impl World {
             Handle::Live(index) => self.pool[index % self.pool.len()].raw(),
             Handle::Revoked => self.revoked.raw(),
             Handle::Dead => self.dead.raw(),
+            Handle::Orphan => self.orphan.raw(),
             Handle::Device => self.device.as_ref().map_or(-1, Device::raw),
             Handle::Other(index) => self.others[index % self.others.len()].as_raw_fd(),
             Handle::Number(number) => number,
@@ -186,31 +201,4 @@ pub fn open_fds() -> Result<Vec<i32>> {
         }
     }
     Ok(fds)
-}
-
-/// Open files of all kinds, that are no buffers of ours.
-pub fn others(buffer: &Buffer) -> Result<Vec<OwnedFd>> {
-    let (from, to) = nix::unistd::pipe()?;
-    let path = format!("/proc/self/fd/{}", buffer.raw());
-    let o_path = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
-    let pidfd = raw::call(libc::SYS_pidfd_open, [std::process::id().into(), 0, 0, 0, 0, 0]);
-    let (a, b) = std::os::unix::net::UnixStream::pair()?;
-    let mut others = vec![
-        Buffer::from_system_heap(PAGE)?.into(),
-        from,
-        to,
-        Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?.0,
-        EventFd::new()?.into(),
-        memfd_create("fuzz", MFdFlags::MFD_CLOEXEC)?,
-        File::options().read(true).write(true).open("/dev/null")?.into(),
-        File::open("/proc/self/maps")?.into(),
-        File::open("/sys")?.into(),
-        o_path.into(),
-        a.into(),
-        b.into(),
-    ];
-    if let Ok(fd) = pidfd {
-        others.push(raw::own(fd as i32));
-    }
-    Ok(others)
 }

@@ -33,7 +33,7 @@ cases! {
         calls_that_wait_for_their_memory_can_be_killed;
     Setup::Bound(&[BOCHS]) =>
         arguments_may_lie_in_the_devices_own_memory;
-    Setup::Bound(&[EDU, BOCHS, IGB, TESTDEV]) =>
+    Setup::Bound(&[EDU, EDU, BOCHS, IGB, TESTDEV]) =>
         hostile_calls_answer_as_they_may_and_leave_others_alone;
 }
 
