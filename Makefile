@@ -10,7 +10,7 @@ SHELL := /bin/sh
 .PHONY: apps-test stock-test deb deb-test clean distclean
 
 # What scripts/guest/run.py takes from the user.
-export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED KERNEL STOCK
+export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED FROM KERNEL STOCK
 
 ifdef KDIR
 clang = $(shell grep -qs '^CONFIG_CC_IS_CLANG=y' '$(KDIR)/include/config/auto.conf' && echo LLVM=1)
@@ -54,7 +54,8 @@ help:
 #: make test-stress     make test while stress-ng takes nearly all memory of the guest (slow)
 #: make soak MINUTES=n  random operations, each compared with a model of the contract, for so long
 #:                      (10); SEED=s repeats a run; KERNEL=debug or kcsan takes that kernel
-#: make fuzz MINUTES=n  hostile calls of all that the driver answers; SEED and KERNEL as for soak
+#: make fuzz MINUTES=n  hostile calls of all that the driver answers; SEED and KERNEL as for soak,
+#:                      FROM=r begins with a round, as a failure says
 #: make selftests       the kernel's own VFIO tests, with the in-tree vfio-pci and with this driver
 #: make apps-test       Debian's DPDK, driverctl and (nested) QEMU with the in-tree vfio-pci, with
 #:                      this driver under that name, and under its own

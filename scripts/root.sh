@@ -21,8 +21,8 @@ cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dmabuf-vfio-pci
 . "$src/scripts/lib.sh"
 
 # What the caller may set; everything else of the environment stays outside.
-PASS='PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V MINUTES SEED KERNEL STOCK
-	http_proxy https_proxy no_proxy CARGO_NET_OFFLINE'
+PASS='PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V MINUTES SEED FROM KERNEL
+	STOCK http_proxy https_proxy no_proxy CARGO_NET_OFFLINE'
 
 check_host() {
 	[ "$(id -u)" -eq 0 ] ||

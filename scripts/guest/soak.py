@@ -6,6 +6,7 @@ The programs of these names tell how it goes line by line, and end with a line o
 the kernel log fails the run like an outcome that was not expected.
 """
 
+import os
 import random
 
 import judge
@@ -18,7 +19,8 @@ BESIDES_SECONDS = 1200
 def command(name, minutes, seed):
     """What to run in the guest."""
     seed = seed or str(random.SystemRandom().randrange(1, 1 << 40))
-    return [name, "--minutes", str(minutes), "--seed", seed]
+    first = os.environ.get("FROM") if name == "fuzz" else None
+    return [name, "--minutes", str(minutes), "--seed", seed] + (["--from", first] if first else [])
 
 
 def soak(job, minutes, by_line):
