@@ -338,15 +338,15 @@ impl Fault<'_> {
     }
 
     /// Whether a block of the fault's order, which is above 0, is mapped already.
+    #[inline(always)]
     fn has_block(&self) -> bool {
-        // SAFETY: By the type invariant.
-        let vmf = unsafe { self.vmf.as_ref() };
+        let vmf = self.vmf.as_ptr();
         if self.order == PMD_ORDER {
-            // SAFETY: The table that the entry is in stays during a fault.
-            unsafe { bindings::kernel_ext_pmd_leaf(vmf.pmd) }
+            // SAFETY: By the type invariant; the table that the entry is in stays during a fault.
+            unsafe { bindings::kernel_ext_pmd_leaf((*vmf).pmd) }
         } else {
             // SAFETY: As above.
-            unsafe { bindings::kernel_ext_pud_leaf(vmf.pud) }
+            unsafe { bindings::kernel_ext_pud_leaf((*vmf).pud) }
         }
     }
 
