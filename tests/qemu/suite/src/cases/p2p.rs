@@ -10,7 +10,7 @@
 
 use std::fs;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use guest::buffer::{Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::engine::Engine;
@@ -280,18 +280,20 @@ fn unmapping_gives_all_memory_back() -> Result<()> {
     let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
     let importer = Importer::new()?;
     check::works("attach", importer.attach(&buffer, &sibling, GOOD))?;
+    // Others take memory and give it back, too; what leaks is lost each time.
     let mut lost = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..5 {
         let before = free()?;
         for _ in 0..ROUNDS {
             check::works("map", importer.map())?;
             check::works("unmap", importer.unmap())?;
         }
         lost.push(before.saturating_sub(free()?));
+        if lost.last() < Some(&(LISTS / 2)) {
+            return Ok(());
+        }
     }
-    lost.sort_unstable();
-    ensure!(lost[1] < LISTS / 2, "{ROUNDS} mappings each have cost {lost:?} bytes");
-    Ok(())
+    bail!("{ROUNDS} mappings each have cost {lost:?} bytes")
 }
 
 /// Memory that nobody has, bytes: also what the CPUs have at hand for the next one.
