@@ -7,7 +7,7 @@ use anyhow::{bail, ensure, Result};
 use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::{Device, Region, Via};
 use guest::failnth::{Injector, Whose};
-use guest::feature;
+use guest::feature::{self, Call};
 use guest::maps;
 use guest::mm::{self, Mapping};
 use guest::pci::{BOCHS, EDU, TESTDEV};
@@ -57,35 +57,30 @@ impl Bystander {
 }
 
 fn export_survives_every_failure() -> Result<()> {
-    let device = open_edu()?;
-    let bystander = Bystander::new(&device)?;
-    let injector = injector(ALL, Whose::All)?;
-    let mut export = Export::new(0, &[Range(0, PAGE)]).call().prepared();
-    let tally = exhaust(
-        "export",
-        &injector,
-        &[Errno::ENOMEM, Errno::EFAULT],
-        || Buffer::by_prepared(&device, &mut export),
-        |_| bystander.is_well(&device),
-    )?;
-    failed(&tally, &[Errno::ENOMEM, Errno::EFAULT])
+    survives("export", Export::new(0, &[Range(0, PAGE)]).call())
 }
 
 fn export_for_iommufd_survives_every_failure() -> Result<()> {
+    let mut export = Export::new(0, &[Range(0, PAGE)]).call();
+    export.flags = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
+    survives("export for iommufd", export)
+}
+
+/// Lets all of an export fail, one after the other.
+fn survives(what: &str, export: Call) -> Result<()> {
     let device = open_edu()?;
     let bystander = Bystander::new(&device)?;
     let injector = injector(ALL, Whose::All)?;
-    let mut export = Export::new(0, &[Range(0, PAGE)]).call();
-    export.flags = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
     let mut export = export.prepared();
+    let errors = [Errno::ENOMEM, Errno::EFAULT];
     let tally = exhaust(
-        "export for iommufd",
+        what,
         &injector,
-        &[Errno::ENOMEM, Errno::EFAULT],
+        &errors,
         || Buffer::by_prepared(&device, &mut export),
         |_| bystander.is_well(&device),
     )?;
-    failed(&tally, &[Errno::ENOMEM, Errno::EFAULT])
+    failed(&tally, &errors)
 }
 
 /// With room for one more only, a place in the offset space that was lost is missed at once.
