@@ -8,8 +8,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{bail, Context, Result};
 use nix::errno::Errno;
+
+use crate::windows::Window;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 /// A number or a flag in such a folder, and its value.
@@ -36,12 +38,12 @@ pub enum Kind {
 }
 
 /// Whose failures count.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
     /// All that the system call makes.
     All,
-    /// Those that the function of this name makes, and what it calls.
-    Function(String),
+    /// Those that the function of this window makes, and what it calls.
+    Function(Window),
 }
 
 /// Lets things fail for this thread. One at a time.
@@ -59,7 +61,7 @@ impl Injector {
         }
         let range = match whose {
             Whose::All => ["0".to_string(), u64::MAX.to_string()],
-            Whose::Function(name) => function(&name)?.map(|address| format!("{address:#x}")),
+            Whose::Function(window) => extent(window)?.map(|address| format!("{address:#x}")),
         };
         // No function is there.
         let never = ["0x1".to_string(), "0x2".to_string()];
@@ -120,7 +122,8 @@ fn set(folder: &str, name: &str, value: &str) -> Result<()> {
 }
 
 /// The address of a function, and that of the next one.
-fn function(name: &str) -> Result<[u64; 2]> {
+fn extent(window: Window) -> Result<[u64; 2]> {
+    let name = window.function()?;
     let text = fs::read_to_string("/proc/kallsyms")?;
     let mut functions = Vec::new();
     for line in text.lines() {
@@ -129,8 +132,7 @@ fn function(name: &str) -> Result<[u64; 2]> {
         }
     }
     functions.sort_unstable();
-    let found: Vec<u64> = functions.iter().filter(|f| f.1 == name).map(|f| f.0).collect();
-    ensure!(found.len() == 1, "functions that are called {name}: {found:x?}");
-    let next = functions.iter().map(|f| f.0).find(|&address| address > found[0]);
-    Ok([found[0], next.context("no function after it")?])
+    let (start, _) = functions.iter().find(|function| function.1 == name).context("no function")?;
+    let next = functions.iter().map(|function| function.0).find(|address| address > start);
+    Ok([*start, next.context("no function after it")?])
 }

@@ -53,6 +53,7 @@ pub mod uapi;
 pub mod uffd;
 pub mod user;
 pub mod waiting;
+pub mod windows;
 pub mod worker;
 
 mod sys;

@@ -3,7 +3,7 @@
 //! that others can do what they like meanwhile.
 
 use std::fmt::Debug;
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -13,57 +13,65 @@ use nix::errno::Errno;
 use nix::unistd::gettid;
 
 use crate::call::Call;
-use crate::module::Module;
 use crate::patience::patient;
 use crate::sys::{ioctl, ioctl_with};
 use crate::testmod::{self, uapi};
+use crate::windows::Window;
 
 /// How long a thread stops if nobody lets it go, unless a case wants it shorter.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// One pause, of one thread. Ends when dropped.
 #[derive(Debug)]
-pub struct Pause(File);
+pub struct Pause {
+    file: File,
+    function: String,
+}
 
 impl Pause {
-    /// A pause that is not for anybody yet.
-    pub fn new() -> Result<Pause> {
-        Ok(Pause(testmod::open(uapi::PAUSE)?))
+    /// A pause in this window, of no thread yet.
+    pub fn at(window: Window) -> Result<Pause> {
+        Ok(Pause { file: testmod::open(uapi::PAUSE)?, function: window.function()? })
     }
 
-    /// Stops `thread` where it next enters `function` (a name in `/proc/kallsyms`).
-    pub fn of(thread: i32, function: &str) -> Result<Pause> {
-        let pause = Pause::new()?;
-        pause.arm(thread, function, LIMIT).with_context(|| format!("probe {function}"))?;
+    /// Stops `thread` when it next comes to the window.
+    pub fn of(thread: i32, window: Window) -> Result<Pause> {
+        let pause = Pause::at(window)?;
+        pause.arm(thread, LIMIT).with_context(|| format!("probe {}", pause.function))?;
         Ok(pause)
     }
 
+    /// Stops whichever thread next comes to the window.
+    pub fn of_any(window: Window) -> Result<Pause> {
+        Pause::of(0, window)
+    }
+
     /// Stops the calling thread there.
-    pub fn arm_here(&self, function: &str) -> Result<(), Errno> {
-        self.arm(gettid().as_raw(), function, LIMIT)
+    pub fn arm_here(&self) -> Result<(), Errno> {
+        self.arm(gettid().as_raw(), LIMIT)
     }
 
     /// Stops a thread there for a time at most.
-    pub fn arm(&self, thread: i32, function: &str, limit: Duration) -> Result<(), Errno> {
+    pub fn arm(&self, thread: i32, limit: Duration) -> Result<(), Errno> {
         let mut arg = uapi::Arm {
             function: [0; uapi::MAX_FUNCTION],
             task: thread,
             limit_ms: patient(limit).as_millis() as u32,
         };
-        let room = arg.function.get_mut(..function.len()).ok_or(Errno::ENAMETOOLONG)?;
-        room.copy_from_slice(function.as_bytes());
-        ioctl_with(self.0.as_raw_fd(), uapi::ARM, &mut arg).map(drop)
+        let room = arg.function.get_mut(..self.function.len()).ok_or(Errno::ENAMETOOLONG)?;
+        room.copy_from_slice(self.function.as_bytes());
+        ioctl_with(self.file.as_raw_fd(), uapi::ARM, &mut arg).map(drop)
     }
 
-    /// Lets a child make a call that stops in `function`, and waits until it has.
-    pub fn call(function: &str, call: impl FnOnce() -> Result<(), Errno>) -> Result<(Pause, Call)> {
-        let pause = Pause::new()?;
+    /// Lets a child make a call that stops in the window, and waits until it has.
+    pub fn call(window: Window, call: impl FnOnce() -> Result<(), Errno>) -> Result<(Pause, Call)> {
+        let pause = Pause::at(window)?;
         let mut made = Call::start(|| {
-            pause.arm_here(function)?;
+            pause.arm_here()?;
             call()
         })?;
         while !pause.is_inside()? {
-            ensure!(!made.is_over()?, "it did not stop in {function}: {:?}", made.finish()?);
+            ensure!(!made.is_over()?, "it did not stop in {window:?}: {:?}", made.finish()?);
             sleep(Duration::from_millis(1));
         }
         Ok((pause, made))
@@ -71,7 +79,7 @@ impl Pause {
 
     /// Another handle on it.
     pub fn share(&self) -> Result<Pause> {
-        Ok(Pause(self.0.try_clone()?))
+        Ok(Pause { file: self.file.try_clone()?, function: self.function.clone() })
     }
 
     /// Waits until the thread has stopped.
@@ -106,7 +114,7 @@ impl Pause {
     /// As [`Pause::end`], for a pause that others use too.
     pub fn release(&self) -> Result<()> {
         self.holds()?;
-        Ok(ioctl(self.0.as_raw_fd(), uapi::RELEASE, 0).map(drop)?)
+        Ok(ioctl(self.file.as_raw_fd(), uapi::RELEASE, 0).map(drop)?)
     }
 
     fn is_inside(&self) -> Result<bool> {
@@ -120,33 +128,9 @@ impl Pause {
 
     fn stats(&self) -> Result<uapi::PauseStats, Errno> {
         let mut stats = uapi::PauseStats::default();
-        ioctl_with(self.0.as_raw_fd(), uapi::PAUSE_STATS, &mut stats)?;
+        ioctl_with(self.file.as_raw_fd(), uapi::PAUSE_STATS, &mut stats)?;
         Ok(stats)
     }
-}
-
-/// What the driver calls to lock a mutex: a helper where that is a macro in C, as with lockdep.
-pub fn mutex_lock() -> Result<&'static str> {
-    let text = fs::read_to_string("/proc/kallsyms")?;
-    let is_function = text.lines().any(|line| line.ends_with(" T mutex_lock"));
-    Ok(if is_function { "mutex_lock" } else { "rust_helper_mutex_lock" })
-}
-
-/// The one function of the driver under test that has `part` in its name, which is mangled:
-/// `7dma_buf6attach` for `dma_buf::attach`.
-pub fn of_driver(part: &str) -> Result<String> {
-    let module = format!("[{}]", Module::driver().name());
-    let text = fs::read_to_string("/proc/kallsyms")?;
-    let functions = text.lines().filter_map(|line| {
-        match line.split_whitespace().collect::<Vec<_>>()[..] {
-            // Some kernels pad functions, and name the padding.
-            [_, "t" | "T", name, of] if of == module && !name.starts_with("__pfx_") => Some(name),
-            _ => None,
-        }
-    });
-    let found: Vec<&str> = functions.filter(|name| name.contains(part)).collect();
-    ensure!(found.len() == 1, "functions of the driver with {part} in their names: {found:?}");
-    Ok(found[0].to_string())
 }
 
 /// Checks that `done`, on a thread of its own, ends while somebody stands in `pause`.

@@ -18,6 +18,7 @@ use guest::pci::{Pci, EDU};
 use guest::testmod::{Attach, Importer, Ptes, GOOD, STUBBORN};
 use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};
 use guest::uapi::{VFIO_DMA_BUF_STATUS_LIVE, VFIO_DMA_BUF_STATUS_REVOKED_TEMP};
+use guest::windows;
 use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup, Skip};
@@ -34,22 +35,6 @@ cases! {
         harmless_error_takes_everything_away_until_it_is_over;
     Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
         device_that_does_not_recover_is_out_of_reach_until_a_reset;
-}
-
-/// Resets the link, after drivers were told.
-const RESETS: &str = "pci_bus_error_reset";
-/// Ends a recovery that did not work.
-const GIVES_UP: &str = "report_perm_failure_detected";
-/// Tells user space of an error.
-const TELLS: &str = "vfio_pci_core_aer_err_detected";
-/// Waits, when a device is being unbound, until it is closed.
-const UNREGISTERS: &str = "vfio_unregister_group_dev";
-/// Ends a recovery.
-const CLEARS: &str = "pcie_clear_device_status";
-
-/// Stops the kernel in a function, in whatever thread.
-fn anybody_in(function: &str) -> Result<Pause> {
-    Pause::of(0, function)
 }
 
 fn error(pci: &Pci, error: LinkError) -> Result<()> {
@@ -107,7 +92,8 @@ impl Scene {
 fn link_error_takes_everything_away_until_the_link_is_back() -> Result<()> {
     let scene = Scene::new(Rig::new()?, GOOD)?;
     for round in [1, 3] {
-        let [reset, end] = [anybody_in(RESETS)?, anybody_in(CLEARS)?];
+        let [reset, end] =
+            [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_ENDS)?];
         error(&scene.rig.pci, LinkError::Fatal)?;
         reset.wait()?;
         expelled("link error", &scene.importer, round)?;
@@ -127,7 +113,7 @@ fn link_error_takes_everything_away_until_the_link_is_back() -> Result<()> {
 
 fn link_error_does_not_wait_for_ever() -> Result<()> {
     let scene = Scene::new(Rig::new()?, STUBBORN)?;
-    let end = anybody_in(CLEARS)?;
+    let end = Pause::of_any(windows::RECOVERY_ENDS)?;
     error(&scene.rig.pci, LinkError::Fatal)?;
     end.wait()?;
     end.end()?;
@@ -141,7 +127,8 @@ fn link_error_does_not_wait_for_ever() -> Result<()> {
 /// it does after ours was told.
 fn harmless_error_takes_everything_away_until_it_is_over() -> Result<()> {
     let scene = Scene::new(Rig::new()?, GOOD)?;
-    let [told, end] = [anybody_in(TELLS)?, anybody_in(CLEARS)?];
+    let [told, end] =
+        [Pause::of_any(windows::ERROR_EVENT)?, Pause::of_any(windows::RECOVERY_ENDS)?];
     error(&scene.rig.pci, LinkError::NonFatal)?;
     told.wait()?;
     expelled("harmless error", &scene.importer, 1)?;
@@ -167,7 +154,8 @@ fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
     ours.bind(&driver())?;
     let config = Config::of(&sibling)?;
     let scene = Scene::new(Rig::with(ours)?, GOOD)?;
-    let [reset, gives_up] = [anybody_in(RESETS)?, anybody_in(GIVES_UP)?];
+    let [reset, gives_up] =
+        [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_FAILS)?];
     error(&scene.rig.pci, LinkError::Fatal)?;
     reset.wait()?;
     let mut load = scene.begin_load()?;
@@ -201,8 +189,9 @@ fn unbind_ends_the_waits_for_a_recovery() -> Result<()> {
     let device = Device::open(&pci, Via::Group)?;
     let mapping = device.map_bar(0)?;
     check::value("before", mapping.load(ID_AT), ID)?;
-    let [reset, unregisters] = [anybody_in(RESETS)?, anybody_in(UNREGISTERS)?];
-    let over = anybody_in(CLEARS)?;
+    let [reset, unregisters] =
+        [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::UNREGISTER)?];
+    let over = Pause::of_any(windows::RECOVERY_ENDS)?;
     error(&pci, LinkError::Fatal)?;
     reset.wait()?;
     std::thread::scope(|scope| {

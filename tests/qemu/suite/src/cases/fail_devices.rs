@@ -6,10 +6,10 @@ use anyhow::Result;
 use guest::buffer::{self, Buffer, Export};
 use guest::device::{Device, Via};
 use guest::failnth::Whose;
-use guest::pause::of_driver;
 use guest::pci::{Pci, BOCHS, EDU};
 use guest::testmod::{Importer, GOOD};
 use guest::uapi::{self, VFIO_DMA_BUF_STATUS_CLOSED, VFIO_DMA_BUF_STATUS_LIVE};
+use guest::windows;
 use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
@@ -46,7 +46,7 @@ fn errno<T>(result: Result<T>) -> Result<T, Errno> {
 /// Opening is the core's work, of which a part is enough here.
 fn opening_that_the_core_gave_up_leaves_nothing() -> Result<()> {
     let pci = edu()?;
-    let injector = injector(MEMORY, Whose::Function("vfio_config_init".to_string()))?;
+    let injector = injector(MEMORY, Whose::Function(windows::OPEN_CONFIG))?;
     let tally = exhaust(
         "open",
         &injector,
@@ -61,7 +61,7 @@ fn opening_that_the_core_gave_up_leaves_nothing() -> Result<()> {
 
 fn binding_survives_every_failure() -> Result<()> {
     let pci = edu()?;
-    let injector = injector(MEMORY, Whose::Function(of_driver("10DeviceDataE4init")?))?;
+    let injector = injector(MEMORY, Whose::Function(windows::DEVICE_INIT))?;
     let mut tally = Tally::default();
     for n in 1..MANY {
         pci.unbind()?;
@@ -194,8 +194,7 @@ fn unread(what: &str, revoke: impl Fn(&Device, &Buffer) -> Result<(), Errno>) ->
 }
 
 fn last_close_allocates_nothing() -> Result<()> {
-    let ours = Whose::Function(of_driver("6Driver12close_device")?);
-    let injector = injector(ALL, ours)?;
+    let injector = injector(ALL, Whose::Function(windows::LAST_CLOSE))?;
     let mut tally = Tally::default();
     for n in 1..MANY {
         let device = open_edu()?;

@@ -15,6 +15,7 @@ use guest::patience::patient;
 use guest::pause::Pause;
 use guest::pci::{Pci, BOCHS, EDU, IGB};
 use guest::testmod::{slow, Importer, GOOD, STUBBORN};
+use guest::windows;
 use guest::{uapi, Errno, PAGE};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::uio::pwrite;
@@ -49,8 +50,6 @@ cases! {
         express_flr_takes_importers_mappings;
 }
 
-/// Resets the function, after the driver was told.
-const RESETS: &str = "__pci_reset_function_locked";
 const TEMPORARILY: u32 = uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP;
 
 /// Memory goes by `off` and comes back by `on`: importers are told, refused, and welcome again.
@@ -229,9 +228,9 @@ fn sysfs_reset_waits_although_its_caller_has_a_signal() -> Result<()> {
     const DELAY: Duration = Duration::from_millis(700);
     let rig = Rig::new()?;
     let importer = rig.mapped(slow(DELAY.as_millis() as u32))?;
-    let pause = Pause::new()?;
+    let pause = Pause::at(windows::RESET)?;
     let mut reset = Call::start(|| {
-        pause.arm_here(RESETS)?;
+        pause.arm_here()?;
         rig.pci.reset()
     })?;
     wait_for("the importer is told to unmap", || Ok(importer.stats()?.hits > 0))?;

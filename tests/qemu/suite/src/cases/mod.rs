@@ -44,6 +44,7 @@ mod tools_broker;
 mod tools_cli;
 mod tools_crate;
 mod unload;
+mod windows;
 
 use crate::case::Case;
 
@@ -79,6 +80,7 @@ pub fn all() -> Vec<&'static Case> {
         importers_race::CASES,
         aer::CASES,
         p2p::CASES,
+        windows::CASES,
         race::CASES,
         race_faults::CASES,
         race_holders::CASES,

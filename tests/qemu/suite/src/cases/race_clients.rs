@@ -11,11 +11,12 @@ use guest::device::Device;
 use guest::kmsg;
 use guest::mm::{self, Mapping};
 use guest::patience::patient;
-use guest::pause::{meanwhile, of_driver, Pause};
+use guest::pause::{meanwhile, Pause};
 use guest::pci::EDU;
 use guest::peer::Peer;
 use guest::testmod::Ptes;
 use guest::waiting::{is_in_driver, told};
+use guest::windows;
 use guest::{Errno, PAGE};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -41,10 +42,6 @@ cases! {
         call_that_waits_for_user_memory_stalls_nothing;
 }
 
-/// Resets the function, after the driver was told.
-const RESETS: &str = "__pci_reset_function_locked";
-/// Reads what user space has passed.
-const READS: &str = "_copy_from_user";
 /// Longer than most mmap() take that wait for nobody.
 const MEDIAN: Duration = Duration::from_millis(20);
 /// Longer than any of them takes on a busy machine, and shorter than a pause.
@@ -124,7 +121,7 @@ fn client_killed_in_a_fault_leaves_a_revoke_to_finish() -> Result<()> {
     let buffer = export_edu(&device)?;
     let mapping = buffer.map(0, PAGE)?;
     let load = || mapping.load(ID_AT).map(drop).or(Ok(()));
-    let (pause, mut load) = Pause::call("apply_to_page_range", load)?;
+    let (pause, mut load) = Pause::call(windows::FAULT_CHECKED, load)?;
     let mut revoke = Call::start(|| buffer::revoke(&device, &buffer))?;
     revoke.hangs_for(WHILE)?;
     nix::sys::signal::kill(Pid::from_raw(load.pid()), Signal::SIGKILL)?;
@@ -141,7 +138,7 @@ fn client_that_waits_for_a_sysfs_reset_can_be_killed() -> Result<()> {
     let device = open_edu()?;
     let client = Client::new(peer, &device)?;
     let pci = edu()?;
-    let (pause, reset) = Pause::call(RESETS, || pci.reset())?;
+    let (pause, reset) = Pause::call(windows::RESET, || pci.reset())?;
     let Client { peer, buffers, addresses } = client;
     peer.begin_load(addresses[0])?;
     wait_for("the load waits for the reset", || Ok(is_in_driver(peer.pid())))?;
@@ -160,7 +157,7 @@ fn reset_goes_on_when_its_caller_is_killed() -> Result<()> {
     type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
     let resets: [Reset<'_>; 2] = [&|| device.reset(), &|| pci.reset()];
     for reset in resets {
-        let (pause, mut reset) = Pause::call(RESETS, reset)?;
+        let (pause, mut reset) = Pause::call(windows::RESET, reset)?;
         client.peer.begin_load(client.addresses[1])?;
         nix::sys::signal::kill(Pid::from_raw(reset.pid()), Signal::SIGKILL)?;
         reset.hangs_for(WHILE)?;
@@ -177,7 +174,7 @@ fn revoke_is_in_force_when_its_caller_is_killed() -> Result<()> {
     let mapping = buffer.map(0, PAGE)?;
     check::value("before", mapping.load(ID_AT), ID)?;
     let revoke = || buffer::revoke(&device, &buffer);
-    let (pause, mut revoke) = Pause::call("unmap_mapping_range", revoke)?;
+    let (pause, mut revoke) = Pause::call(windows::ZAP, revoke)?;
     nix::sys::signal::kill(Pid::from_raw(revoke.pid()), Signal::SIGKILL)?;
     pause.end()?;
     revoke.was_killed()?;
@@ -206,7 +203,7 @@ fn stalls_no_mmap(blocks: bool, act: impl Fn(&Device) -> bool + Sync) -> Result<
     type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
     let resets: [(&str, Reset<'_>); 2] = [("VFIO", &|| device.reset()), ("sysfs", &|| pci.reset())];
     for (name, reset) in resets {
-        let (pause, reset) = Pause::call(RESETS, reset)?;
+        let (pause, reset) = Pause::call(windows::RESET, reset)?;
         std::thread::scope(|scope| {
             let (act, id) = told(|| act(&device));
             let thread = scope.spawn(act);
@@ -261,8 +258,8 @@ fn call_that_waits_for_user_memory_stalls_nothing() -> Result<()> {
     type Feature<'a> = &'a dyn Fn() -> Result<(), Errno>;
     let features: [(&str, Feature<'_>); 2] = [("export", &export), ("REVOKE", &revoke)];
     for (name, feature) in features {
-        let (enters, feature) = Pause::call(&of_driver("4vfio14device_feature")?, feature)?;
-        let pause = Pause::of(feature.pid(), READS)?;
+        let (enters, feature) = Pause::call(windows::FEATURE, feature)?;
+        let pause = Pause::of(feature.pid(), windows::USER_COPY)?;
         enters.end()?;
         pause.wait()?;
         check::works("VFIO_DEVICE_RESET", meanwhile(&pause, "reset", || device.reset())?.0)?;

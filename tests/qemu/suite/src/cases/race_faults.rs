@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Races of faults, `mmap()` and `fork()`, each with a thread stopped in the window on purpose.
-//!
-//! [`INSERTS`] and its kin are entered by a fault that has found that it may map, and not mapped.
 
 use anyhow::{anyhow, ensure, Result};
 use guest::buffer::{self, Buffer};
 use guest::call::Call;
 use guest::device::Device;
 use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, of_driver, Pause};
+use guest::pause::{meanwhile, Pause};
 use guest::pci::{Pci, BOCHS, EDU};
 use guest::peer::Peer;
 use guest::testmod::Ptes;
 use guest::uapi::{
     vfio_pci_dmabuf_revoke, VFIO_DEVICE_PCI_DMABUF_REVOKE, VFIO_DMA_BUF_STATUS_CLOSED,
 };
+use guest::windows::{self, Window};
 use guest::worker::Worker;
 use guest::{Errno, PAGE};
 
@@ -41,15 +40,6 @@ cases! {
         huge_fault_half_way_holds_up_a_revoke;
 }
 
-/// Puts small entries into a page table.
-const INSERTS: &str = "apply_to_page_range";
-/// Puts an entry for 2 MiB into one.
-const INSERTS_HUGE: &str = "vmf_insert_pfn_pmd";
-/// Takes entries out, after who takes memory away has said so.
-const ZAPS: &str = "unmap_mapping_range";
-/// Resets the function, after the driver was told.
-const RESETS: &str = "__pci_reset_function_locked";
-
 /// A process without VFIO fds that has a buffer mapped.
 struct Client {
     peer: Peer,
@@ -67,9 +57,9 @@ impl Client {
         Ok(Client { peer, buffer, address })
     }
 
-    /// Lets it load, and stops it in `function`.
-    fn stopped(&self, function: &str) -> Result<Pause> {
-        let pause = Pause::of(self.peer.pid(), function)?;
+    /// Lets it load, and stops it in `window`.
+    fn stopped(&self, window: Window) -> Result<Pause> {
+        let pause = Pause::of(self.peer.pid(), window)?;
         self.peer.begin_load(self.address)?;
         pause.wait()?;
         Ok(pause)
@@ -102,7 +92,7 @@ fn holds_up(
     call: impl FnOnce() -> Result<(), Errno>,
     after: impl FnOnce(&Client) -> Result<()>,
 ) -> Result<()> {
-    let pause = client.stopped(INSERTS)?;
+    let pause = client.stopped(windows::FAULT_CHECKED)?;
     let mut call = Call::start(call)?;
     call.hangs_for(WHILE)?;
     pause.end()?;
@@ -135,7 +125,7 @@ fn huge_fault_half_way_holds_up_a_revoke() -> Result<()> {
     let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
     // The child has a copy of the mapping.
     let load = || mapping.load(0).map(drop).or(Ok(()));
-    let (pause, load) = Pause::call(INSERTS_HUGE, load)?;
+    let (pause, load) = Pause::call(windows::HUGE_FAULT_CHECKED, load)?;
     let mut revoke = Call::start(|| buffer::revoke(&device, &buffer))?;
     revoke.hangs_for(WHILE)?;
     check::equal("entry meanwhile", Ptes::new()?.of(load.pid(), mapping.address())?, None)?;
@@ -151,9 +141,9 @@ fn fault_holds_up_a_reset(call: impl FnOnce(&Pci, &Device) -> Result<(), Errno>)
     let device = open_edu()?;
     let client = Client::new(peer, &device)?;
     let pci = edu()?;
-    let resets = Pause::new()?;
+    let resets = Pause::at(windows::RESET)?;
     let reset = || {
-        resets.arm_here(RESETS)?;
+        resets.arm_here()?;
         call(&pci, &device)
     };
     holds_up_until(&client, reset, &resets, |client| {
@@ -169,7 +159,7 @@ fn holds_up_until(
     then: &Pause,
     during: impl FnOnce(&Client) -> Result<()>,
 ) -> Result<()> {
-    let pause = client.stopped(INSERTS)?;
+    let pause = client.stopped(windows::FAULT_CHECKED)?;
     let mut call = Call::start(call)?;
     call.hangs_for(WHILE)?;
     then.is_ahead()?;
@@ -193,7 +183,7 @@ fn fault_half_way_holds_up_memory_off() -> Result<()> {
     let peer = Peer::fork()?;
     let device = open_edu()?;
     let client = Client::new(peer, &device)?;
-    let pause = client.stopped(INSERTS)?;
+    let pause = client.stopped(windows::FAULT_CHECKED)?;
     let mut off = Call::start(|| device.set_memory(false).map_err(|_| Errno::EIO))?;
     off.hangs_for(WHILE)?;
     pause.end()?;
@@ -208,7 +198,7 @@ fn fault_half_way_holds_up_the_last_close() -> Result<()> {
     let peer = Peer::fork()?;
     let device = open_edu()?;
     let client = Client::new(peer, &device)?;
-    let pause = client.stopped(INSERTS)?;
+    let pause = client.stopped(windows::FAULT_CHECKED)?;
     let close = std::thread::spawn(move || drop(device));
     std::thread::sleep(WHILE);
     ensure!(!close.is_finished(), "the last close did not wait");
@@ -223,7 +213,7 @@ fn fault_after_the_start_of_a_revoke_is_sigbus() -> Result<()> {
     let buffer = Buffer::export(&device, 0, 0, 2 * PAGE)?;
     let [touched, fresh] = [buffer.map(0, PAGE)?, buffer.map(0, PAGE)?];
     check::value("before", touched.load(ID_AT), ID)?;
-    let (pause, revoke) = Pause::call(ZAPS, || buffer::revoke(&device, &buffer))?;
+    let (pause, revoke) = Pause::call(windows::ZAP, || buffer::revoke(&device, &buffer))?;
     check::bus_error("fault before the zap", fresh.load(ID_AT))?;
     check::errno("mmap before the zap", buffer.map(0, PAGE), Errno::ENODEV)?;
     check::value("entry before the zap", touched.load(ID_AT), ID)?;
@@ -239,10 +229,10 @@ fn fault_after_the_start_of_the_last_close_is_sigbus() -> Result<()> {
     let peer = Peer::fork()?;
     let device = open_edu()?;
     let client = Client::new(peer, &device)?;
-    let pause = Pause::new()?;
+    let pause = Pause::at(windows::ZAP)?;
     let early = std::thread::scope(|scope| {
         let close = scope.spawn(|| {
-            pause.arm_here(ZAPS)?;
+            pause.arm_here()?;
             drop(device);
             Ok::<(), Errno>(())
         });
@@ -266,7 +256,7 @@ fn fault_after_the_start_of_a_reset_waits_for_its_end() -> Result<()> {
     type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
     let resets: [Reset<'_>; 2] = [&|| device.reset(), &|| pci.reset()];
     for reset in resets {
-        let (pause, reset) = Pause::call(RESETS, reset)?;
+        let (pause, reset) = Pause::call(windows::RESET, reset)?;
         check::equal("entry", Ptes::new()?.at(mapping.address())?, None)?;
         let mut load = Call::start(|| match mapping.load(ID_AT) {
             Ok(ID) => Ok(()),
@@ -289,7 +279,7 @@ fn second_revoke_does_not_rely_on_the_first() -> Result<()> {
     let buffer = export_edu(&device)?;
     let mapping = buffer.map(0, PAGE)?;
     check::value("before", mapping.load(ID_AT), ID)?;
-    let (pause, first) = Pause::call(ZAPS, || buffer::revoke(&device, &buffer))?;
+    let (pause, first) = Pause::call(windows::ZAP, || buffer::revoke(&device, &buffer))?;
     let (second, _) = meanwhile(&pause, "another REVOKE", || buffer::revoke(&device, &buffer))?;
     check::works("another REVOKE", second)?;
     check::bus_error("after it", mapping.load(ID_AT))?;
@@ -303,8 +293,7 @@ fn mapping_that_a_revoke_overtook_is_dead() -> Result<()> {
     let device = open_edu()?;
     let buffer = export_edu(&device)?;
     let fd = peer.take(&buffer)?;
-    // Called for a mapping that was found to be allowed, and that is not there yet.
-    let pause = Pause::of(peer.pid(), "kernel_ext_set_pfnmap_flags")?;
+    let pause = Pause::of(peer.pid(), windows::MMAP_CHECKED)?;
     peer.begin_map(fd, PAGE, mm::RW, 0)?;
     pause.wait()?;
     let (revoke, _) = meanwhile(&pause, "REVOKE", || buffer::revoke(&device, &buffer))?;
@@ -316,18 +305,16 @@ fn mapping_that_a_revoke_overtook_is_dead() -> Result<()> {
 }
 
 fn fork_that_a_revoke_overtook_copies_nothing() -> Result<()> {
-    let opens = of_driver("2mm4open")?;
-    // Where the new mapping is not yet known to its file, and where it has no entries yet.
-    for copies in [None, Some("copy_page_range")] {
+    for copies in [false, true] {
         // A forking process can do nothing else meanwhile, so another one revokes.
         let peer = Peer::fork()?;
         let device = open_edu()?;
         let buffer = export_edu(&device)?;
-        let [open, copy] = [Pause::new()?, Pause::new()?];
+        let [open, copy] = [Pause::at(windows::VMA_OPENED)?, Pause::at(windows::FORK_COPIES)?];
         let old = Worker::start(|| {
             let mapping = buffer.map(0, PAGE)?;
             check::value("before", mapping.load(ID_AT), ID)?;
-            open.arm_here(&opens)?;
+            open.arm_here()?;
             let load = || {
                 check::bus_error("in the new process", mapping.load(ID_AT))?;
                 check::equal("its entry", Ptes::new()?.at(mapping.address())?, None)
@@ -337,8 +324,8 @@ fn fork_that_a_revoke_overtook_copies_nothing() -> Result<()> {
         })?;
         open.wait()?;
         let mut inside = &open;
-        if let Some(function) = copies {
-            copy.arm(old.pid(), function, SOON)?;
+        if copies {
+            copy.arm(old.pid(), SOON)?;
             open.release()?;
             copy.wait()?;
             inside = &copy;
@@ -356,10 +343,10 @@ fn export_that_the_last_close_overtook_is_closed() -> Result<()> {
     let mut device = open_edu()?;
     let holders = std::mem::take(&mut device.holders);
     let raw = device.raw();
-    let pause = Pause::new()?;
+    let pause = Pause::at(windows::EXPORT_CHECKED)?;
     let buffer = std::thread::scope(|scope| {
         let export = scope.spawn(|| {
-            pause.arm_here("dma_buf_export")?;
+            pause.arm_here()?;
             let buffer = Buffer::export(&device, 0, 0, PAGE);
             // The other thread closes it.
             std::mem::forget(device);

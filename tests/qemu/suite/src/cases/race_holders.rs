@@ -13,11 +13,12 @@ use guest::device::{Device, Via};
 use guest::mm::{self, Mapping};
 use guest::module::Module;
 use guest::patience::a_while;
-use guest::pause::{meanwhile, mutex_lock, of_driver, Pause};
+use guest::pause::{meanwhile, Pause};
 use guest::pci::EDU;
 use guest::peer::Peer;
 use guest::testmod::{Importer, GOOD};
 use guest::waiting::{is_in_driver, told};
+use guest::windows::{self, Window};
 use guest::{Errno, PAGE};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 
@@ -43,28 +44,25 @@ cases! {
         o_path_descriptor_leaves_other_files_mappings_alone;
 }
 
-/// Maps a range for a device, for an importer that was found to be allowed to.
-const MAPS: &str = "dma_buf_phys_vec_to_sgt";
-
 /// An importer that has been allowed to map and is stopped before it has.
 fn half_way(importer: &Importer) -> Result<(Pause, Call)> {
-    Pause::call(MAPS, || importer.map().map(drop))
+    Pause::call(windows::IMPORT_CHECKED, || importer.map().map(drop))
 }
 
 /// Checks that `call` waits for an importer that is half way, and takes its mapping then.
 ///
-/// It waits before it enters `acts`, the function that does to the device what it is about.
+/// It waits before it comes to `acts`, the window in which it does to the device what it is about.
 fn holds_up(
     rig: &Rig,
-    acts: &str,
+    acts: Window,
     call: impl FnOnce(&Rig) -> Result<(), Errno>,
 ) -> Result<Importer> {
     rig::peers_reach_each_other()?;
     let importer = rig.attached(GOOD)?;
     let (pause, map) = half_way(&importer)?;
-    let act = Pause::new()?;
+    let act = Pause::at(acts)?;
     let mut call = Call::start(|| {
-        act.arm_here(acts)?;
+        act.arm_here()?;
         call(rig)
     })?;
     call.hangs_for(WHILE)?;
@@ -95,7 +93,7 @@ fn import_half_way_holds_up_a_revoke() -> Result<()> {
 
 fn import_half_way_holds_up_a_reset() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = holds_up(&rig, "__pci_reset_function_locked", |rig| rig.device.reset())?;
+    let importer = holds_up(&rig, windows::RESET, |rig| rig.device.reset())?;
     check::works("map after the reset", importer.map())?;
     check::works("unmap", importer.unmap())
 }
@@ -103,7 +101,7 @@ fn import_half_way_holds_up_a_reset() -> Result<()> {
 fn import_half_way_holds_up_memory_off() -> Result<()> {
     let rig = Rig::new()?;
     let off = |rig: &Rig| rig.device.set_memory(false).map_err(|_| Errno::EIO);
-    let importer = holds_up(&rig, "vfio_pci_core_write", off)?;
+    let importer = holds_up(&rig, windows::CONFIG_WRITE, off)?;
     rig.refuses("with memory off", &importer)?;
     rig.device.set_memory(true)?;
     check::works("map with memory on", importer.map())?;
@@ -113,13 +111,13 @@ fn import_half_way_holds_up_memory_off() -> Result<()> {
 fn import_half_way_holds_up_the_last_close() -> Result<()> {
     rig::peers_reach_each_other()?;
     let importer = Importer::new()?;
-    let map = Pause::new()?;
+    let map = Pause::at(windows::IMPORT_CHECKED)?;
     let Rig { device, buffer, importing, .. } = Rig::new()?;
     check::works("attach", importer.attach(&buffer, &importing, GOOD))?;
     // A child would hold the device open: threads.
     std::thread::scope(|scope| {
         let mapper = scope.spawn(|| {
-            map.arm_here(MAPS)?;
+            map.arm_here()?;
             importer.map().map(drop)
         });
         map.wait()?;
@@ -143,8 +141,7 @@ fn import_after_the_start_of_a_revoke_is_refused() -> Result<()> {
     let importer = rig.attached(GOOD)?;
     check::works("map", importer.map())?;
     check::works("unmap", importer.unmap())?;
-    let (pause, revoke) =
-        Pause::call("unmap_mapping_range", || buffer::revoke(&rig.device, &rig.buffer))?;
+    let (pause, revoke) = Pause::call(windows::ZAP, || buffer::revoke(&rig.device, &rig.buffer))?;
     rig.refuses("before anybody is told", &importer)?;
     pause.end()?;
     check::works("REVOKE", revoke.finish()?)?;
@@ -154,10 +151,9 @@ fn import_after_the_start_of_a_revoke_is_refused() -> Result<()> {
 fn attach_that_a_revoke_overtook_maps_nothing() -> Result<()> {
     let rig = Rig::new()?;
     let importer = Importer::new()?;
-    // The last of the checks, then the first lock after them.
     let attach = || importer.attach(&rig.buffer, &rig.importing, GOOD);
-    let (check, attach) = Pause::call("__vfio_pci_memory_enabled", attach)?;
-    let note = Pause::of(attach.pid(), mutex_lock()?)?;
+    let (check, attach) = Pause::call(windows::ATTACH_CHECKS, attach)?;
+    let note = Pause::of(attach.pid(), windows::MUTEX_LOCK)?;
     check.end()?;
     note.wait()?;
     let revoke = || buffer::revoke(&rig.device, &rig.buffer);
@@ -168,13 +164,12 @@ fn attach_that_a_revoke_overtook_maps_nothing() -> Result<()> {
 }
 
 fn attach_that_unbind_overtook_is_refused() -> Result<()> {
-    let attaches = of_driver("7dma_buf6attach")?;
     let importer = Importer::new()?;
     let Rig { device, buffer, importing, pci } = Rig::new()?;
-    let pause = Pause::new()?;
+    let pause = Pause::at(windows::ATTACH)?;
     std::thread::scope(|scope| {
         let attach = scope.spawn(|| {
-            pause.arm_here(&attaches)?;
+            pause.arm_here()?;
             importer.attach(&buffer, &importing, GOOD)
         });
         pause.wait()?;
@@ -196,7 +191,7 @@ fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
     check::works("attach", old.attach(&buffer, &importing, GOOD))?;
     drop(device);
     let unbind = || pci.unbind().map_err(|_| Errno::EIO);
-    let (pause, unbind) = Pause::call("vfio_device_remove_group", unbind)?;
+    let (pause, unbind) = Pause::call(windows::UNREGISTERED, unbind)?;
     check::bus_error("load", peer.load(address)?)?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
     check::errno("map", old.map(), Errno::ENODEV)?;
@@ -211,11 +206,10 @@ fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
 
 /// Closes the last fd of a buffer in a thread, and stops that in the driver.
 fn released(buffer: Buffer) -> Result<(Pause, std::thread::JoinHandle<Result<(), Errno>>)> {
-    let releases = of_driver("7dma_buf7release")?;
-    let pause = Pause::new()?;
+    let pause = Pause::at(windows::RELEASE)?;
     let theirs = pause.share()?;
     let release = spawn(move || {
-        theirs.arm_here(&releases)?;
+        theirs.arm_here()?;
         drop(buffer);
         Ok(())
     });
@@ -254,12 +248,11 @@ fn release_that_unbind_overtook_does_no_harm() -> Result<()> {
 }
 
 fn fault_that_unbind_overtook_is_sigbus() -> Result<()> {
-    let faults = of_driver("5fault5fault")?;
     let peer = Peer::fork()?;
     let device = open_edu()?;
     let buffer = export_edu(&device)?;
     let address = check::works("mmap", peer.map(peer.take(&buffer)?, PAGE, mm::RW, 0)?)?;
-    let pause = Pause::of(peer.pid(), &faults)?;
+    let pause = Pause::of(peer.pid(), windows::FAULT)?;
     peer.begin_load(address)?;
     pause.wait()?;
     drop(device);

@@ -12,9 +12,10 @@ use anyhow::{anyhow, Result};
 use guest::buffer::Buffer;
 use guest::device::Device;
 use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, of_driver, Pause};
+use guest::pause::{meanwhile, Pause};
 use guest::pci::BOCHS;
 use guest::testmod::{Pte, Ptes};
+use guest::windows::{self, Window};
 use guest::{Errno, PAGE};
 use nix::sys::prctl::set_thp_disable;
 
@@ -44,16 +45,16 @@ fn entry(mapping: &Mapping) -> Result<Pte> {
     Ptes::new()?.at(mapping.address())?.ok_or_else(|| anyhow!("no entry"))
 }
 
-/// Stops an access in `function`, lets `others` do what they like, and ends it.
+/// Stops an access in `window`, lets `others` do what they like, and ends it.
 fn overtaken(
-    function: &str,
+    window: Window,
     access: impl FnOnce() -> Result<()> + Send,
     others: impl FnOnce(&Pause) -> Result<()>,
 ) -> Result<()> {
-    let pause = Pause::new()?;
+    let pause = Pause::at(window)?;
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            pause.arm_here(function)?;
+            pause.arm_here()?;
             access()
         });
         pause.wait()?;
@@ -63,13 +64,13 @@ fn overtaken(
     })
 }
 
-/// Lets a store to the second page of a block overtake one to the first, which stops in `function`.
+/// Lets a store to the second page of a block overtake one to the first, which stops in `window`.
 /// One of them is allowed to take the block. `size` is that of the entry in the end, bytes.
-fn store_overtakes(function: &str, first_takes_block: bool, size: u64) -> Result<()> {
+fn store_overtakes(window: Window, first_takes_block: bool, size: u64) -> Result<()> {
     let (_device, mapping) = block()?;
     set_thp_disable(!first_takes_block)?;
     let first = || Ok(mapping.store(0, 1)?);
-    overtaken(function, first, |pause| {
+    overtaken(window, first, |pause| {
         set_thp_disable(first_takes_block)?;
         let second = || mapping.store(PAGE, 2);
         Ok(meanwhile(pause, "the second store", second)?.0?)
@@ -81,19 +82,18 @@ fn store_overtakes(function: &str, first_takes_block: bool, size: u64) -> Result
 }
 
 fn page_fault_that_a_block_overtook_leaves_the_block() -> Result<()> {
-    // Where it looks for a page table, and where it is about to make one.
-    for function in ["kernel_ext_pmd_is_table", "kernel_ext_pmd_lock"] {
-        store_overtakes(function, false, BLOCK)?;
+    for window in [windows::FAULT_LOOKS_FOR_TABLE, windows::FAULT_MAKES_TABLE] {
+        store_overtakes(window, false, BLOCK)?;
     }
     Ok(())
 }
 
 fn page_fault_that_made_a_page_table_is_not_overtaken() -> Result<()> {
-    store_overtakes("apply_to_page_range", false, PAGE)
+    store_overtakes(windows::FAULT_CHECKED, false, PAGE)
 }
 
 fn block_fault_that_a_page_overtook_leaves_the_page() -> Result<()> {
-    store_overtakes("vmf_insert_pfn_pmd", true, PAGE)
+    store_overtakes(windows::HUGE_FAULT_CHECKED, true, PAGE)
 }
 
 /// Lets the kernel watch for writes to what this process has mapped (soft-dirty): entries that are
@@ -122,7 +122,7 @@ fn block_that_is_watched_for_writes_takes_stores() -> Result<()> {
     check::value("loaded anew", mapping.load(0), 1)?;
     check::equal("writable anew", entry(&mapping)?.writable, false)?;
     let store = || Ok(mapping.store(0, 3)?);
-    overtaken(&of_driver("5fault10huge_fault")?, store, |pause| {
+    overtaken(windows::HUGE_FAULT, store, |pause| {
         device.set_memory(false)?;
         device.set_memory(true)?;
         set_thp_disable(true)?;

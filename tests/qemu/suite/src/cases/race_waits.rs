@@ -13,6 +13,7 @@ use guest::fault;
 use guest::mm::{self, Mapping};
 use guest::pause::{meanwhile, Pause};
 use guest::pci::EDU;
+use guest::windows;
 use guest::{Errno, PAGE};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
@@ -33,8 +34,6 @@ cases! {
         futex_that_waits_for_a_reset_works_when_that_is_over;
 }
 
-/// Resets the function, after the driver was told.
-const RESETS: &str = "__pci_reset_function_locked";
 /// How long to watch who should sleep.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -48,7 +47,7 @@ fn in_each_reset(act: impl Fn(&Mapping, &Pause) -> Result<()>) -> Result<()> {
     for (name, reset) in resets {
         let mapping = buffer.map(0, PAGE)?;
         check::value("before", mapping.load(ID_AT), ID)?;
-        let (pause, reset) = Pause::call(RESETS, reset)?;
+        let (pause, reset) = Pause::call(windows::RESET, reset)?;
         act(&mapping, &pause).with_context(|| format!("in a {name} reset"))?;
         check::works("reset", reset.finish()?)?;
         check::value("afterwards", buffer.map(0, PAGE)?.load(ID_AT), ID)?;

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The windows of the races: each is a function of the kernel in which a thread is stopped between
+//! two steps whose order a case is about.
+//!
+//! No other file names such functions. After code was moved or renamed, edit this one: the case
+//! `every_window_is_one_function` says which window has lost its function.
+
+use std::fs;
+
+use anyhow::{ensure, Result};
+
+use crate::module::Module;
+
+/// A moment in the kernel, by the function that begins then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The name of its constant.
+    pub name: &'static str,
+    function: Function,
+}
+
+/// How its function is found in `/proc/kallsyms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Function {
+    /// A function of the kernel or of another module: the first of these names that exists.
+    Kernel(&'static [&'static str]),
+    /// A C helper of the driver.
+    Helper(&'static str),
+    /// A Rust function of the driver: consecutive parts of its path.
+    Driver(&'static [&'static str]),
+}
+use Function::{Driver, Helper, Kernel};
+
+macro_rules! windows {
+    ($($(#[$doc:meta])+ $name:ident = $function:expr;)+) => {
+        $($(#[$doc])+ pub const $name: Window =
+            Window { name: stringify!($name), function: $function };)+
+        /// All windows.
+        pub const ALL: &[Window] = &[$($name),+];
+    };
+}
+
+windows! {
+    /// A page fault enters the driver: nothing is checked yet.
+    /// The trampoline of `vm_operations_struct.fault`, whose address the kernel has.
+    FAULT = Driver(&["fault", "fault"]);
+    /// As [`FAULT`], for a fault that may map a block of 2 MiB or 1 GiB.
+    /// The trampoline of `vm_operations_struct.huge_fault`.
+    HUGE_FAULT = Driver(&["fault", "huge_fault"]);
+    /// A page fault has passed the gate's checks; its entries are not in the page table yet.
+    /// The driver inserts small entries by this function only.
+    FAULT_CHECKED = Kernel(&["apply_to_page_range"]);
+    /// A fault for 2 MiB has passed the gate's checks; its entry is not in the page table yet.
+    HUGE_FAULT_CHECKED = Kernel(&["vmf_insert_pfn_pmd"]);
+    /// A page fault is about to look whether a page table is there.
+    FAULT_LOOKS_FOR_TABLE = Helper("kernel_ext_pmd_is_table");
+    /// A page fault has found no page table and is about to make one.
+    FAULT_MAKES_TABLE = Helper("kernel_ext_pmd_lock");
+    /// `mmap()` has been found to be allowed; the VMA is not linked to its file yet.
+    /// The driver's last step of `mmap()` on a buffer sets the flags of the VMA.
+    MMAP_CHECKED = Helper("kernel_ext_set_pfnmap_flags");
+    /// `fork()` or a split has made a VMA, which is not linked to its file yet.
+    /// The trampoline of `vm_operations_struct.open`.
+    VMA_OPENED = Driver(&["mm", "open"]);
+    /// `fork()` has linked the new VMA; its entries are not copied yet.
+    FORK_COPIES = Kernel(&["copy_page_range"]);
+    /// The new state of a buffer is published; its page table entries are still there.
+    ZAP = Kernel(&["unmap_mapping_range"]);
+    /// An export has looked at the device; the dma-buf does not exist yet.
+    EXPORT_CHECKED = Kernel(&["dma_buf_export"]);
+    /// The dma-buf core calls the driver's `attach`: nothing is checked yet.
+    ATTACH = Driver(&["dma_buf", "attach"]);
+    /// The last of the checks of an `attach`. The core's, called under `memory_lock`.
+    ATTACH_CHECKS = Kernel(&["__vfio_pci_memory_enabled"]);
+    /// What an `attach` does after [`ATTACH_CHECKS`]: it locks a mutex.
+    /// With lockdep `mutex_lock()` is a macro, and Rust calls a helper of the kernel.
+    MUTEX_LOCK = Kernel(&["mutex_lock", "rust_helper_mutex_lock"]);
+    /// An importer has been found to be allowed to map; its DMA mapping is not there yet.
+    IMPORT_CHECKED = Kernel(&["dma_buf_phys_vec_to_sgt"]);
+    /// The dma-buf core calls the driver's `release`: nothing is taken apart yet.
+    RELEASE = Driver(&["dma_buf", "release"]);
+    /// A function is about to be reset; the driver has taken everything away (`reset_prepare`).
+    RESET = Kernel(&["__pci_reset_function_locked"]);
+    /// The link is about to be reset; drivers were told of the error (`error_detected`).
+    LINK_RESET = Kernel(&["pci_bus_error_reset"]);
+    /// A recovery from a link error has failed; drivers are about to be told.
+    RECOVERY_FAILS = Kernel(&["report_perm_failure_detected"]);
+    /// User space is about to be told of a link error. In vfio_pci_core; the driver is through.
+    ERROR_EVENT = Kernel(&["vfio_pci_core_aer_err_detected"]);
+    /// A recovery from a link error is over; all drivers were told.
+    RECOVERY_ENDS = Kernel(&["pcie_clear_device_status"]);
+    /// `remove` is about to wait until the device is closed.
+    UNREGISTER = Kernel(&["vfio_unregister_group_dev"]);
+    /// `remove` has waited until the device was closed; nobody can open it any more.
+    UNREGISTERED = Kernel(&["vfio_device_remove_group"]);
+    /// A write to configuration space goes to the core; the driver has taken away what it must.
+    CONFIG_WRITE = Kernel(&["vfio_pci_core_write"]);
+    /// A feature ioctl enters the driver: its arguments are not read yet.
+    /// The trampoline of `vfio_device_ops.device_feature`.
+    FEATURE = Driver(&["vfio", "device_feature"]);
+    /// The driver or the core is about to read arguments from user memory.
+    USER_COPY = Kernel(&["_copy_from_user"]);
+    /// The core sets up its copy of configuration space when a device is opened.
+    OPEN_CONFIG = Kernel(&["vfio_config_init"]);
+    /// The driver makes its part of a device when one is bound.
+    DEVICE_INIT = Driver(&["DeviceData", "init"]);
+    /// The driver's part of the last close.
+    LAST_CLOSE = Driver(&["Driver", "close_device"]);
+}
+
+impl Window {
+    /// Looks up the name of its function, which must be the only one of that name.
+    pub fn function(self) -> Result<String> {
+        let text = fs::read_to_string("/proc/kallsyms")?;
+        let driver = format!("[{}]", Module::driver().name());
+        let functions = |of: Option<&str>, fits: &dyn Fn(&str) -> bool| -> Vec<String> {
+            let names = text.lines().filter_map(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                let (kind, name, module) = (words.next()?, words.next()?, words.next());
+                // Some kernels pad functions, and name the padding.
+                let function = matches!(kind, "t" | "T") && !name.starts_with("__pfx_");
+                (function && (of.is_none() || module == of) && fits(name)).then(|| name.into())
+            });
+            names.collect()
+        };
+        let found = match self.function {
+            Kernel(names) => {
+                let found = names.iter().map(|name| functions(None, &|other| other == *name));
+                found.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
+            }
+            Helper(name) => functions(Some(&driver), &|other| other == name),
+            Driver(path) => functions(Some(&driver), &|other| is_path(other, path)),
+        };
+        ensure!(found.len() == 1, "window {}, {:?}: {found:?}", self.name, self.function);
+        Ok(found[0].clone())
+    }
+}
+
+/// Whether a mangled name has these parts of a path. `E` ends the name of the type of an `impl`.
+fn is_path(mangled: &str, path: &[&str]) -> bool {
+    let parts: Vec<String> = path.iter().map(|part| format!("{}{part}", part.len())).collect();
+    mangled.contains(&parts.concat()) || mangled.contains(&parts.join("E"))
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The windows that other cases stop threads in.
+
+use anyhow::{ensure, Result};
+use guest::windows::ALL;
+
+use crate::case::{cases, Setup};
+
+cases! {
+    Setup::Bound(&[]) =>
+        every_window_is_one_function;
+}
+
+fn every_window_is_one_function() -> Result<()> {
+    let errors = ALL.iter().filter_map(|window| window.function().err());
+    let errors: Vec<String> = errors.map(|error| format!("{error:#}")).collect();
+    ensure!(errors.is_empty(), "{}", errors.join("\n"));
+    Ok(())
+}
