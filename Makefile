@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := module
 .PHONY: module tools demo test test-debug test-kcsan test-stress selftests soak fuzz bench
-.PHONY: check fmt shell run help
+.PHONY: contract check fmt shell run help
 .PHONY: apps-test stock-test deb deb-test clean distclean
 
 # What scripts/guest/run.py takes from the user.
@@ -23,7 +23,7 @@ module:
 	@scripts/root.sh scripts/build.sh module
 endif
 
-tools demo test test-debug test-kcsan test-stress selftests soak fuzz bench check fmt shell:
+tools demo test test-debug test-kcsan test-stress selftests soak fuzz bench check fmt shell contract:
 	@scripts/root.sh scripts/build.sh $@
 
 stock-test deb deb-test:
@@ -49,6 +49,7 @@ help:
 #: make tools           build the programs of tools/, static, into build/tools
 #: make demo            boot a guest and show the main job on an emulated PCI device
 #: make test            KUnit and the guest suite; CASE=pattern runs the cases that match
+#: make contract        print the contract, and which case proves what
 #: make test-debug      make test on a kernel with KASAN, UBSAN, kmemleak and more (slow)
 #: make test-kcsan      make test on a kernel that looks for data races, in the driver, too (slow)
 #: make test-stress     make test while stress-ng takes nearly all memory of the guest (slow)

@@ -12,6 +12,7 @@
 #   soak fuzz               the same with the kernel of flavour KERNEL (bench)
 #   selftests               the kernel's own VFIO tests and the module, and boots a guest
 #   apps-test               the module, and boots guests that run Debian's programs
+#   contract                the suite, which prints its table
 #   tools                   build/tools: the crate's examples and the programs
 #   deb                     build/deb/*.deb (scripts/debian)
 #   deb-test                that, in a clean root, and boots what DKMS made of it there
@@ -116,7 +117,7 @@ main() {
 	test-debug) flavour=debug ;;
 	test-kcsan) flavour=kcsan ;;
 	soak | fuzz) flavour=${KERNEL:-bench} ;;
-	tools) flavour=none ;;
+	tools | contract) flavour=none ;;
 	esac
 	case $flavour in
 	bench | debug | kcsan | test) kernel=$(/src/scripts/kernel.sh "$flavour") ;;
@@ -133,6 +134,7 @@ main() {
 		build_guest --package demo
 		;;
 	tools/*) build_tools ;;
+	contract/*) build_guest --package suite ;;
 	test/* | test-stress/*)
 		build_module
 		build_guest
@@ -171,6 +173,9 @@ main() {
 		;;
 	tools)
 		say "tools: $(outside /src/build/tools): bin, man1, completions"
+		;;
+	contract)
+		exec build/guest/x86_64-unknown-linux-gnu/release/suite --contract
 		;;
 	check)
 		exec /src/scripts/check "$kernel"

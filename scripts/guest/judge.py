@@ -161,12 +161,14 @@ def judge_skips(cases):
     return cases
 
 
-def judge_table(readme, cases):
-    """A failed case for each one that the table of tests/README.md names and that did not pass."""
-    table = readme.partition("## Which case proves what")[2]
+def judge_contract(table, cases):
+    """A failed case for each row of the contract (`suite --contract`) of which no case passed."""
     passed = {case.name for case in cases if case.status == "passed"}
-    missing = [name for name in re.findall(r"`(\w+)`", table) if name not in passed]
-    return [Case(f"tests/README.md: {name} did not pass", "failed") for name in missing]
+    rows = re.findall(r"^\| (.*) \| (`.*`) \|$", table, re.MULTILINE)
+    unproven = [row for row, names in rows if not passed & set(re.findall(r"`(\w+)`", names))]
+    if not rows:
+        return [Case("contract: there are no rows", "failed")]
+    return [Case(f"contract: no case proves this: {row}", "failed") for row in unproven]
 
 
 def judge_kunit(test, parser, log, status, problem):

@@ -10,6 +10,7 @@ import glob
 import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 
@@ -248,9 +249,14 @@ def test(kernel):
     if everything and not os.environ.get("ACCEL"):
         judge.judge_skips(cases)
     if everything:
-        with open("/src/tests/README.md") as readme:
-            cases += judge.judge_table(readme.read(), cases)
+        cases += judge.judge_contract(contract(), cases)
     return conclude(cases)
+
+
+def contract():
+    """The table of which case proves what, from the suite itself: it is static, and runs here."""
+    suite_program = f"{BUILD}/guest/x86_64-unknown-linux-gnu/release/suite"
+    return subprocess.check_output([suite_program, "--contract"], text=True)
 
 
 def stock_test(kernel):

@@ -72,23 +72,29 @@ class Suite(unittest.TestCase):
         self.assertEqual(self.judge(GOOD.replace("\n", "\r\n"))[0], "2 passed, 0 failed")
 
 
-class Table(unittest.TestCase):
-    """What tests/README.md names."""
+class Contract(unittest.TestCase):
+    """judge_contract()"""
 
-    README = "`intro`\n## Which case proves what\n| a | `one` `two` |\n| b | `three` |\n"
+    TABLE = "| behaviour | cases |\n|---|---|\n| a | `one` `two` |\n| b | `three` |\n"
 
     def judge(self, *statuses):
         names = ("one", "two", "three")
         cases = [judge.Case(name, status) for name, status in zip(names, statuses)]
-        return failed(judge.judge_table(self.README, cases))
+        return failed(judge.judge_contract(self.TABLE, cases))
 
     def test_all_passed(self):
         self.assertEqual(self.judge("passed", "passed", "passed"), [])
 
-    def test_skipped_failed_and_missing_ones_fail(self):
-        self.assertEqual(len(self.judge("passed", "skipped", "passed")), 1)
-        self.assertEqual(len(self.judge("failed", "passed", "passed")), 1)
-        self.assertEqual(len(self.judge("passed")), 2)
+    def test_one_case_of_a_row_is_enough(self):
+        self.assertEqual(self.judge("skipped", "passed", "passed"), [])
+
+    def test_row_without_a_case_that_passed_fails(self):
+        self.assertEqual(self.judge("passed"), ["contract: no case proves this: b"])
+        self.assertEqual(self.judge("passed", "passed", "skipped"), self.judge("passed"))
+        self.assertEqual(len(self.judge("failed", "skipped", "failed")), 2)
+
+    def test_table_without_rows_fails(self):
+        self.assertEqual(failed(judge.judge_contract("", [])), ["contract: there are no rows"])
 
 
 class Splats(unittest.TestCase):

@@ -12,8 +12,12 @@ pub const SKIPPED: u8 = 77;
 
 /// One case.
 pub struct Case {
-    /// A fact, which the case proves.
+    /// The fact that it proves.
     pub name: &'static str,
+    /// The file that it stands in.
+    pub file: &'static str,
+    /// The row of the contract that the fact belongs to.
+    pub row: &'static str,
     /// What must be there before it starts.
     pub setup: Setup,
     /// The case itself.
@@ -71,13 +75,21 @@ impl Case {
     }
 }
 
-/// The cases of a file: `setup => name, name, …;` for functions of these names.
+/// The cases of a file: `setup => "row": [name, name, …], "row": […];` for functions of these names.
+///
+/// A case that proves more than one row stands in each.
 macro_rules! cases {
-    ($($setup:expr => $($name:ident),+ $(,)?;)+) => {
+    ($($setup:expr => $($row:literal: [$($name:ident),+ $(,)?]),+;)+) => {
         /// The cases of this file.
-        pub const CASES: &[$crate::case::Case] = &[$($(
-            $crate::case::Case { name: stringify!($name), setup: $setup, run: $name },
-        )+)+];
+        pub const CASES: &[$crate::case::Case] = &[$($($(
+            $crate::case::Case {
+                name: stringify!($name),
+                file: file!(),
+                row: $row,
+                setup: $setup,
+                run: $name,
+            },
+        )+)+)+];
     };
 }
 pub(crate) use cases;

@@ -3,6 +3,7 @@
 //!
 //!     suite [PATTERN...]    run the cases whose names contain a PATTERN, or all of them
 //!     suite --list          name them
+//!     suite --contract      print which row of the contract each proves
 //!
 //! Each case is a function in [`cases`] and runs in a process of its own, which [`runner`] starts,
 //! watches and cleans up after. The result is TAP on standard output; the exit status is 0 if no
@@ -38,6 +39,10 @@ fn main() -> ExitCode {
             cases.iter().for_each(|case| println!("{}", case.name));
             ExitCode::SUCCESS
         }
+        ["--contract"] => {
+            print!("{}", cases::contract());
+            ExitCode::SUCCESS
+        }
         ["--case", name] => match cases.iter().find(|case| case.name == name) {
             Some(case) => case.run_here(),
             None => usage(&format!("no case {name:?}")),
@@ -65,6 +70,6 @@ fn main() -> ExitCode {
 }
 
 fn usage(why: &str) -> ExitCode {
-    eprintln!("suite: {why}\nusage: suite [--list | PATTERN...]");
+    eprintln!("suite: {why}\nusage: suite [--list | --contract | PATTERN...]");
     ExitCode::FAILURE
 }

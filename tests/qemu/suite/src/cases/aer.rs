@@ -28,13 +28,19 @@ use crate::rig::{self, expelled, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        unbind_ends_the_waits_for_a_recovery;
+        "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
+            unbind_ends_the_waits_for_a_recovery,
+        ];
     Setup::Bound(&[EDU, EDU]) =>
-        link_error_takes_everything_away_until_the_link_is_back,
-        link_error_does_not_wait_for_ever,
-        harmless_error_takes_everything_away_until_it_is_over;
+        "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
+            link_error_takes_everything_away_until_the_link_is_back,
+            link_error_does_not_wait_for_ever,
+            harmless_error_takes_everything_away_until_it_is_over,
+        ];
     Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
-        device_that_does_not_recover_is_out_of_reach_until_a_reset;
+        "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
+            device_that_does_not_recover_is_out_of_reach_until_a_reset,
+        ];
 }
 
 fn error(pci: &Pci, error: LinkError) -> Result<()> {

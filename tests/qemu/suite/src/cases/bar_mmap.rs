@@ -19,21 +19,32 @@ use crate::fixture::{
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        bar_mapping_reaches_the_registers,
-        bar_mapping_is_named_after_its_bar,
-        bar_mapping_keeps_the_device_open,
-        bar_mapping_in_a_forked_child_keeps_the_device_open,
-        bar_mapping_past_the_end_is_refused,
-        bar_mapping_must_be_shared,
-        bar_mapping_of_what_is_no_bar_is_refused,
-        read_only_bar_mapping_cannot_be_written,
-        bar_mapping_can_be_moved_but_not_grown,
-        five_hundred_bar_mappings_work_and_leave;
+        "mmap of a BAR: works, keeps the device open, has VFIO's offsets": [
+            bar_mapping_reaches_the_registers, bar_mapping_keeps_the_device_open,
+            bar_mapping_in_a_forked_child_keeps_the_device_open,
+            read_only_bar_mapping_cannot_be_written, five_hundred_bar_mappings_work_and_leave,
+        ],
+        "names: in maps, map_files, fdinfo and bufinfo; can be replaced": [
+            bar_mapping_is_named_after_its_bar,
+        ],
+        "mmap: EINVAL past the end, or not shared": [
+            bar_mapping_past_the_end_is_refused, bar_mapping_must_be_shared,
+            bar_mapping_of_what_is_no_bar_is_refused,
+        ],
+        "mappings: split, mprotect, mremap, fork and holes work; growing fails": [
+            bar_mapping_can_be_moved_but_not_grown,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        bar_mapping_at_an_offset_shows_that_offset,
-        bar_mappings_of_several_bars_have_their_own_names,
-        bar_mapping_can_be_cut_to_pieces,
-        bar_mapping_of_two_megabyte_pages_works;
+        "mmap of a BAR: works, keeps the device open, has VFIO's offsets": [
+            bar_mapping_at_an_offset_shows_that_offset,
+            bar_mappings_of_several_bars_have_their_own_names,
+        ],
+        "mappings: split, mprotect, mremap, fork and holes work; growing fails": [
+            bar_mapping_can_be_cut_to_pieces,
+        ],
+        "page table entries: frames, levels and memory types, in any process": [
+            bar_mapping_of_two_megabyte_pages_works,
+        ];
 }
 
 fn bar_mapping_reaches_the_registers() -> Result<()> {

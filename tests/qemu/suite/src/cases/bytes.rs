@@ -17,10 +17,16 @@ use crate::fixture::nth;
 
 cases! {
     Setup::Bound(&[IVSHMEM, IVSHMEM]) =>
-        bytes_written_by_a_client_are_at_their_place_and_nowhere_else,
-        bytes_written_through_many_ranges_are_at_their_places,
-        bytes_written_before_a_revoke_stay_and_later_ones_never_arrive,
-        bytes_written_while_memory_is_off_never_arrive;
+        "mmap of a buffer: from any process; the offset counts in the concatenated ranges": [
+            bytes_written_by_a_client_are_at_their_place_and_nowhere_else,
+            bytes_written_through_many_ranges_are_at_their_places,
+        ],
+        "REVOKE: for good, in all processes": [
+            bytes_written_before_a_revoke_stay_and_later_ones_never_arrive,
+        ],
+        "memory bit: SIGBUS while off; the same mappings work when it is on": [
+            bytes_written_while_memory_is_off_never_arrive,
+        ];
 }
 
 /// Words of memory that are looked at in each page.

@@ -19,11 +19,14 @@ use crate::fixture::{open_bochs, open_edu, wait_for};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        device_reads_and_writes_memory_of_its_container,
-        interrupts_reach_an_eventfd;
+        "open: what the driver does not handle goes to the core": [
+            device_reads_and_writes_memory_of_its_container, interrupts_reach_an_eventfd,
+        ];
     Setup::Bound(&[EDU, BOCHS]) =>
-        device_writes_into_a_bar_mapping_of_another_device,
-        type1_mapping_of_a_buffer_outlives_its_revoke;
+        "type 1 maps BARs for other devices; iommufd maps only what was exported for it": [
+            device_writes_into_a_bar_mapping_of_another_device,
+            type1_mapping_of_a_buffer_outlives_its_revoke,
+        ];
 }
 
 /// Where the cases put things in the device's address space; edu reaches 28 bits.

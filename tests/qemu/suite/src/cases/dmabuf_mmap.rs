@@ -18,23 +18,37 @@ use crate::fixture::{
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        client_process_reaches_the_registers,
-        exported_buffer_is_named_after_its_bar,
-        mapping_outlives_the_fd,
-        mapping_past_the_end_of_the_buffer_is_refused,
-        mapping_of_a_buffer_must_be_shared,
-        read_only_export_cannot_be_written,
-        forked_child_keeps_the_mapping;
+        "mmap of a buffer: from any process; the offset counts in the concatenated ranges": [
+            client_process_reaches_the_registers, mapping_outlives_the_fd,
+        ],
+        "names: in maps, map_files, fdinfo and bufinfo; can be replaced": [
+            exported_buffer_is_named_after_its_bar,
+        ],
+        "mmap: EINVAL past the end, or not shared": [
+            mapping_past_the_end_of_the_buffer_is_refused, mapping_of_a_buffer_must_be_shared,
+        ],
+        "mmap: PROT_WRITE of a read-only fd is EACCES": [read_only_export_cannot_be_written],
+        "mappings: split, mprotect, mremap, fork and holes work; growing fails": [
+            forked_child_keeps_the_mapping,
+        ];
     Setup::Bound(&[EDU, EDU]) =>
-        buffers_of_two_devices_reach_their_own;
+        "buffers reach their own device and BAR; several over one range are allowed": [
+            buffers_of_two_devices_reach_their_own,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        offset_of_mmap_counts_in_the_buffer,
-        ranges_lie_end_to_end_in_the_order_given,
-        buffers_over_the_same_pages_are_aliases,
-        mapping_of_a_buffer_can_be_cut_to_pieces,
-        mapping_of_a_buffer_can_be_moved_but_not_grown,
-        buffer_of_a_second_bar_shows_that_bar,
-        buffer_of_two_megabyte_pages_works;
+        "mmap of a buffer: from any process; the offset counts in the concatenated ranges": [
+            offset_of_mmap_counts_in_the_buffer, ranges_lie_end_to_end_in_the_order_given,
+        ],
+        "buffers reach their own device and BAR; several over one range are allowed": [
+            buffers_over_the_same_pages_are_aliases, buffer_of_a_second_bar_shows_that_bar,
+        ],
+        "mappings: split, mprotect, mremap, fork and holes work; growing fails": [
+            mapping_of_a_buffer_can_be_cut_to_pieces,
+            mapping_of_a_buffer_can_be_moved_but_not_grown,
+        ],
+        "page table entries: frames, levels and memory types, in any process": [
+            buffer_of_two_megabyte_pages_works,
+        ];
 }
 
 fn client_process_reaches_the_registers() -> Result<()> {

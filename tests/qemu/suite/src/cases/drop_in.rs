@@ -21,15 +21,18 @@ use crate::program;
 
 cases! {
     Setup::Unloaded(&[EDU]) =>
-        driver_registers_as_vfio_pci_when_told_so,
-        device_binds_to_the_name_vfio_pci_by_override_only,
-        driver_is_itself_under_the_name_vfio_pci,
-        name_vfio_pci_is_refused_while_the_in_tree_driver_has_it,
-        in_tree_driver_is_refused_while_its_name_is_taken,
-        parameter_for_the_name_is_0_or_1,
-        tool_knows_the_driver_under_the_name_vfio_pci;
+        "the name vfio-pci: on request, by override only, not beside the in-tree driver": [
+            driver_registers_as_vfio_pci_when_told_so,
+            device_binds_to_the_name_vfio_pci_by_override_only,
+            driver_is_itself_under_the_name_vfio_pci,
+            name_vfio_pci_is_refused_while_the_in_tree_driver_has_it,
+            in_tree_driver_is_refused_while_its_name_is_taken, parameter_for_the_name_is_0_or_1,
+            tool_knows_the_driver_under_the_name_vfio_pci,
+        ];
     Setup::Unloaded(&[IGB]) =>
-        virtual_functions_have_the_driver_under_the_name_vfio_pci;
+        "the name vfio-pci: on request, by override only, not beside the in-tree driver": [
+            virtual_functions_have_the_driver_under_the_name_vfio_pci,
+        ];
 }
 
 const IN_TREE: &str = "vfio-pci";

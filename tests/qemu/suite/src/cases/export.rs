@@ -18,24 +18,29 @@ use crate::fixture::{colour, edu, export_edu, fds, open_bochs, open_edu, paint, 
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        export_gives_a_dma_buf_of_the_sum_of_the_lengths,
-        export_obeys_open_flags,
-        export_works_through_group_and_cdev,
-        export_without_ranges_is_einval,
-        export_of_too_many_ranges_is_e2big,
-        export_with_unknown_flags_is_einval,
-        export_with_unknown_open_flags_is_einval,
-        export_of_no_bar_is_enodev,
-        export_of_length_zero_is_einval,
-        export_of_parts_of_pages_is_einval,
-        export_past_the_end_of_the_bar_is_einval,
-        export_whose_sum_overflows_is_einval,
-        export_whose_addresses_overflow_is_eoverflow,
-        export_from_unreadable_memory_is_efault,
-        export_without_a_free_fd_is_emfile,
-        export_with_one_bad_range_among_good_ones_is_refused;
+        "export: gives a dma-buf of the sum of the lengths": [
+            export_gives_a_dma_buf_of_the_sum_of_the_lengths, export_works_through_group_and_cdev,
+        ],
+        "export: unknown flags are EINVAL": [
+            export_obeys_open_flags, export_with_unknown_flags_is_einval,
+            export_with_unknown_open_flags_is_einval,
+        ],
+        "export: nr_ranges 0 is EINVAL, too many are E2BIG": [
+            export_without_ranges_is_einval, export_of_too_many_ranges_is_e2big,
+        ],
+        "export: ENODEV without such a BAR": [export_of_no_bar_is_enodev],
+        "export: EINVAL if a length is 0, not aligned, past the BAR, or the sum overflows": [
+            export_of_length_zero_is_einval, export_of_parts_of_pages_is_einval,
+            export_past_the_end_of_the_bar_is_einval, export_whose_sum_overflows_is_einval,
+            export_with_one_bad_range_among_good_ones_is_refused,
+        ],
+        "export: EOVERFLOW if an address overflows": [export_whose_addresses_overflow_is_eoverflow],
+        "export, REVOKE: EFAULT if the arguments cannot be read": [
+            export_from_unreadable_memory_is_efault,
+        ],
+        "export: EMFILE without a free fd": [export_without_a_free_fd_is_emfile];
     Setup::Bound(&[BOCHS]) =>
-        export_of_the_most_ranges_works;
+        "export: nr_ranges 0 is EINVAL, too many are E2BIG": [export_of_the_most_ranges_works];
 }
 
 const MAX: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES;

@@ -21,18 +21,23 @@ use crate::fixture::{backwards, export_edu, nth, open_bochs, open_edu, ID, ID_AT
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        export_survives_every_failure,
-        export_for_iommufd_survives_every_failure,
-        buffer_mmap_survives_every_failure,
-        fault_survives_every_failure,
-        features_survive_every_failure;
+        "every failed allocation or user copy: clear errno, no leak, the next call works": [
+            export_survives_every_failure, export_for_iommufd_survives_every_failure,
+            buffer_mmap_survives_every_failure, fault_survives_every_failure,
+            features_survive_every_failure,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        export_of_many_ranges_survives_every_failure,
-        huge_fault_survives_every_failure;
+        "every failed allocation or user copy: clear errno, no leak, the next call works": [
+            export_of_many_ranges_survives_every_failure, huge_fault_survives_every_failure,
+        ];
     Setup::Bound(&[TESTDEV]) =>
-        export_that_failed_gives_its_place_back;
+        "every failed allocation or user copy: clear errno, no leak, the next call works": [
+            export_that_failed_gives_its_place_back,
+        ];
     Setup::Bound(&[EDU, BOCHS]) =>
-        bar_mmap_survives_every_failure;
+        "every failed allocation or user copy: clear errno, no leak, the next call works": [
+            bar_mmap_survives_every_failure,
+        ];
 }
 
 /// A buffer that has nothing to do with what fails.

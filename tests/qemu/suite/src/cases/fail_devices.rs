@@ -21,16 +21,21 @@ use crate::rig::{self, expelled, Rig};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        opening_that_the_core_gave_up_leaves_nothing,
-        binding_survives_every_failure,
-        last_close_allocates_nothing;
+        "every failed allocation or user copy: clear errno, no leak, the next call works": [
+            opening_that_the_core_gave_up_leaves_nothing, binding_survives_every_failure,
+        ],
+        "what must not fail allocates nothing": [last_close_allocates_nothing];
     Setup::Bound(&[EDU, EDU]) =>
-        attach_survives_every_failure,
-        import_survives_every_failure,
-        revoke_allocates_nothing,
-        revoke_that_cannot_read_its_argument_does_nothing;
+        "every failed allocation or user copy: clear errno, no leak, the next call works": [
+            attach_survives_every_failure, import_survives_every_failure,
+        ],
+        "what must not fail allocates nothing": [
+            revoke_allocates_nothing, revoke_that_cannot_read_its_argument_does_nothing,
+        ];
     Setup::Bound(&[EDU, BOCHS]) =>
-        import_of_many_ranges_survives_every_failure;
+        "every failed allocation or user copy: clear errno, no leak, the next call works": [
+            import_of_many_ranges_survives_every_failure,
+        ];
 }
 
 /// The errno at the root of an error.

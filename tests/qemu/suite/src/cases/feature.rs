@@ -13,15 +13,17 @@ use crate::fixture::{export_edu, fds, open_edu};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        probe_says_yes_and_does_nothing,
-        probe_of_an_operation_that_a_feature_has_not_is_einval,
-        unknown_operations_are_einval,
-        argsz_that_does_not_hold_the_payload_is_einval,
-        argsz_may_be_larger_than_the_payload,
-        revoke_from_unreadable_memory_is_efault,
-        unknown_features_are_enotty,
-        features_of_the_core_are_the_cores,
-        memattr_and_info_are_there_or_enotty;
+        "features: PROBE, allowed operations, argsz": [
+            probe_says_yes_and_does_nothing, probe_of_an_operation_that_a_feature_has_not_is_einval,
+            unknown_operations_are_einval, argsz_that_does_not_hold_the_payload_is_einval,
+            argsz_may_be_larger_than_the_payload, memattr_and_info_are_there_or_enotty,
+        ],
+        "export, REVOKE: EFAULT if the arguments cannot be read": [
+            revoke_from_unreadable_memory_is_efault,
+        ],
+        "open: what the driver does not handle goes to the core": [
+            unknown_features_are_enotty, features_of_the_core_are_the_cores,
+        ];
 }
 
 const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;

@@ -22,15 +22,18 @@ use crate::fixture::{export_edu, open_bochs, open_edu, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        process_vm_readv_of_a_mapping_fails,
-        vmsplice_of_a_mapping_fails,
-        direct_io_of_a_mapping_fails,
-        proc_mem_of_a_mapping_fails,
-        mlock_and_madvise_leave_a_mapping_alone;
+        "mappings: get_user_pages fails": [
+            process_vm_readv_of_a_mapping_fails, vmsplice_of_a_mapping_fails,
+            direct_io_of_a_mapping_fails, proc_mem_of_a_mapping_fails,
+        ],
+        "mappings: split, mprotect, mremap, fork and holes work; growing fails": [
+            mlock_and_madvise_leave_a_mapping_alone,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        process_vm_readv_of_a_huge_mapping_fails,
-        vmsplice_of_a_huge_mapping_fails,
-        direct_io_of_a_huge_mapping_fails;
+        "mappings: get_user_pages fails": [
+            process_vm_readv_of_a_huge_mapping_fails, vmsplice_of_a_huge_mapping_fails,
+            direct_io_of_a_huge_mapping_fails,
+        ];
 }
 
 /// A mapping of each kind, touched: through the device fd and through a buffer.

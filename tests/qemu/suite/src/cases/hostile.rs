@@ -26,15 +26,17 @@ use crate::rig::soon;
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        bar_mapping_is_dead_when_somebody_else_opens_the_device,
-        remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer,
-        holder_of_a_buffer_can_map_it_and_no_more,
-        calls_that_wait_for_their_memory_hold_nothing_up,
-        calls_that_wait_for_their_memory_can_be_killed;
+        "hostile processes harm nobody": [
+            bar_mapping_is_dead_when_somebody_else_opens_the_device,
+            remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer,
+            holder_of_a_buffer_can_map_it_and_no_more,
+            calls_that_wait_for_their_memory_hold_nothing_up,
+            calls_that_wait_for_their_memory_can_be_killed,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        arguments_may_lie_in_the_devices_own_memory;
+        "hostile processes harm nobody": [arguments_may_lie_in_the_devices_own_memory];
     Setup::Bound(&[EDU, EDU, BOCHS, IGB, TESTDEV]) =>
-        hostile_calls_answer_as_they_may_and_leave_others_alone;
+        "hostile processes harm nobody": [hostile_calls_answer_as_they_may_and_leave_others_alone];
 }
 
 /// The fuzzer, briefly; `make fuzz` runs it for as long as one likes.

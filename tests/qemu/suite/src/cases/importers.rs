@@ -20,26 +20,34 @@ use crate::rig::{self, expelled, soon, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
-        importer_maps_and_unmaps,
-        several_importers_share_a_buffer,
-        importer_of_bad_manners_cannot_attach,
-        importer_out_of_reach_cannot_map,
-        revoked_buffer_takes_no_importer,
-        revoke_unmaps_importers,
-        revoke_waits_for_a_slow_importer,
-        revoke_waiting_for_an_importer_is_interruptible,
-        revoke_waiting_for_an_importer_can_be_killed,
-        revoke_that_waits_for_an_importer_stalls_nothing_else,
-        revoke_that_waits_for_a_fence_stalls_nothing_else,
-        revoke_waits_for_a_fence,
-        revoke_of_what_nobody_imports_waits_for_no_fence,
-        revoke_waiting_for_a_fence_is_interruptible,
-        last_close_waits_for_an_importer,
-        last_close_waits_for_a_fence,
-        unbind_waits_for_an_importer,
-        attachment_outlives_the_device;
+        "importers map, get all ranges, and their devices reach these": [
+            importer_maps_and_unmaps, several_importers_share_a_buffer,
+        ],
+        "attach: EOPNOTSUPP without peer2peer or not revocable; EINVAL out of reach": [
+            importer_of_bad_manners_cannot_attach, importer_out_of_reach_cannot_map,
+        ],
+        "attach, map: ENODEV while revoked in any way": [
+            revoked_buffer_takes_no_importer, attachment_outlives_the_device,
+        ],
+        "REVOKE invalidates importers, and waits for them and for fences": [
+            revoke_unmaps_importers, revoke_waits_for_a_slow_importer, revoke_waits_for_a_fence,
+            revoke_of_what_nobody_imports_waits_for_no_fence,
+        ],
+        "REVOKE interrupted: EINTR, in force, call again; stalls nothing else": [
+            revoke_waiting_for_an_importer_is_interruptible,
+            revoke_waiting_for_an_importer_can_be_killed,
+            revoke_that_waits_for_an_importer_stalls_nothing_else,
+            revoke_that_waits_for_a_fence_stalls_nothing_else,
+            revoke_waiting_for_a_fence_is_interruptible,
+        ],
+        "last close, unbind: wait for importers": [
+            last_close_waits_for_an_importer, last_close_waits_for_a_fence,
+            unbind_waits_for_an_importer,
+        ];
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
-        revoke_leaves_importers_of_other_buffers_alone;
+        "REVOKE invalidates importers, and waits for them and for fences": [
+            revoke_leaves_importers_of_other_buffers_alone,
+        ];
 }
 
 fn importer_maps_and_unmaps() -> Result<()> {

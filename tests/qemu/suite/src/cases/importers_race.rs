@@ -20,10 +20,13 @@ use crate::rig::{self, Rig};
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
-        nothing_is_mapped_when_memory_is_off,
-        importers_race_with_revokes,
-        importers_race_with_resets,
-        importers_race_with_closing;
+        "temporary revocation invalidates importers; they map again afterwards": [
+            nothing_is_mapped_when_memory_is_off, importers_race_with_resets,
+        ],
+        "REVOKE invalidates importers, and waits for them and for fences": [
+            importers_race_with_revokes,
+        ],
+        "last close, unbind: wait for importers": [importers_race_with_closing];
 }
 
 /// How long each of the races goes on.

@@ -28,26 +28,28 @@ use crate::rig::{self, expelled, soon, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
-        no_importer_maps_while_memory_is_off,
-        memory_off_waits_for_a_slow_importer,
-        interrupted_memory_off_does_not_happen,
-        interrupted_reset_does_not_happen,
-        vfio_reset_takes_importers_mappings,
-        hot_reset_takes_importers_mappings,
-        sysfs_reset_takes_importers_mappings,
-        sysfs_reset_does_not_wait_for_ever,
-        sysfs_reset_waits_although_its_caller_has_a_signal,
-        siblings_hot_reset_takes_importers_mappings,
-        siblings_hot_reset_does_not_wait_for_ever,
-        siblings_hot_reset_does_not_wait_for_a_revoke,
-        reset_waits_for_a_fence,
-        sysfs_reset_does_not_wait_for_a_reset_that_hangs,
-        several_slow_importers_do_not_add_up;
+        "attach, map: ENODEV while revoked in any way": [no_importer_maps_while_memory_is_off],
+        "temporary revocation waits; EINTR undoes it; a reset that cannot fail waits a second": [
+            memory_off_waits_for_a_slow_importer, interrupted_memory_off_does_not_happen,
+            interrupted_reset_does_not_happen, sysfs_reset_does_not_wait_for_ever,
+            sysfs_reset_waits_although_its_caller_has_a_signal,
+            siblings_hot_reset_does_not_wait_for_ever, reset_waits_for_a_fence,
+            sysfs_reset_does_not_wait_for_a_reset_that_hangs, several_slow_importers_do_not_add_up,
+        ],
+        "temporary revocation invalidates importers; they map again afterwards": [
+            vfio_reset_takes_importers_mappings, hot_reset_takes_importers_mappings,
+            sysfs_reset_takes_importers_mappings, siblings_hot_reset_takes_importers_mappings,
+        ],
+        "REVOKE interrupted: EINTR, in force, call again; stalls nothing else": [
+            siblings_hot_reset_does_not_wait_for_a_revoke,
+        ];
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
-        no_importer_maps_in_low_power;
+        "attach, map: ENODEV while revoked in any way": [no_importer_maps_in_low_power];
     Setup::Bound(&[IGB, EDU, EDU]) =>
-        no_importer_maps_in_d3hot,
-        express_flr_takes_importers_mappings;
+        "attach, map: ENODEV while revoked in any way": [no_importer_maps_in_d3hot],
+        "temporary revocation invalidates importers; they map again afterwards": [
+            express_flr_takes_importers_mappings,
+        ];
 }
 
 const TEMPORARILY: u32 = uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP;

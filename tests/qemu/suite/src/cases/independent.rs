@@ -30,15 +30,18 @@ use crate::fixture::{edu, nth, ID, ID_AT, INVERTER};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        rust_vmm_client_reads_and_writes_regions,
-        rust_vmm_client_maps_a_bar,
-        rust_vmm_client_works_through_iommufd,
-        pci_driver_client_reads_and_writes_regions,
-        pci_driver_client_maps_a_bar;
+        "open: clients by others work: the crates vfio-ioctls, pci-driver and dma-buf": [
+            rust_vmm_client_reads_and_writes_regions, rust_vmm_client_maps_a_bar,
+            rust_vmm_client_works_through_iommufd, pci_driver_client_reads_and_writes_regions,
+            pci_driver_client_maps_a_bar,
+        ];
     Setup::Bound(&[IVSHMEM]) =>
-        dma_buf_crate_reads_and_writes_a_buffer,
-        dma_buf_crate_cannot_map_a_revoked_buffer,
-        sync_of_a_buffer_does_nothing_and_works;
+        "open: clients by others work: the crates vfio-ioctls, pci-driver and dma-buf": [
+            dma_buf_crate_reads_and_writes_a_buffer, dma_buf_crate_cannot_map_a_revoked_buffer,
+        ],
+        "DMA_BUF_IOCTL_SYNC works in every state and does nothing": [
+            sync_of_a_buffer_does_nothing_and_works,
+        ];
 }
 
 fn open() -> Result<VfioDevice> {

@@ -14,17 +14,25 @@ use crate::fixture::{edu, export_edu, nth, open_edu, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        info_tells_size_and_ranges,
-        info_follows_the_life_of_a_buffer,
-        info_and_memattr_refuse_what_is_no_buffer,
-        info_and_memattr_obey_the_rules_of_features,
-        memattr_is_uncached_at_birth_and_can_be_set,
-        memattr_of_export_flags_is_that_at_birth,
-        memattr_that_does_not_exist_is_eopnotsupp,
-        memattr_is_of_one_buffer_only,
-        memattr_of_a_closed_buffer_is_enodev;
+        "INFO: size, number of ranges, status and attribute": [
+            info_tells_size_and_ranges, info_follows_the_life_of_a_buffer,
+        ],
+        "export while memory is disabled: works when memory is enabled": [
+            info_follows_the_life_of_a_buffer,
+        ],
+        "REVOKE, MEMATTR, INFO: EBADF, EINVAL and ENODEV for fds that are no live buffer": [
+            info_and_memattr_refuse_what_is_no_buffer, memattr_of_a_closed_buffer_is_enodev,
+        ],
+        "features: PROBE, allowed operations, argsz": [info_and_memattr_obey_the_rules_of_features],
+        "MEMATTR: GET, SET and export flags; affects later mappings only": [
+            memattr_is_uncached_at_birth_and_can_be_set, memattr_of_export_flags_is_that_at_birth,
+            memattr_is_of_one_buffer_only,
+        ],
+        "MEMATTR: an unknown attribute is EOPNOTSUPP": [memattr_that_does_not_exist_is_eopnotsupp];
     Setup::Bound(&[EDU, EDU]) =>
-        info_and_memattr_through_another_device_are_enodev;
+        "REVOKE, MEMATTR, INFO: EBADF, EINVAL and ENODEV for fds that are no live buffer": [
+            info_and_memattr_through_another_device_are_enodev,
+        ];
 }
 
 const MEMATTR: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;

@@ -18,10 +18,13 @@ use crate::fixture::{edu, export_edu, nth};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        iommufd_maps_neither_a_mapping_nor_a_buffer,
-        fd_for_iommufd_is_no_buffer;
+        "type 1 maps BARs for other devices; iommufd maps only what was exported for it": [
+            iommufd_maps_neither_a_mapping_nor_a_buffer, fd_for_iommufd_is_no_buffer,
+        ];
     Setup::Bound(&[EDU, BOCHS]) =>
-        iommufd_maps_the_memory_of_another_device;
+        "type 1 maps BARs for other devices; iommufd maps only what was exported for it": [
+            iommufd_maps_the_memory_of_another_device,
+        ];
 }
 
 const FLAGS: u32 = uapi::IOMMU_IOAS_MAP_FIXED_IOVA

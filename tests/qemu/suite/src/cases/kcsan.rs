@@ -14,7 +14,7 @@ use crate::fixture::wait_for;
 
 cases! {
     Setup::Bound(&[]) =>
-        data_race_is_found;
+        "the tests find what they look for": [data_race_is_found];
 }
 
 fn data_race_is_found() -> Result<()> {

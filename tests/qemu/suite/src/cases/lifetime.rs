@@ -19,18 +19,24 @@ use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        last_close_kills_exported_mappings,
-        opening_again_does_not_revive_a_buffer,
-        buffers_live_while_any_device_fd_is_open,
-        bar_mapping_keeps_buffers_alive,
-        last_munmap_in_another_process_closes_the_device,
-        exported_fds_do_not_keep_the_device_open,
-        group_container_and_device_close_in_every_order,
-        iommufd_and_device_close_in_either_order,
-        death_of_the_owner_kills_the_clients_mapping,
-        death_of_a_client_leaves_the_others_alone,
-        buffers_leave_when_fd_and_mappings_are_gone,
-        a_thousand_exports_come_and_go;
+        "mmap: ENODEV if the buffer is revoked or closed": [last_close_kills_exported_mappings],
+        "last close: buffers are closed for good": [
+            last_close_kills_exported_mappings, opening_again_does_not_revive_a_buffer,
+            buffers_live_while_any_device_fd_is_open, bar_mapping_keeps_buffers_alive,
+            last_munmap_in_another_process_closes_the_device,
+        ],
+        "REVOKE, MEMATTR, INFO: EBADF, EINVAL and ENODEV for fds that are no live buffer": [
+            opening_again_does_not_revive_a_buffer,
+        ],
+        "export: does not keep the device open": [exported_fds_do_not_keep_the_device_open],
+        "every order of closing, death of owner or client": [
+            group_container_and_device_close_in_every_order,
+            iommufd_and_device_close_in_either_order, death_of_the_owner_kills_the_clients_mapping,
+            death_of_a_client_leaves_the_others_alone,
+        ],
+        "release when fd and mappings are gone; unloading the module": [
+            buffers_leave_when_fd_and_mappings_are_gone, a_thousand_exports_come_and_go,
+        ];
 }
 
 /// Waits until the device can be opened through its group, that is, until nobody has it open.

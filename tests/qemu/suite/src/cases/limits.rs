@@ -24,16 +24,13 @@ use crate::fixture::{export_edu, fds, open_edu, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        each_buffer_is_charged_to_its_maker,
-        each_range_is_charged_to_its_maker,
-        ranges_that_are_being_read_are_charged,
-        mappings_of_a_buffer_are_charged_to_their_owner,
-        mappings_of_a_buffer_end_at_the_limit_of_mappings,
-        exports_end_at_the_memory_limit,
-        each_fd_for_iommufd_is_charged_as_a_file,
-        fds_for_iommufd_end_at_the_limit_of_fds,
-        buffers_end_at_the_limit_of_fds,
-        buffers_in_flight_end_at_the_limit_of_fds;
+        "kernel memory that an fd takes is charged to its memory cgroup, and bounded": [
+            each_buffer_is_charged_to_its_maker, each_range_is_charged_to_its_maker,
+            ranges_that_are_being_read_are_charged, mappings_of_a_buffer_are_charged_to_their_owner,
+            mappings_of_a_buffer_end_at_the_limit_of_mappings, exports_end_at_the_memory_limit,
+            each_fd_for_iommufd_is_charged_as_a_file, fds_for_iommufd_end_at_the_limit_of_fds,
+            buffers_end_at_the_limit_of_fds, buffers_in_flight_end_at_the_limit_of_fds,
+        ];
 }
 
 /// How long a process of these cases may take.

@@ -21,23 +21,28 @@ use crate::fixture::{
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        memory_off_is_sigbus_and_memory_on_heals,
-        memory_off_reaches_other_processes,
-        memory_off_reaches_a_stopped_process,
-        memory_off_reaches_mappings_never_touched,
-        mmap_works_while_memory_is_off_and_heals,
-        export_while_memory_is_off_heals,
-        revoke_while_memory_is_off_is_for_good,
-        vfio_reset_heals_mappings,
-        sysfs_reset_heals_mappings,
-        no_load_sees_a_device_that_is_off,
-        no_load_through_a_bar_mapping_sees_a_device_that_is_off,
-        loads_during_a_vfio_reset_wait_for_its_end,
-        loads_during_a_sysfs_reset_wait_for_its_end;
+        "memory bit: SIGBUS while off; the same mappings work when it is on": [
+            memory_off_is_sigbus_and_memory_on_heals, memory_off_reaches_other_processes,
+            memory_off_reaches_a_stopped_process, memory_off_reaches_mappings_never_touched,
+            no_load_sees_a_device_that_is_off,
+            no_load_through_a_bar_mapping_sees_a_device_that_is_off,
+        ],
+        "mmap of a buffer: works while temporarily revoked": [
+            mmap_works_while_memory_is_off_and_heals,
+        ],
+        "export while memory is disabled: works when memory is enabled": [
+            export_while_memory_is_off_heals,
+        ],
+        "REVOKE: for good, in all processes": [revoke_while_memory_is_off_is_for_good],
+        "VFIO_DEVICE_RESET, sysfs reset: faults wait; the same mappings work afterwards": [
+            vfio_reset_heals_mappings, sysfs_reset_heals_mappings,
+            loads_during_a_vfio_reset_wait_for_its_end, loads_during_a_sysfs_reset_wait_for_its_end,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        memory_off_reaches_every_bar_and_every_offset,
-        memory_off_reaches_every_range,
-        memory_off_reaches_huge_mappings;
+        "memory bit: SIGBUS while off; the same mappings work when it is on": [
+            memory_off_reaches_every_bar_and_every_offset, memory_off_reaches_every_range,
+            memory_off_reaches_huge_mappings,
+        ];
 }
 
 /// Checks that every mapping is dead while memory is off and works again afterwards.

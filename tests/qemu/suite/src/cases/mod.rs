@@ -48,8 +48,8 @@ mod windows;
 
 use crate::case::Case;
 
-/// All cases, in the order in which they run: the simple ones first.
-pub fn all() -> Vec<&'static Case> {
+/// All rows with their cases, in the order in which these run: the simple ones first.
+fn rows() -> impl Iterator<Item = &'static Case> {
     let files = [
         open::CASES,
         independent::CASES,
@@ -96,11 +96,32 @@ pub fn all() -> Vec<&'static Case> {
         unload::CASES,
         drop_in::CASES,
     ];
-    let all: Vec<&Case> = files.into_iter().flatten().collect();
-    let mut names: Vec<&str> = all.iter().map(|case| case.name).collect();
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        panic!("two cases are named {}", twice[0]);
+    files.into_iter().flatten()
+}
+
+/// All cases.
+pub fn all() -> Vec<&'static Case> {
+    let mut all: Vec<&Case> = Vec::new();
+    for case in rows() {
+        match all.iter().find(|other| other.name == case.name) {
+            None => all.push(case),
+            Some(other) if other.file == case.file => {}
+            Some(other) => panic!("{} is in {} and {}", case.name, case.file, other.file),
+        }
     }
     all
+}
+
+/// The contract as a table: what holds, and the cases that prove it.
+pub fn contract() -> String {
+    let mut table: Vec<(&str, String)> = Vec::new();
+    for case in rows() {
+        let name = format!("`{}`", case.name);
+        match table.iter_mut().find(|(row, _)| *row == case.row) {
+            Some((_, names)) => *names += &format!(" {name}"),
+            None => table.push((case.row, name)),
+        }
+    }
+    let lines = table.iter().map(|(row, names)| format!("| {row} | {names} |\n"));
+    format!("| behaviour | cases |\n|---|---|\n{}", lines.collect::<String>())
 }

@@ -17,14 +17,18 @@ use crate::fixture::{driver, edu, export_edu, nth, open_bochs, open_edu, wait_fo
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        name_is_in_maps_map_files_fd_and_fdinfo,
-        mapping_gives_no_fd_of_its_buffer,
-        name_is_in_bufinfo_with_the_exporter,
-        name_can_be_replaced_and_others_keep_theirs,
-        name_that_is_too_long_is_refused,
-        o_path_descriptor_of_a_buffer_that_is_gone_does_no_harm;
+        "names: in maps, map_files, fdinfo and bufinfo; can be replaced": [
+            name_is_in_maps_map_files_fd_and_fdinfo, mapping_gives_no_fd_of_its_buffer,
+            name_is_in_bufinfo_with_the_exporter, name_can_be_replaced_and_others_keep_theirs,
+            name_that_is_too_long_is_refused,
+        ],
+        "race: loads, exports, revokes, resets and memory off, unsynchronized; O_PATH": [
+            o_path_descriptor_of_a_buffer_that_is_gone_does_no_harm,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        name_of_a_buffer_has_its_bar;
+        "names: in maps, map_files, fdinfo and bufinfo; can be replaced": [
+            name_of_a_buffer_has_its_bar,
+        ];
 }
 
 const BUFINFO: &str = "/sys/kernel/debug/dma_buf/bufinfo";

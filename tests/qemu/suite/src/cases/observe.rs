@@ -23,14 +23,16 @@ use crate::trace::Trace;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
-        listing_follows_the_life_of_a_buffer,
-        listing_counts_mappings_and_importers,
-        tracepoints_tell_the_life_of_a_buffer;
+        "debugfs lists buffers, also as JSON lines; tracepoints": [
+            listing_follows_the_life_of_a_buffer, listing_counts_mappings_and_importers,
+            tracepoints_tell_the_life_of_a_buffer,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        listing_counts_faults_by_level;
+        "debugfs lists buffers, also as JSON lines; tracepoints": [listing_counts_faults_by_level];
     Setup::Bound(&[EDU]) =>
-        listing_goes_with_the_driver,
-        open_listing_is_of_one_binding;
+        "debugfs lists buffers, also as JSON lines; tracepoints": [
+            listing_goes_with_the_driver, open_listing_is_of_one_binding,
+        ];
 }
 
 /// The directory of a device in debugfs.

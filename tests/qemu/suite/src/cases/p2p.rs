@@ -26,19 +26,28 @@ use crate::rig;
 
 cases! {
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
-        mapping_has_the_bytes_of_all_ranges,
-        device_writes_into_video_memory,
-        device_reads_from_video_memory,
-        device_reaches_each_range_of_a_buffer,
-        device_reaches_nothing_after_a_revoke,
-        device_reaches_memory_again_after_a_reset;
+        "importers map, get all ranges, and their devices reach these": [
+            mapping_has_the_bytes_of_all_ranges, device_writes_into_video_memory,
+            device_reads_from_video_memory, device_reaches_each_range_of_a_buffer,
+        ],
+        "REVOKE invalidates importers, and waits for them and for fences": [
+            device_reaches_nothing_after_a_revoke,
+        ],
+        "temporary revocation invalidates importers; they map again afterwards": [
+            device_reaches_memory_again_after_a_reset,
+        ];
     Setup::Bound(&[BOCHS, BOCHS, EDU]) =>
-        device_writes_into_a_peer_below_its_switch;
+        "importers map, get all ranges, and their devices reach these": [
+            device_writes_into_a_peer_below_its_switch,
+        ];
     Setup::Bound(&[IVSHMEM, EDU, EDU]) =>
-        device_writes_into_shared_memory;
+        "importers map, get all ranges, and their devices reach these": [
+            device_writes_into_shared_memory,
+        ];
     Setup::Bound(&[EDU, EDU]) =>
-        functions_of_one_slot_use_bus_addresses,
-        unmapping_gives_all_memory_back;
+        "importers map, get all ranges, and their devices reach these": [
+            functions_of_one_slot_use_bus_addresses, unmapping_gives_all_memory_back,
+        ];
 }
 
 /// An exporting device, its memory as the CPU sees it, and an engine in another device.

@@ -18,21 +18,24 @@ use crate::fixture::{edu, export_edu, nth, open_bochs, open_edu, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        no_process_has_an_entry_after_a_revoke,
-        no_process_has_an_entry_while_memory_is_off,
-        no_entry_survives_a_reset,
-        read_only_export_has_read_only_entries;
+        "page table entries: frames, levels and memory types, in any process": [
+            no_process_has_an_entry_after_a_revoke, no_process_has_an_entry_while_memory_is_off,
+            no_entry_survives_a_reset, read_only_export_has_read_only_entries,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        entries_have_the_page_frames_of_the_ranges,
-        huge_entries_have_the_page_frames_of_the_bar,
-        mappings_out_of_phase_have_small_entries,
-        attribute_of_the_export_is_in_the_entries,
-        attribute_that_was_set_is_in_later_mappings_only,
-        write_combining_in_use_leaves_bar_mappings_uncached,
-        write_combining_buffer_takes_the_place_of_a_part_of_a_bar_mapping,
-        mprotect_keeps_the_memory_type;
+        "page table entries: frames, levels and memory types, in any process": [
+            entries_have_the_page_frames_of_the_ranges,
+            huge_entries_have_the_page_frames_of_the_bar, mappings_out_of_phase_have_small_entries,
+            attribute_of_the_export_is_in_the_entries,
+            attribute_that_was_set_is_in_later_mappings_only,
+            write_combining_in_use_leaves_bar_mappings_uncached,
+            write_combining_buffer_takes_the_place_of_a_part_of_a_bar_mapping,
+            mprotect_keeps_the_memory_type,
+        ];
     Setup::Bound(&[TESTDEV]) =>
-        gigabyte_entries_have_the_page_frames_of_the_bar;
+        "page table entries: frames, levels and memory types, in any process": [
+            gigabyte_entries_have_the_page_frames_of_the_bar,
+        ];
 }
 
 const NC: MemoryType = MemoryType::UncachedMinus;

@@ -20,18 +20,26 @@ use crate::fixture::{nth, BOCHS_SIZE_AT, ID_AT};
 
 cases! {
     Setup::Bound(&[IGB]) =>
-        d3hot_takes_mappings_and_d0_heals_them,
-        memory_bit_in_d3hot_changes_nothing,
-        express_flr_heals_mappings,
-        reset_of_a_function_with_flr_heals_mappings,
-        hot_reset_of_an_express_function_heals_mappings;
+        "D3hot: SIGBUS; the same mappings work in D0": [
+            d3hot_takes_mappings_and_d0_heals_them, memory_bit_in_d3hot_changes_nothing,
+        ],
+        "function-level reset: the same mappings work afterwards": [
+            express_flr_heals_mappings, reset_of_a_function_with_flr_heals_mappings,
+        ],
+        "hot reset, also by a sibling: the same mappings work afterwards": [
+            hot_reset_of_an_express_function_heals_mappings,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        low_power_takes_mappings_and_its_end_heals_them,
-        resets_heal_mappings_of_every_bar,
-        reset_while_memory_is_off_leaves_it_off;
+        "low-power entry: SIGBUS; the same mappings work afterwards": [
+            low_power_takes_mappings_and_its_end_heals_them,
+        ],
+        "VFIO_DEVICE_RESET, sysfs reset: faults wait; the same mappings work afterwards": [
+            resets_heal_mappings_of_every_bar, reset_while_memory_is_off_leaves_it_off,
+        ];
     Setup::Bound(&[EDU]) =>
-        hot_reset_heals_mappings,
-        siblings_hot_reset_heals_mappings;
+        "hot reset, also by a sibling: the same mappings work afterwards": [
+            hot_reset_heals_mappings, siblings_hot_reset_heals_mappings,
+        ];
 }
 
 /// igb's device status register: the same before and after a reset, and never all ones.

@@ -17,23 +17,38 @@ use crate::fixture::{export_edu, nth, open_bochs, open_edu, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        mapping_has_no_entry_before_the_first_access,
-        entries_are_uncached_pages,
-        revoke_leaves_no_entry,
-        memory_off_leaves_no_entry,
-        last_close_leaves_no_entry,
-        read_only_mapping_has_read_only_entries;
+        "page table entries: frames, levels and memory types, in any process": [
+            mapping_has_no_entry_before_the_first_access,
+        ],
+        "memory type: entries are write-combining if asked for, else uncached": [
+            entries_are_uncached_pages,
+        ],
+        "REVOKE: for good, in all processes": [revoke_leaves_no_entry],
+        "memory bit: SIGBUS while off; the same mappings work when it is on": [
+            memory_off_leaves_no_entry,
+        ],
+        "last close: buffers are closed for good": [last_close_leaves_no_entry],
+        "mmap: PROT_WRITE of a read-only fd is EACCES": [read_only_mapping_has_read_only_entries];
     Setup::Bound(&[BOCHS]) =>
-        aligned_mappings_get_two_megabyte_entries,
-        revoke_of_huge_mappings_leaves_no_entry,
-        write_combining_is_in_the_entries,
-        write_combining_buffer_leaves_other_mappings_uncached,
-        memattr_is_that_of_later_mappings_only,
-        prefetchable_bar_stays_uncached;
+        "page table entries: frames, levels and memory types, in any process": [
+            aligned_mappings_get_two_megabyte_entries,
+        ],
+        "REVOKE: for good, in all processes": [revoke_of_huge_mappings_leaves_no_entry],
+        "memory type: entries are write-combining if asked for, else uncached": [
+            write_combining_is_in_the_entries,
+            write_combining_buffer_leaves_other_mappings_uncached, prefetchable_bar_stays_uncached,
+        ],
+        "MEMATTR: GET, SET and export flags; affects later mappings only": [
+            memattr_is_that_of_later_mappings_only,
+        ];
     Setup::Bound(&[TESTDEV]) =>
-        aligned_mappings_of_a_huge_bar_get_gigabyte_entries;
+        "page table entries: frames, levels and memory types, in any process": [
+            aligned_mappings_of_a_huge_bar_get_gigabyte_entries,
+        ];
     Setup::Bound(&[EDU, BOCHS, TESTDEV]) =>
-        kernels_own_dump_has_the_same_entries;
+        "page table entries: frames, levels and memory types, in any process": [
+            kernels_own_dump_has_the_same_entries,
+        ];
 }
 
 fn absent(what: &str, mapping: &Mapping, at: u64) -> Result<()> {

@@ -22,15 +22,17 @@ use crate::fixture::{edu, export_edu, open_bochs, open_edu, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        racing_revokes_answer_0_or_ebadfd,
-        revokes_race_with_loads,
-        revoke_wins_over_faults_under_way,
-        opening_and_closing_races_with_loads,
-        exports_and_revokes_race_with_memory_and_resets,
-        bar_mappings_race_with_memory_and_resets,
-        mmap_races_with_revoke;
+        "REVOKE: EBADFD if already revoked": [racing_revokes_answer_0_or_ebadfd],
+        "race: loads, exports, revokes, resets and memory off, unsynchronized; O_PATH": [
+            revokes_race_with_loads, revoke_wins_over_faults_under_way,
+            opening_and_closing_races_with_loads, exports_and_revokes_race_with_memory_and_resets,
+            bar_mappings_race_with_memory_and_resets,
+        ],
+        "mmap: ENODEV if the buffer is revoked or closed": [mmap_races_with_revoke];
     Setup::Bound(&[BOCHS]) =>
-        huge_faults_race_with_memory_and_revokes;
+        "race: loads, exports, revokes, resets and memory off, unsynchronized; O_PATH": [
+            huge_faults_race_with_memory_and_revokes,
+        ];
 }
 
 /// How long each race goes on.

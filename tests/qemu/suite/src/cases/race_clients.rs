@@ -30,16 +30,18 @@ use crate::rig::WHILE;
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        stopped_client_holds_up_neither_reset_nor_revoke,
-        traced_client_holds_up_neither_reset_nor_revoke,
-        client_killed_in_a_fault_leaves_a_revoke_to_finish,
-        client_that_waits_for_a_sysfs_reset_can_be_killed,
-        reset_goes_on_when_its_caller_is_killed,
-        revoke_is_in_force_when_its_caller_is_killed,
-        bar_mmap_during_a_reset_stalls_no_other_mmap,
-        fault_during_a_reset_stalls_no_other_mmap,
-        kernels_fault_during_a_reset_stalls_no_other_mmap,
-        call_that_waits_for_user_memory_stalls_nothing;
+        "race: stopped, traced or killed processes and slow user memory block nobody else": [
+            stopped_client_holds_up_neither_reset_nor_revoke,
+            traced_client_holds_up_neither_reset_nor_revoke,
+            client_killed_in_a_fault_leaves_a_revoke_to_finish,
+            client_that_waits_for_a_sysfs_reset_can_be_killed,
+            reset_goes_on_when_its_caller_is_killed, revoke_is_in_force_when_its_caller_is_killed,
+            bar_mmap_during_a_reset_stalls_no_other_mmap, fault_during_a_reset_stalls_no_other_mmap,
+            call_that_waits_for_user_memory_stalls_nothing,
+        ],
+        "an access waits for a reset: killable; interruptible from user mode; blocks nobody else": [
+            kernels_fault_during_a_reset_stalls_no_other_mmap,
+        ];
 }
 
 /// Longer than most mmap() take that wait for nobody.

@@ -24,20 +24,22 @@ use crate::rig::{SOON, WHILE};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        fault_half_way_holds_up_a_revoke,
-        fault_half_way_holds_up_a_vfio_reset,
-        fault_half_way_holds_up_a_sysfs_reset,
-        fault_half_way_holds_up_memory_off,
-        fault_half_way_holds_up_the_last_close,
-        fault_after_the_start_of_a_revoke_is_sigbus,
-        fault_after_the_start_of_the_last_close_is_sigbus,
-        fault_after_the_start_of_a_reset_waits_for_its_end,
-        second_revoke_does_not_rely_on_the_first,
-        mapping_that_a_revoke_overtook_is_dead,
-        fork_that_a_revoke_overtook_copies_nothing,
-        export_that_the_last_close_overtook_is_closed;
+        "race: fault against revoke, reset, memory off, close and unbind": [
+            fault_half_way_holds_up_a_revoke, fault_half_way_holds_up_a_vfio_reset,
+            fault_half_way_holds_up_a_sysfs_reset, fault_half_way_holds_up_memory_off,
+            fault_half_way_holds_up_the_last_close, fault_after_the_start_of_a_revoke_is_sigbus,
+            fault_after_the_start_of_the_last_close_is_sigbus,
+            fault_after_the_start_of_a_reset_waits_for_its_end,
+        ],
+        "race: mmap, fork, export and revoke against revoke or close": [
+            second_revoke_does_not_rely_on_the_first, mapping_that_a_revoke_overtook_is_dead,
+            fork_that_a_revoke_overtook_copies_nothing,
+            export_that_the_last_close_overtook_is_closed,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        huge_fault_half_way_holds_up_a_revoke;
+        "race: fault against revoke, reset, memory off, close and unbind": [
+            huge_fault_half_way_holds_up_a_revoke,
+        ];
 }
 
 /// A process without VFIO fds that has a buffer mapped.

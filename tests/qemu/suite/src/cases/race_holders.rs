@@ -29,19 +29,23 @@ use crate::rig::{self, expelled, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
-        import_half_way_holds_up_a_revoke,
-        import_half_way_holds_up_a_reset,
-        import_half_way_holds_up_memory_off,
-        import_half_way_holds_up_the_last_close,
-        import_after_the_start_of_a_revoke_is_refused,
-        attach_that_a_revoke_overtook_maps_nothing,
-        attach_that_unbind_overtook_is_refused,
-        nothing_gets_in_while_unbind_is_half_way;
+        "race: importers and release against revoke, reset, close and unbind": [
+            import_half_way_holds_up_a_revoke, import_half_way_holds_up_a_reset,
+            import_half_way_holds_up_memory_off, import_half_way_holds_up_the_last_close,
+            import_after_the_start_of_a_revoke_is_refused,
+            attach_that_a_revoke_overtook_maps_nothing, attach_that_unbind_overtook_is_refused,
+            nothing_gets_in_while_unbind_is_half_way,
+        ];
     Setup::Bound(&[EDU]) =>
-        release_that_a_reset_overtook_does_no_harm,
-        release_that_unbind_overtook_does_no_harm,
-        fault_that_unbind_overtook_is_sigbus,
-        o_path_descriptor_leaves_other_files_mappings_alone;
+        "race: importers and release against revoke, reset, close and unbind": [
+            release_that_a_reset_overtook_does_no_harm, release_that_unbind_overtook_does_no_harm,
+        ],
+        "race: fault against revoke, reset, memory off, close and unbind": [
+            fault_that_unbind_overtook_is_sigbus,
+        ],
+        "race: loads, exports, revokes, resets and memory off, unsynchronized; O_PATH": [
+            o_path_descriptor_leaves_other_files_mappings_alone,
+        ];
 }
 
 /// An importer that has been allowed to map and is stopped before it has.

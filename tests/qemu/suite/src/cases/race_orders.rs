@@ -25,10 +25,12 @@ use crate::fixture::open_bochs;
 
 cases! {
     Setup::Bound(&[BOCHS]) =>
-        page_fault_that_a_block_overtook_leaves_the_block,
-        page_fault_that_made_a_page_table_is_not_overtaken,
-        block_fault_that_a_page_overtook_leaves_the_page,
-        block_that_is_watched_for_writes_takes_stores;
+        "race: fault against fault of another order on the same block": [
+            page_fault_that_a_block_overtook_leaves_the_block,
+            page_fault_that_made_a_page_table_is_not_overtaken,
+            block_fault_that_a_page_overtook_leaves_the_page,
+            block_that_is_watched_for_writes_takes_stores,
+        ];
 }
 
 const BLOCK: u64 = 2 << 20;

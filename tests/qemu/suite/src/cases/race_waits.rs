@@ -25,13 +25,14 @@ use crate::rig::WHILE;
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        load_that_waits_for_a_reset_can_be_killed,
-        load_that_waits_for_a_reset_takes_signals,
-        munmap_does_not_wait_for_a_load_that_waits_for_a_reset,
-        kernels_load_that_waits_for_a_reset_can_be_killed,
-        kernels_load_that_waits_for_a_reset_sleeps_through_signals,
-        futex_that_waits_for_a_reset_can_be_killed,
-        futex_that_waits_for_a_reset_works_when_that_is_over;
+        "an access waits for a reset: killable; interruptible from user mode; blocks nobody else": [
+            load_that_waits_for_a_reset_can_be_killed, load_that_waits_for_a_reset_takes_signals,
+            munmap_does_not_wait_for_a_load_that_waits_for_a_reset,
+            kernels_load_that_waits_for_a_reset_can_be_killed,
+            kernels_load_that_waits_for_a_reset_sleeps_through_signals,
+            futex_that_waits_for_a_reset_can_be_killed,
+            futex_that_waits_for_a_reset_works_when_that_is_over,
+        ];
 }
 
 /// How long to watch who should sleep.

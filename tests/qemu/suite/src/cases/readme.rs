@@ -16,8 +16,9 @@ use crate::fixture::{open_edu, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        readme_c_program_exports_and_revokes,
-        readme_rust_program_exports_and_revokes;
+        "the programs in the README work as they stand there": [
+            readme_c_program_exports_and_revokes, readme_rust_program_exports_and_revokes,
+        ];
 }
 
 type ExportFn = fn(BorrowedFd<'_>, u32, u64, u64) -> io::Result<OwnedFd>;

@@ -20,30 +20,37 @@ use crate::fixture::{
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        revoke_kills_a_mapping_in_the_same_process,
-        revoke_kills_a_mapping_in_another_process,
-        revoke_kills_a_mapping_in_a_forked_child,
-        revoke_kills_a_mapping_in_a_stopped_process,
-        revoke_kills_a_mapping_never_touched,
-        revoke_through_a_dup_hits_the_buffer,
-        revoke_through_an_fd_sent_back_hits_the_buffer,
-        revoke_through_the_ioctl_is_the_same,
-        revoke_by_another_open_fd_of_the_device_works,
-        revoke_twice_is_ebadfd,
-        revoke_of_what_is_no_dma_buf_is_einval,
-        revoke_of_a_bad_fd_is_ebadf,
-        revoke_of_a_foreign_dma_buf_is_enodev,
-        revoked_buffer_cannot_be_mapped,
-        revoked_range_can_be_exported_anew,
-        revoke_leaves_bar_mappings_alone,
-        revoke_of_a_read_only_copy_works;
+        "REVOKE: for good, in all processes": [
+            revoke_kills_a_mapping_in_the_same_process, revoke_kills_a_mapping_in_another_process,
+            revoke_kills_a_mapping_in_a_forked_child, revoke_kills_a_mapping_in_a_stopped_process,
+            revoke_kills_a_mapping_never_touched,
+        ],
+        "REVOKE: through any copy of the fd and any fd of the device, also by the ioctl": [
+            revoke_through_a_dup_hits_the_buffer, revoke_through_an_fd_sent_back_hits_the_buffer,
+            revoke_through_the_ioctl_is_the_same, revoke_by_another_open_fd_of_the_device_works,
+            revoke_of_a_read_only_copy_works,
+        ],
+        "REVOKE: EBADFD if already revoked": [revoke_twice_is_ebadfd],
+        "REVOKE, MEMATTR, INFO: EBADF, EINVAL and ENODEV for fds that are no live buffer": [
+            revoke_of_what_is_no_dma_buf_is_einval, revoke_of_a_bad_fd_is_ebadf,
+            revoke_of_a_foreign_dma_buf_is_enodev,
+        ],
+        "mmap: ENODEV if the buffer is revoked or closed": [revoked_buffer_cannot_be_mapped],
+        "REVOKE: leaves other mappings alone; the range can be exported anew": [
+            revoked_range_can_be_exported_anew, revoke_leaves_bar_mappings_alone,
+        ];
     Setup::Bound(&[EDU, EDU]) =>
-        revoke_through_another_device_is_enodev;
+        "REVOKE, MEMATTR, INFO: EBADF, EINVAL and ENODEV for fds that are no live buffer": [
+            revoke_through_another_device_is_enodev,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        revoke_leaves_other_buffers_alone,
-        revoke_kills_every_range_and_every_mapping,
-        revoke_kills_pieces_and_moved_mappings,
-        revoke_kills_huge_mappings;
+        "REVOKE: leaves other mappings alone; the range can be exported anew": [
+            revoke_leaves_other_buffers_alone,
+        ],
+        "REVOKE: for good, in all processes": [
+            revoke_kills_every_range_and_every_mapping, revoke_kills_pieces_and_moved_mappings,
+            revoke_kills_huge_mappings,
+        ];
 }
 
 fn revoke(device: &Device, buffer: &Buffer) -> Result<()> {

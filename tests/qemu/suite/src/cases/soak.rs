@@ -11,7 +11,9 @@ use crate::case::{cases, Setup};
 
 cases! {
     Setup::Bound(&[EDU, EDU, EDU, EDU, BOCHS, IVSHMEM, IGB]) =>
-        random_operations_agree_with_the_model;
+        "random operations of several processes agree with the model": [
+            random_operations_agree_with_the_model,
+        ];
 }
 
 fn random_operations_agree_with_the_model() -> Result<()> {

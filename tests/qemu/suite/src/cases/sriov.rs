@@ -21,15 +21,19 @@ use crate::trace::Trace;
 
 cases! {
     Setup::Bound(&[IGB]) =>
-        virtual_functions_have_the_driver_of_their_function,
-        virtual_function_wants_the_token_of_its_function,
-        buffer_of_a_virtual_function_works_and_can_be_revoked,
-        functions_mappings_stay_while_virtual_ones_come_and_go,
-        memory_bit_of_a_virtual_function_changes_nothing,
-        removal_of_a_function_waits_for_its_virtual_ones;
+        "SR-IOV: virtual functions get the driver, and their buffers work": [
+            virtual_functions_have_the_driver_of_their_function,
+            virtual_function_wants_the_token_of_its_function,
+            buffer_of_a_virtual_function_works_and_can_be_revoked,
+            functions_mappings_stay_while_virtual_ones_come_and_go,
+            memory_bit_of_a_virtual_function_changes_nothing,
+            removal_of_a_function_waits_for_its_virtual_ones,
+        ];
     Setup::Bound(&[IGB, EDU, EDU]) =>
-        reset_of_a_virtual_function_is_its_own,
-        buffer_outlives_its_virtual_function;
+        "SR-IOV: virtual functions get the driver, and their buffers work": [
+            reset_of_a_virtual_function_is_its_own,
+        ],
+        "removal of a device: its buffers outlive it": [buffer_outlives_its_virtual_function];
 }
 
 /// A register of igb and its virtual functions, which does not change by itself.

@@ -23,7 +23,9 @@ use crate::program;
 
 cases! {
     Setup::Bound(&[BOCHS]) =>
-        broker_serves_a_hundred_clients_that_die_hang_and_leave;
+        "the broker: a slice for each client, revoked before it is given anew": [
+            broker_serves_a_hundred_clients_that_die_hang_and_leave,
+        ];
 }
 
 const SOCKET: &str = "/tmp/broker";

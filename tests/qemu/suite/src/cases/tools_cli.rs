@@ -23,18 +23,18 @@ use crate::program::{self, text};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        tool_lists_devices_and_who_has_them_open,
-        tool_takes_no_device_from_a_driver_unasked,
-        tool_takes_no_device_from_its_users_unasked,
-        tool_runs_a_command_that_inherits_the_slice_only,
-        tool_revokes_the_slice_when_the_command_ends,
-        tool_ends_as_its_command_ends,
-        tool_lists_and_revokes_buffers_of_other_processes,
-        tool_revokes_what_one_process_holds,
-        tool_names_the_buffer_that_it_cannot_revoke,
-        tool_says_what_was_refused_and_why;
+        "the program vfio-dmabuf: devices, binding, slices, registers, buffers, errors": [
+            tool_lists_devices_and_who_has_them_open, tool_takes_no_device_from_a_driver_unasked,
+            tool_takes_no_device_from_its_users_unasked,
+            tool_runs_a_command_that_inherits_the_slice_only,
+            tool_revokes_the_slice_when_the_command_ends, tool_ends_as_its_command_ends,
+            tool_lists_and_revokes_buffers_of_other_processes, tool_revokes_what_one_process_holds,
+            tool_names_the_buffer_that_it_cannot_revoke, tool_says_what_was_refused_and_why,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        tool_reads_and_writes_in_each_width;
+        "the program vfio-dmabuf: devices, binding, slices, registers, buffers, errors": [
+            tool_reads_and_writes_in_each_width,
+        ];
 }
 
 fn inode(buffer: &Buffer) -> Result<u64> {

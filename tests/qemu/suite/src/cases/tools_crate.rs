@@ -13,13 +13,18 @@ use crate::program;
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        crate_client_survives_the_loss_of_its_slice,
-        crate_mappings_heal_until_they_are_revoked,
-        crate_makes_buffers_of_a_device_of_rust_vmm;
+        "the crate vfio-dmabuf: its examples work; loss of a slice is an error": [
+            crate_client_survives_the_loss_of_its_slice, crate_mappings_heal_until_they_are_revoked,
+            crate_makes_buffers_of_a_device_of_rust_vmm,
+        ];
     Setup::Bound(&[BOCHS]) =>
-        crate_exports_ranges_with_attributes;
+        "the crate vfio-dmabuf: its examples work; loss of a slice is an error": [
+            crate_exports_ranges_with_attributes,
+        ];
     Setup::Bound(&[BOCHS, EDU]) =>
-        crate_exports_memory_for_iommufd;
+        "the crate vfio-dmabuf: its examples work; loss of a slice is an error": [
+            crate_exports_memory_for_iommufd,
+        ];
 }
 
 fn crate_client_survives_the_loss_of_its_slice() -> Result<()> {

@@ -26,21 +26,24 @@ use crate::rig::{self, Rig};
 
 cases! {
     Setup::Bound(&[EDU]) =>
-        unbind_waits_for_the_device_fd,
-        unbind_waits_for_the_last_bar_mapping,
-        unbind_does_not_wait_for_buffers,
-        old_fds_stay_dead_after_rebinding,
-        rmmod_is_refused_while_a_buffer_lives,
-        rmmod_is_refused_while_the_device_is_open,
-        rmmod_is_refused_while_a_listing_is_open,
-        rmmod_takes_bound_devices_along,
-        in_tree_driver_takes_over_and_back;
+        "unbind waits until the device is closed; binding anew": [
+            unbind_waits_for_the_device_fd, unbind_waits_for_the_last_bar_mapping,
+            old_fds_stay_dead_after_rebinding, in_tree_driver_takes_over_and_back,
+        ],
+        "export: does not keep the device open": [unbind_does_not_wait_for_buffers],
+        "release when fd and mappings are gone; unloading the module": [
+            rmmod_is_refused_while_a_buffer_lives, rmmod_is_refused_while_the_device_is_open,
+            rmmod_is_refused_while_a_listing_is_open, rmmod_takes_bound_devices_along,
+        ];
     Setup::Bound(&[EDU, EDU]) =>
-        owner_goes_on_while_unbind_waits,
-        unbind_of_one_device_leaves_the_other_alone;
+        "unbind waits until the device is closed; binding anew": [
+            owner_goes_on_while_unbind_waits, unbind_of_one_device_leaves_the_other_alone,
+        ];
     Setup::Unloaded(&[EDU]) =>
-        loading_binds_no_device,
-        load_use_and_unload_ten_times;
+        "binding: loading the module binds no device": [loading_binds_no_device],
+        "release when fd and mappings are gone; unloading the module": [
+            load_use_and_unload_ten_times,
+        ];
 }
 
 /// Starts something in a thread; the channel says when that is over.

@@ -8,7 +8,7 @@ use crate::case::{cases, Setup};
 
 cases! {
     Setup::Bound(&[]) =>
-        every_window_is_one_function;
+        "the tests find what they look for": [every_window_is_one_function];
 }
 
 fn every_window_is_one_function() -> Result<()> {
