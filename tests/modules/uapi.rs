@@ -41,7 +41,7 @@ pub const STATS: u32 = ior::<Stats>(4);
 /// Reads a page table entry. Argument: [`Pte`].
 ///
 /// Errors: `ESRCH`: no such process; `EFAULT`: nothing is mapped there; `ENXIO`: what is mapped
-/// there is not `VM_PFNMAP`.
+/// there is no device memory (`VM_IO`).
 pub const READ_PTE: u32 = iowr::<Pte>(8);
 /// Stops the next thread that enters a function, there, until [`RELEASE`]. Argument: [`Arm`].
 ///

@@ -6,7 +6,7 @@ pub(crate) mod dma_buf;
 #[cfg(CONFIG_KPROBES)]
 pub(crate) mod kprobe;
 pub(crate) mod pci;
-pub(crate) mod pfnmap;
+pub(crate) mod ptes;
 pub(crate) mod time;
 pub(crate) mod unlocked;
 pub(crate) mod work;

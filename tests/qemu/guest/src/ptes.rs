@@ -1,40 +1,92 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Page table entries: as the test module reads them for an address, and as the kernel dumps all of
-//! this process in debugfs (`CONFIG_PTDUMP_DEBUGFS`), which takes seconds with all checks on.
+//! Page table entries: as the test module reads them, in any process, and as the kernel dumps those
+//! of this process in debugfs (`CONFIG_PTDUMP_DEBUGFS`), which takes seconds on a debug kernel.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use anyhow::{bail, Context, Result};
+use nix::errno::Errno;
 
 use crate::mm::Mapping;
-use crate::testmod::{MemoryType, Ptes};
+use crate::sys::ioctl_with;
+use crate::testmod::{open, uapi};
 
 const DUMP: &str = "/sys/kernel/debug/page_tables/current_kernel";
 
-/// A present entry.
+/// How the CPU treats what an entry maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Bytes that it maps: a page, 2 MiB or 1 GiB.
+pub enum MemoryType {
+    /// Strong uncached.
+    Uncached,
+    /// Uncached, unless an MTRR says write-combining.
+    UncachedMinus,
+    /// Write-combining.
+    WriteCombining,
+    /// Something that caches.
+    Cached,
+}
+
+/// A present page table entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pte {
+    /// Page frame of the address that was asked for; 0 from a [`Dump`], which does not say it.
+    pub pfn: u64,
+    /// Bytes that the entry maps.
     pub size: u64,
-    /// Whether it allows writing.
+    /// Whether it can be written through.
     pub writable: bool,
-    /// How the CPU treats what it maps.
+    /// How the CPU treats it.
     pub memory: MemoryType,
 }
 
-/// The entry at an offset of a mapping of this process, as the test module reads it; `None` if an
-/// access would fault.
-pub fn entry(mapping: &Mapping, at: u64) -> Result<Option<Entry>> {
-    let pte = Ptes::new()?.at(mapping.address() + at as usize).context("READ_PTE")?;
-    Ok(pte.map(|pte| Entry { size: pte.size, writable: pte.writable, memory: pte.memory }))
+/// Reads page table entries.
+#[derive(Debug)]
+pub struct Ptes(File);
+
+impl Ptes {
+    /// A reader.
+    pub fn new() -> Result<Ptes> {
+        Ok(Ptes(open(uapi::PTES)?))
+    }
+
+    /// The entry for `address` of this process; `None` if an access would fault.
+    pub fn at(&self, address: usize) -> Result<Option<Pte>, Errno> {
+        self.of(0, address)
+    }
+
+    /// The entry for `address` of process `pid`.
+    pub fn of(&self, pid: i32, address: usize) -> Result<Option<Pte>, Errno> {
+        let mut arg = uapi::Pte { address: address as u64, pid, ..Default::default() };
+        ioctl_with(self.0.as_raw_fd(), uapi::READ_PTE, &mut arg)?;
+        let memory = match arg.memory_type {
+            uapi::MEMORY_UC => MemoryType::Uncached,
+            uapi::MEMORY_UC_MINUS => MemoryType::UncachedMinus,
+            uapi::MEMORY_WC => MemoryType::WriteCombining,
+            _ => MemoryType::Cached,
+        };
+        let (pfn, size, writable) = (arg.pfn, arg.size, arg.writable != 0);
+        Ok((arg.present != 0).then_some(Pte { pfn, size, writable, memory }))
+    }
 }
 
-/// All entries of this process at some time, as the kernel dumps them.
+/// The entry at an offset of a mapping of this process; `None` if an access would fault.
+pub fn entry(mapping: &Mapping, at: u64) -> Result<Option<Pte>> {
+    Ptes::new()?.at(mapping.address() + at as usize).context("READ_PTE")
+}
+
+/// The entry there after an access.
+pub fn touched(mapping: &Mapping, at: u64) -> Result<Pte> {
+    mapping.load(at)?;
+    entry(mapping, at)?.with_context(|| format!("no entry at {at:#x} after an access"))
+}
+
+/// The entries of this process, as the kernel dumps them.
 pub struct Dump(String);
 
 impl Dump {
-    /// Takes one; `None` if the kernel cannot.
+    /// Takes one; `None` without `CONFIG_PTDUMP_DEBUGFS`.
     pub fn take() -> Result<Option<Dump>> {
         if !Path::new(DUMP).exists() {
             return Ok(None);
@@ -43,7 +95,7 @@ impl Dump {
     }
 
     /// The entry at an offset of a mapping.
-    pub fn entry(&self, mapping: &Mapping, at: u64) -> Result<Option<Entry>> {
+    pub fn entry(&self, mapping: &Mapping, at: u64) -> Result<Option<Pte>> {
         let address = mapping.address() + at as usize;
         for line in self.0.lines().filter(|line| line.starts_with("0x")) {
             let (range, rest) = line.split_once(char::is_whitespace).context("range")?;
@@ -59,7 +111,7 @@ impl Dump {
 
 /// What is behind the addresses in a line. The names of the bits are for the page attribute table
 /// as Linux sets it up.
-fn parse(rest: &str) -> Result<Option<Entry>> {
+fn parse(rest: &str) -> Result<Option<Pte>> {
     let words: Vec<&str> = rest.split_whitespace().collect();
     let has = |word| words.contains(&word);
     if !has("USR") {
@@ -78,5 +130,5 @@ fn parse(rest: &str) -> Result<Option<Entry>> {
         (false, true, true) => MemoryType::Uncached,
         (true, ..) => bail!("a memory type that Linux does not give to devices"),
     };
-    Ok(Some(Entry { size, writable: has("RW"), memory }))
+    Ok(Some(Pte { pfn: 0, size, writable: has("RW"), memory }))
 }

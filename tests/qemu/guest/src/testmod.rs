@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The test module (`tests/modules`): an importer of dma-bufs with any manners, and the page table
-//! entries of any process, and a data race. For its fourth part see [`crate::pause`].
+//! The test module (`tests/modules`): its importer of dma-bufs and its data race. [`crate::ptes`] and
+//! [`crate::pause`] have the rest.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -112,62 +112,6 @@ pub fn now() -> u64 {
     // SAFETY: fills `time`; it cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// How the CPU treats what an entry maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemoryType {
-    /// Strong uncached.
-    Uncached,
-    /// Uncached, unless an MTRR says write-combining.
-    UncachedMinus,
-    /// Write-combining.
-    WriteCombining,
-    /// Something that caches.
-    Cached,
-}
-
-/// A present page table entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pte {
-    /// Page frame of the address that was asked for.
-    pub pfn: u64,
-    /// Bytes that the entry maps.
-    pub size: u64,
-    /// Whether it can be written through.
-    pub writable: bool,
-    /// How the CPU treats it.
-    pub memory: MemoryType,
-}
-
-/// Reads page table entries.
-#[derive(Debug)]
-pub struct Ptes(File);
-
-impl Ptes {
-    /// A reader.
-    pub fn new() -> Result<Ptes> {
-        Ok(Ptes(open(uapi::PTES)?))
-    }
-
-    /// The entry for `address` of this process; `None` if an access would fault.
-    pub fn at(&self, address: usize) -> Result<Option<Pte>, Errno> {
-        self.of(0, address)
-    }
-
-    /// The entry for `address` of process `pid`.
-    pub fn of(&self, pid: i32, address: usize) -> Result<Option<Pte>, Errno> {
-        let mut arg = uapi::Pte { address: address as u64, pid, ..Default::default() };
-        ioctl_with(self.0.as_raw_fd(), uapi::READ_PTE, &mut arg)?;
-        let memory = match arg.memory_type {
-            uapi::MEMORY_UC => MemoryType::Uncached,
-            uapi::MEMORY_UC_MINUS => MemoryType::UncachedMinus,
-            uapi::MEMORY_WC => MemoryType::WriteCombining,
-            _ => MemoryType::Cached,
-        };
-        let (pfn, size, writable) = (arg.pfn, arg.size, arg.writable != 0);
-        Ok((arg.present != 0).then_some(Pte { pfn, size, writable, memory }))
-    }
 }
 
 /// Has data races with its like.

@@ -7,14 +7,17 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use guest::buffer::{Buffer, Range};
+use guest::buffer::{Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::fault::Fault;
 use guest::mm::Mapping;
 use guest::module::Module;
 use guest::patience::patient;
 use guest::pci::{self, Id, Pci};
-use guest::PAGE;
+use guest::ptes::MemoryType;
+use guest::{uapi, PAGE};
+
+use crate::check;
 
 /// edu's id register.
 pub const ID_AT: u64 = 0x00;
@@ -88,4 +91,16 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()
         sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+/// The flags of an export for each memory type, and that type.
+pub const WITH_EACH_TYPE: [(u32, MemoryType); 2] = [
+    (uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC, MemoryType::UncachedMinus),
+    (uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC, MemoryType::WriteCombining),
+];
+
+/// Exports ranges of BAR0 with these flags.
+pub fn export_with(device: &Device, flags: u32, ranges: &[Range]) -> Result<Buffer> {
+    let export = Export { flags, ..Export::new(0, ranges) };
+    check::works("export", export.make(device))
 }

@@ -7,6 +7,7 @@ mod bytes;
 mod container;
 mod dmabuf_mmap;
 mod drop_in;
+mod entries;
 mod export;
 mod fail_calls;
 mod fail_devices;
@@ -23,13 +24,12 @@ mod kcsan;
 mod lifetime;
 mod limits;
 mod memory;
+mod memory_types;
 mod names;
 mod observe;
 mod open;
 mod p2p;
-mod pfnmap;
 mod power;
-mod ptes;
 mod race;
 mod race_clients;
 mod race_faults;
@@ -65,9 +65,9 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         observe::CASES,
         kcsan::CASES,
         bytes::CASES,
-        ptes::CASES,
+        entries::CASES,
         info::CASES,
-        pfnmap::CASES,
+        memory_types::CASES,
         gup::CASES,
         revoke::CASES,
         memory::CASES,

@@ -14,7 +14,7 @@ use guest::patience::patient;
 use guest::pause::{meanwhile, Pause};
 use guest::pci::EDU;
 use guest::peer::Peer;
-use guest::testmod::Ptes;
+use guest::ptes::Ptes;
 use guest::waiting::{is_in_driver, told};
 use guest::windows;
 use guest::{Errno, PAGE};

@@ -9,7 +9,7 @@ use guest::mm::{self, Mapping};
 use guest::pause::{meanwhile, Pause};
 use guest::pci::{Pci, BOCHS, EDU};
 use guest::peer::Peer;
-use guest::testmod::Ptes;
+use guest::ptes::Ptes;
 use guest::uapi::{
     vfio_pci_dmabuf_revoke, VFIO_DEVICE_PCI_DMABUF_REVOKE, VFIO_DMA_BUF_STATUS_CLOSED,
 };

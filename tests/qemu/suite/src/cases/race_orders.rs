@@ -14,7 +14,7 @@ use guest::device::Device;
 use guest::mm::{self, Mapping};
 use guest::pause::{meanwhile, Pause};
 use guest::pci::BOCHS;
-use guest::testmod::{Pte, Ptes};
+use guest::ptes::{self, Pte};
 use guest::windows::{self, Window};
 use guest::{Errno, PAGE};
 use nix::sys::prctl::set_thp_disable;
@@ -44,7 +44,7 @@ fn block() -> Result<(Device, Mapping)> {
 }
 
 fn entry(mapping: &Mapping) -> Result<Pte> {
-    Ptes::new()?.at(mapping.address())?.ok_or_else(|| anyhow!("no entry"))
+    ptes::entry(mapping, 0)?.ok_or_else(|| anyhow!("no entry"))
 }
 
 /// Stops an access in `window`, lets `others` do what they like, and ends it.

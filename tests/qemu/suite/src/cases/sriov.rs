@@ -8,7 +8,8 @@ use guest::device::{Device, Via};
 use guest::feature;
 use guest::mm::Mapping;
 use guest::pci::{Pci, EDU, IGB};
-use guest::testmod::{Importer, Pte, Ptes, GOOD};
+use guest::ptes::{Pte, Ptes};
+use guest::testmod::{Importer, GOOD};
 use guest::uapi;
 use guest::{Errno, PAGE};
 

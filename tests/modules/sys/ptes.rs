@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
+use crate::uapi;
 use core::{
     arch::asm,
     ptr::NonNull, //
@@ -15,24 +16,8 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-/// A present entry.
-pub(crate) struct Entry {
-    /// Page frame of the address that was asked for.
-    pub(crate) pfn: u64,
-    /// Bytes that the entry maps.
-    pub(crate) size: u64,
-    pub(crate) writable: bool,
-    /// The bits that are not the address.
-    pub(crate) protection: u64,
-}
-
-/// The entry for `address` of process `pid`, or of the current one if that is 0.
-/// `follow_pfnmap_start()`
-///
-/// # Errors
-///
-/// `ESRCH`: no such process. `EFAULT`: nothing is mapped there. `ENXIO`: not `VM_PFNMAP`.
-pub(crate) fn entry_at(pid: i32, address: usize) -> Result<Option<Entry>> {
+/// Reads the entry for an address of a process, see [`uapi::READ_PTE`]. `follow_pfnmap_start()`
+pub(crate) fn entry_at(pid: i32, address: usize) -> Result<uapi::Pte> {
     let mm = address_space(pid)?;
     let mm = mm.as_raw();
     // SAFETY: `address_space` gave us a reference, so there is a user.
@@ -47,7 +32,7 @@ pub(crate) fn entry_at(pid: i32, address: usize) -> Result<Option<Entry>> {
 /// # Safety
 ///
 /// `mm` is valid and its `mmap_lock` held.
-unsafe fn entry_locked(mm: *mut bindings::mm_struct, address: usize) -> Result<Option<Entry>> {
+unsafe fn entry_locked(mm: *mut bindings::mm_struct, address: usize) -> Result<uapi::Pte> {
     // SAFETY: By the requirements of this function.
     let vma = unsafe { bindings::vma_lookup(mm, address) };
     if vma.is_null() {
@@ -55,7 +40,7 @@ unsafe fn entry_locked(mm: *mut bindings::mm_struct, address: usize) -> Result<O
     }
     // SAFETY: The lock keeps the VMA.
     let flags = unsafe { (*vma).__bindgen_anon_2.vm_flags };
-    if flags & bindings::VM_PFNMAP == 0 {
+    if flags & bindings::VM_IO == 0 {
         return Err(ENXIO);
     }
     let mut args = bindings::follow_pfnmap_args {
@@ -65,17 +50,20 @@ unsafe fn entry_locked(mm: *mut bindings::mm_struct, address: usize) -> Result<O
     };
     // SAFETY: The lock is held, and `address` is in the VMA.
     if unsafe { bindings::follow_pfnmap_start(&mut args) } != 0 {
-        return Ok(None);
+        return Ok(uapi::Pte::default());
     }
-    let entry = Entry {
+    let size = (!args.addr_mask + 1) as u64;
+    let entry = uapi::Pte {
+        present: 1,
         pfn: args.pfn as u64,
-        size: (!args.addr_mask + 1) as u64,
-        writable: args.writable,
-        protection: args.pgprot.pgprot as u64,
+        size,
+        writable: args.writable.into(),
+        memory_type: memory_type(size, args.pgprot.pgprot as u64),
+        ..uapi::Pte::default()
     };
     // SAFETY: Started above.
     unsafe { bindings::follow_pfnmap_end(&mut args) };
-    Ok(Some(entry))
+    Ok(entry)
 }
 
 /// A reference to the address space of a process. `get_task_mm()`
@@ -102,8 +90,27 @@ fn address_space(pid: i32) -> Result<ARef<MmWithUser>> {
     Ok(unsafe { ARef::from_raw(mm.cast::<MmWithUser>()) })
 }
 
+/// What the page attribute table has for the protection bits of an entry of `size` bytes.
+fn memory_type(size: u64, protection: u64) -> u32 {
+    const PWT: u64 = 1 << 3;
+    const PCD: u64 = 1 << 4;
+    const PAT: u64 = 1 << 7;
+    // In an entry of a higher level bit 7 says that it is a leaf.
+    const PAT_LARGE: u64 = 1 << 12;
+
+    let pat = if size == 4096 { PAT } else { PAT_LARGE };
+    let mut index = 0;
+    for (bit, value) in [(PWT, 1), (PCD, 2), (pat, 4)] {
+        if protection & bit != 0 {
+            index += value;
+        }
+    }
+    // CAST: A byte.
+    ((page_attribute_table() >> (8 * index)) & 0xff) as u32
+}
+
 /// `IA32_PAT`: a byte with the memory type for each combination of PWT, PCD and PAT.
-pub(crate) fn page_attribute_table() -> u64 {
+fn page_attribute_table() -> u64 {
     const IA32_PAT: u32 = 0x277;
     let (low, high): (u32, u32);
     // SAFETY: Every x86-64 CPU has the register, and reading it has no effect.

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How page table entries let the CPU treat device memory: uncached or write-combining.
+
+use anyhow::Result;
+use guest::buffer::{self, Buffer, Range};
+use guest::device::Device;
+use guest::feature;
+use guest::mm::{self, Mapping};
+use guest::pci::BOCHS;
+use guest::ptes::MemoryType::{UncachedMinus, WriteCombining};
+use guest::ptes::{entry, touched, Pte};
+use guest::{uapi, PAGE};
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{export_with, nth, open_bochs, WITH_EACH_TYPE};
+
+cases! {
+    Setup::Bound(&[BOCHS]) =>
+        "memory type: entries are write-combining if asked for, else uncached": [
+            prefetchable_bar_stays_uncached, attribute_of_the_export_is_in_the_entries,
+            write_combining_in_use_leaves_other_mappings_uncached,
+            write_combining_buffer_takes_the_place_of_a_part_of_a_bar_mapping,
+            mprotect_keeps_the_memory_type,
+        ],
+        "MEMATTR: GET, SET and export flags; affects later mappings only": [
+            memattr_is_that_of_later_mappings_only,
+        ];
+}
+
+const MIB2: u64 = 2 << 20;
+const NC_AND_WC: [(u32, guest::ptes::MemoryType); 2] = [
+    (uapi::VFIO_DMA_BUF_MEMATTR_NC, UncachedMinus),
+    (uapi::VFIO_DMA_BUF_MEMATTR_WC, WriteCombining),
+];
+
+fn set_memattr(device: &Device, buffer: &Buffer, memattr: u32) -> Result<()> {
+    let dmabuf_fd = buffer.raw();
+    let payload = uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd, memattr };
+    let done = feature::set(device, uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, &payload);
+    check::works("MEMATTR SET", done)
+}
+
+/// Takes the memory away and gives it back, so that entries are made anew.
+fn renew(device: &Device) -> Result<()> {
+    device.set_memory(false)?;
+    device.set_memory(true)?;
+    Ok(())
+}
+
+fn prefetchable_bar_stays_uncached() -> Result<()> {
+    let device = open_bochs()?;
+    for mapping in [device.map_bar(0)?, Buffer::export(&device, 0, 0, PAGE)?.map(0, PAGE)?] {
+        check::equal("memory type", touched(&mapping, 0)?.memory, UncachedMinus)?;
+    }
+    Ok(())
+}
+
+fn attribute_of_the_export_is_in_the_entries() -> Result<()> {
+    const LEN: u64 = 2 * MIB2;
+    let device = open_bochs()?;
+    for ((flags, memory), size) in WITH_EACH_TYPE.into_iter().zip([MIB2, PAGE]) {
+        let buffer = export_with(&device, flags, &[Range(0, LEN)])?;
+        let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), LEN, mm::RW, 0)?, LEN);
+        for at in [0, PAGE, MIB2, LEN - PAGE] {
+            mapping.store(at, at as u32)?;
+            let pte = touched(&mapping, at)?;
+            check::equal(&format!("at {at:#x}"), (pte.memory, pte.size), (memory, size))?;
+            check::value("what was written", mapping.load(at), at as u32)?;
+        }
+        device.set_memory(false)?;
+        check::equal("memory off", entry(&mapping, 0)?, None)?;
+        device.set_memory(true)?;
+        check::value("memory on", mapping.load(MIB2), MIB2 as u32)?;
+        check::equal("memory on", touched(&mapping, MIB2)?.memory, memory)?;
+        check::works("REVOKE", buffer::revoke(&device, &buffer))?;
+        check::equal("revoked", entry(&mapping, 0)?, None)?;
+        check::bus_error("revoked", mapping.load(0))?;
+    }
+    Ok(())
+}
+
+fn memattr_is_that_of_later_mappings_only() -> Result<()> {
+    let device = open_bochs()?;
+    let buffer = Buffer::export(&device, 0, 0, 2 * PAGE)?;
+    let mut mappings = Vec::new();
+    for (memattr, memory) in NC_AND_WC.repeat(2) {
+        set_memattr(&device, &buffer, memattr)?;
+        mappings.push((buffer.map(0, 2 * PAGE)?, memory));
+        set_memattr(&device, &buffer, uapi::VFIO_DMA_BUF_MEMATTR_WC)?;
+        for (number, (mapping, memory)) in mappings.iter().enumerate() {
+            // Page 1 is touched for the first time after the attribute has changed once more.
+            for page in 0..mappings.len().min(2) as u64 {
+                let what = format!("page {page} of mapping {number}");
+                check::equal(&what, touched(mapping, page * PAGE)?.memory, *memory)?;
+            }
+        }
+        renew(&device)?;
+        for (number, (mapping, memory)) in mappings.iter().enumerate() {
+            let what = format!("mapping {number}, memory off and on");
+            check::equal(&what, touched(mapping, 0)?.memory, *memory)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_combining_in_use_leaves_other_mappings_uncached() -> Result<()> {
+    let device = open_bochs()?;
+    let plain = Buffer::export(&device, 0, 0, PAGE)?;
+    let others = [device.map_bar_part(0, 0, PAGE)?, plain.map(0, PAGE)?];
+    let uncached = |when: &str| -> Result<()> {
+        let fresh = [device.map_bar_part(0, 0, PAGE)?, plain.map(0, PAGE)?];
+        for mapping in others.iter().chain(&fresh) {
+            check::equal(when, touched(mapping, 0)?.memory, UncachedMinus)?;
+        }
+        Ok(())
+    };
+    uncached("before")?;
+    for round in 0..2 {
+        let buffer = Buffer::export(&device, 0, 0, PAGE)?;
+        set_memattr(&device, &buffer, uapi::VFIO_DMA_BUF_MEMATTR_WC)?;
+        let mapping = buffer.map(0, PAGE)?;
+        mapping.store(0, 1)?;
+        check::equal("the buffer's", touched(&mapping, 0)?.memory, WriteCombining)?;
+        uncached(&format!("during, round {round}"))?;
+        check::equal("the buffer's, later", touched(&mapping, 0)?.memory, WriteCombining)?;
+        renew(&device)?;
+        uncached(&format!("memory off and on, round {round}"))?;
+        drop(mapping);
+        uncached(&format!("after, round {round}"))?;
+    }
+    Ok(())
+}
+
+/// How a driver in user space gets write-combining for a part of a BAR that is mapped as a whole.
+fn write_combining_buffer_takes_the_place_of_a_part_of_a_bar_mapping() -> Result<()> {
+    let device = open_bochs()?;
+    let bar = device.map_bar_part(0, 0, 4 * PAGE)?;
+    (0..4).try_for_each(|page| bar.load(page * PAGE).map(drop))?;
+    let flags = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+    let buffer = export_with(&device, flags, &[Range(PAGE, 2 * PAGE)])?;
+    check::works("mmap", bar.replace_part(PAGE, 2 * PAGE, &buffer))?;
+    let start = nth(BOCHS, 0)?.bar_start(0)? / PAGE;
+    let types = [UncachedMinus, WriteCombining, WriteCombining, UncachedMinus];
+    for (page, memory) in (0..4).zip(types) {
+        bar.store(page * PAGE, 0x1000 + page as u32)?;
+        let want = Pte { pfn: start + page, size: PAGE, writable: true, memory };
+        check::equal(&format!("page {page}"), touched(&bar, page * PAGE)?, want)?;
+    }
+    let again = device.map_bar_part(0, 0, 4 * PAGE)?;
+    for page in 0..4 {
+        check::value("stored", again.load(page * PAGE), 0x1000 + page as u32)?;
+    }
+    Ok(())
+}
+
+fn mprotect_keeps_the_memory_type() -> Result<()> {
+    let device = open_bochs()?;
+    for (memattr, memory) in NC_AND_WC {
+        let buffer = Buffer::export(&device, 0, 0, 4 * PAGE)?;
+        set_memattr(&device, &buffer, memattr)?;
+        let mapping = buffer.map(0, 4 * PAGE)?;
+        check::equal("at first", touched(&mapping, PAGE)?.memory, memory)?;
+        for (prot, writable) in [(mm::RO, false), (mm::RW, true)] {
+            mapping.protect_part(PAGE, 2 * PAGE, prot)?;
+            // Page 1 has an entry, page 2 gets one now.
+            for page in [1, 2] {
+                if writable {
+                    mapping.store(page * PAGE, 1)?;
+                }
+                let pte = touched(&mapping, page * PAGE)?;
+                let what = format!("page {page}, memory type and writability");
+                check::equal(&what, (pte.memory, pte.writable), (memory, writable))?;
+            }
+        }
+    }
+    Ok(())
+}
