@@ -12,15 +12,15 @@ use guest::{Errno, PAGE};
 
 use crate::owner::{ID, INVERTER};
 use crate::say::{say, say_maps};
-use crate::{socket, turn, LIMIT};
+use crate::{socket, Turn, LIMIT};
 
 /// The client's life.
 pub fn run() -> Result<()> {
     let owner = Link::call(socket(), LIMIT)?;
     owner.set_limit(LIMIT)?;
-    let (_, fd) = owner.expect(turn::USE).context("waiting for the fd")?;
+    let fd = owner.expect(Turn::Take).context("waiting for the fd")?;
     let page = Buffer::from(fd.context("the owner's message has no fd")?);
-    owner.expect(turn::USE).context("waiting for the owner")?;
+    owner.expect(Turn::Use).context("waiting for the owner")?;
     say("client", &format!("process {}, has these files: {}", process::id(), files()?));
 
     let mapping = page.map(0, PAGE).context("mmap of the dma-buf")?;
@@ -40,16 +40,16 @@ pub fn run() -> Result<()> {
     refused("mmap of 4 KiB at 4 KiB", page.map(PAGE, PAGE).map(drop), Errno::EINVAL)?;
     let grown = mm::remap(mapping.address(), PAGE, 2 * PAGE).map(drop);
     refused("mremap to 8 KiB", grown, Errno::EFAULT)?;
-    owner.say(turn::DONE)?;
+    owner.send(&Turn::Done, None)?;
 
-    owner.expect(turn::REVOKED).context("waiting for the revoke")?;
+    owner.expect(Turn::Revoked).context("waiting for the revoke")?;
     match mapping.load(ID.0) {
         Ok(value) => bail!("read {value:#010x} after the revoke"),
         Err(fault) if fault.is_bus_error() => say("client", "reads the id register:  SIGBUS"),
         Err(fault) => bail!("{fault} after the revoke, not SIGBUS"),
     }
     refused("mmap of the dma-buf", page.map(0, PAGE).map(drop), Errno::ENODEV)?;
-    owner.say(turn::DONE)
+    owner.send(&Turn::Done, None)
 }
 
 /// Checks that something was refused with `errno`.

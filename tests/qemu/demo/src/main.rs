@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use guest::module::Module;
 use guest::pci::{self, Pci};
+use serde::{Deserialize, Serialize};
 
 use say::say;
 
@@ -31,14 +32,17 @@ const SOCKET: &str = "/tmp/dmabuf-demo.sock";
 /// How long any of it may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What owner and client tell each other.
-mod turn {
-    /// Owner: here is an fd; use it.
-    pub const USE: u64 = 1;
-    /// Owner: it is revoked; try again.
-    pub const REVOKED: u64 = 2;
-    /// Client: done, your turn.
-    pub const DONE: u64 = 3;
+/// The messages of owner and client.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Turn {
+    /// From the owner: here is an fd.
+    Take,
+    /// From the owner: use it.
+    Use,
+    /// From the owner: it is revoked; try again.
+    Revoked,
+    /// From the client: done.
+    Done,
 }
 
 fn main() -> ExitCode {

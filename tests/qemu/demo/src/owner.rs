@@ -12,7 +12,7 @@ use guest::pci::Pci;
 use guest::PAGE;
 
 use crate::say::{say, say_maps};
-use crate::{socket, turn, LIMIT};
+use crate::{socket, Turn, LIMIT};
 
 /// The id register of edu, and what is in it.
 pub const ID: (u64, u32) = (0x00, 0x0100_00ed);
@@ -36,15 +36,15 @@ pub fn run() -> Result<()> {
     say("owner", "exports the first 4 KiB of BAR0: a dma-buf fd");
     let client = Link::serve(socket(), LIMIT)?;
     client.set_limit(LIMIT)?;
-    client.send([turn::USE, 0, 0, 0, 0, 0], Some(page.raw()))?;
+    client.send(&Turn::Take, Some(page.raw()))?;
     say("owner", "sends the fd to the client over a UNIX socket");
-    client.say(turn::USE)?;
-    client.expect(turn::DONE).context("waiting for the client")?;
+    client.send(&Turn::Use, None)?;
+    client.expect(Turn::Done).context("waiting for the client")?;
 
     buffer::revoke(&device, &page).context("revoke")?;
     say("owner", "revokes the buffer");
-    client.say(turn::REVOKED)?;
-    client.expect(turn::DONE).context("waiting for the client")?;
+    client.send(&Turn::Revoked, None)?;
+    client.expect(Turn::Done).context("waiting for the client")?;
 
     let id = bar.load(ID.0)?;
     ensure!(id == ID.1, "after the revoke the owner's id register is {id:#010x}");

@@ -8,11 +8,11 @@ use anyhow::{bail, ensure, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{kill, sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
-use nix::unistd::{fork, ForkResult, Pid};
+use nix::unistd::Pid;
 
 use crate::patience::{a_while, patient};
 use crate::waiting::is_asleep;
-use crate::worker::die_with;
+use crate::worker::start_child;
 
 /// How long a call may go on after what it waits for has happened.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -27,19 +27,11 @@ pub struct Call {
 impl Call {
     /// Lets a child, with copies of all that this process has, make the call.
     pub fn start(call: impl FnOnce() -> Result<(), Errno>) -> Result<Call> {
-        let parent = Pid::this();
-        // SAFETY: cases fork while they have one thread; the child leaves by _exit(), so no
-        // destructor of the parent's objects runs twice.
-        match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(Call { pid: child, result: None }),
-            ForkResult::Child => {
-                die_with(parent);
-                interruptible();
-                let status = call().map_or_else(|errno| errno as i32, |()| 0);
-                // SAFETY: ends the process, that is all.
-                unsafe { libc::_exit(status) }
-            }
-        }
+        let pid = start_child(|| {
+            interruptible();
+            call().map_or_else(|errno| errno as i32, |()| 0)
+        })?;
+        Ok(Call { pid, result: None })
     }
 
     /// The child's process id.

@@ -16,9 +16,10 @@ use std::ptr;
 use std::sync::Once;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 /// Why an access failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// SIGBUS or SIGSEGV.
     pub signal: i32,
@@ -32,12 +33,12 @@ impl Fault {
         self.signal == libc::SIGBUS
     }
 
-    /// In one word, as it travels in a register or a message; never 0.
-    pub(crate) fn pack(self) -> u64 {
+    /// In one word, as it travels in a register; never 0.
+    fn pack(self) -> u64 {
         ((self.code as u32 as u64) << 32) | self.signal as u64
     }
 
-    pub(crate) fn unpack(word: u64) -> Fault {
+    fn unpack(word: u64) -> Fault {
         Fault { signal: word as u32 as i32, code: (word >> 32) as u32 as i32 }
     }
 }

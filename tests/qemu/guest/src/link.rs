@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Messages between processes: a few words and perhaps an fd, over a UNIX socket.
+//! Messages between processes, of any type that serde knows, perhaps with an fd, over a UNIX socket.
 
+use std::fmt::Debug;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -15,17 +16,13 @@ use nix::sys::socket::{
     UnixAddr,
 };
 use nix::sys::time::TimeVal;
+use serde::de::DeserializeOwned;
+use serde::Serialize;
 
 use crate::patience::patient;
 
-/// Words of a message.
-pub const WORDS: usize = 6;
-
-/// The longest message of [`Link::send_bytes`].
-pub const MOST_BYTES: usize = 32 << 10;
-
-/// The payload of a message.
-pub type Words = [u64; WORDS];
+/// The longest message, bytes.
+const LONGEST: usize = 32 << 10;
 
 /// One end of a connection. Messages keep their borders.
 pub struct Link(OwnedFd);
@@ -71,48 +68,25 @@ impl Link {
         Ok(setsockopt(&self.0, sockopt::ReceiveTimeout, &time_val(limit))?)
     }
 
-    /// Sends `words`, and a copy of `fd`.
-    pub fn send(&self, words: Words, fd: Option<RawFd>) -> Result<()> {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        self.send_bytes(&bytes, fd)
-    }
-
-    /// Receives a message.
-    pub fn receive(&self) -> Result<(Words, Option<OwnedFd>)> {
-        let mut bytes = [0u8; WORDS * 8];
-        let (count, fd) = self.receive_into(&mut bytes)?;
-        ensure!(count == WORDS * 8, "the other process is gone");
-        let mut words = Words::default();
-        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = u64::from_ne_bytes(chunk.try_into()?);
-        }
-        Ok((words, fd))
-    }
-
-    /// Sends a message of any bytes, and a copy of `fd`. To be received by [`Link::receive_bytes`].
-    pub fn send_bytes(&self, bytes: &[u8], fd: Option<RawFd>) -> Result<()> {
-        ensure!(bytes.len() <= MOST_BYTES, "a message of {} bytes", bytes.len());
+    /// Sends a message, and a copy of `fd`.
+    pub fn send<T: Serialize>(&self, message: &T, fd: Option<RawFd>) -> Result<()> {
+        let bytes = postcard::to_stdvec(message)?;
+        ensure!(bytes.len() < LONGEST, "a message of {} bytes", bytes.len());
         let fds: Vec<RawFd> = fd.into_iter().collect();
         let control = [ControlMessage::ScmRights(&fds)];
         let control = if fds.is_empty() { &control[..0] } else { &control[..] };
         let flags = MsgFlags::MSG_NOSIGNAL;
-        let parts = [IoSlice::new(bytes)];
+        // The end of the connection is a message of no bytes: none of ours is.
+        let parts = [IoSlice::new(&[0]), IoSlice::new(&bytes)];
         sendmsg::<UnixAddr>(self.0.as_raw_fd(), &parts, control, flags, None).context("send")?;
         Ok(())
     }
 
-    /// Receives a message of any bytes. `bytes` is scratch memory; the message is what comes back.
-    pub fn receive_bytes<'a>(&self, bytes: &'a mut Vec<u8>) -> Result<(&'a [u8], Option<OwnedFd>)> {
-        bytes.resize(MOST_BYTES, 0);
-        let (count, fd) = self.receive_into(bytes)?;
-        ensure!(count > 0, "the other process is gone");
-        Ok((&bytes[..count], fd))
-    }
-
-    /// Receives a message; says how many bytes it has.
-    fn receive_into(&self, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+    /// Receives a message, and the fd that came with it.
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<(T, Option<OwnedFd>)> {
+        let mut bytes = [0; LONGEST];
         let mut space = cmsg_space!([RawFd; 1]);
-        let mut parts = [IoSliceMut::new(bytes)];
+        let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let message = recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags)
             .context("no answer from the other process")?;
@@ -123,25 +97,25 @@ impl Link {
                 fd = fds.first().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
-        Ok((message.bytes, fd))
+        let count = message.bytes;
+        ensure!(count > 0, "the other process is gone");
+        Ok((postcard::from_bytes(&bytes[1..count])?, fd))
+    }
+
+    /// Receives a message that must be `want`, and the fd that came with it.
+    pub fn expect<T: DeserializeOwned + PartialEq + Debug>(
+        &self,
+        want: T,
+    ) -> Result<Option<OwnedFd>> {
+        let (message, fd) = self.receive::<T>()?;
+        ensure!(message == want, "message {message:?} came, {want:?} was expected");
+        Ok(fd)
     }
 
     /// Whether a message waits to be received.
     pub fn has_message(&self) -> Result<bool> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
-    }
-
-    /// Sends nothing but `word`.
-    pub fn say(&self, word: u64) -> Result<()> {
-        self.send([word, 0, 0, 0, 0, 0], None)
-    }
-
-    /// Receives a message that starts with `word`.
-    pub fn expect(&self, word: u64) -> Result<(Words, Option<OwnedFd>)> {
-        let (words, fd) = self.receive()?;
-        ensure!(words[0] == word, "message {} came, {word} was expected", words[0]);
-        Ok((words, fd))
     }
 }
 

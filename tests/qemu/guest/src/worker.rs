@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A second process with a mind of its own: it runs a function and says whether that worked.
+//! A second process that runs a function; its exit status says whether that worked.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -21,24 +21,14 @@ pub struct Worker {
 impl Worker {
     /// Starts a child with copies of all that this process has.
     pub fn start(work: impl FnOnce() -> Result<()>) -> Result<Worker> {
-        let parent = Pid::this();
-        // SAFETY: cases fork while they have one thread; the child leaves by _exit(), so no
-        // destructor of the parent's objects runs twice.
-        match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(Worker { pid: child, over: false }),
-            ForkResult::Child => {
-                die_with(parent);
-                let status = match work() {
-                    Ok(()) => 0,
-                    Err(error) => {
-                        eprintln!("worker: {error:#}");
-                        1
-                    }
-                };
-                // SAFETY: ends the process, that is all.
-                unsafe { libc::_exit(status) }
+        let pid = start_child(|| match work() {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("worker: {error:#}");
+                1
             }
-        }
+        })?;
+        Ok(Worker { pid, over: false })
     }
 
     /// Its process id.
@@ -46,11 +36,13 @@ impl Worker {
         self.pid.as_raw()
     }
 
-    /// Kills it. Until then it must have been at work.
-    pub fn stop(mut self) -> Result<()> {
-        let status = waitpid(self.pid, Some(WaitPidFlag::WNOHANG))?;
-        self.over = status != WaitStatus::StillAlive;
-        ensure!(!self.over, "process {} has ended before: {status:?}", self.pid);
+    /// Kills it, and waits until nothing is left of it. Until then it must have been at work.
+    pub fn kill(mut self) -> Result<()> {
+        kill(self.pid, Signal::SIGKILL)?;
+        let status = waitpid(self.pid, None)?;
+        self.over = true;
+        let killed = matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _));
+        ensure!(killed, "process {} had ended before: {status:?}", self.pid);
         Ok(())
     }
 
@@ -117,12 +109,18 @@ pub fn start_away(work: impl FnOnce()) -> Result<i32> {
     unsafe { libc::_exit(0) }
 }
 
-/// The kernel kills this process when its parent ends.
-pub(crate) fn die_with(parent: Pid) {
+/// Forks a child that exits with the status that `work` returns. The kernel kills it when its parent
+/// ends.
+pub(crate) fn start_child(work: impl FnOnce() -> i32) -> Result<Pid> {
+    let parent = Pid::this();
+    // SAFETY: cases fork while they have one thread; the child leaves by _exit(), so no destructor
+    // of the parent's objects runs twice.
+    if let ForkResult::Parent { child } = unsafe { fork() }? {
+        return Ok(child);
+    }
     // SAFETY: sets a number of this process.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    if getppid() != parent {
-        // SAFETY: ends the process, that is all.
-        unsafe { libc::_exit(1) };
-    }
+    let status = if getppid() == parent { work() } else { 1 };
+    // SAFETY: ends the process, that is all.
+    unsafe { libc::_exit(status) }
 }

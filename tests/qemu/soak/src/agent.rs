@@ -95,11 +95,9 @@ impl<'a> Agent<'a> {
 
     /// Follows orders until the conductor is gone.
     pub fn obey(&mut self) -> Result<()> {
-        let mut scratch = Vec::new();
         loop {
-            let (message, fd) = self.link.receive_bytes(&mut scratch)?;
             let mut enclosure = None;
-            let answer = match (postcard::from_bytes(message)?, fd) {
+            let answer = match self.link.receive()? {
                 (Order::Do(ops), _) => Answer::Did(ops.iter().map(|op| self.perform(op)).collect()),
                 (Order::Race(op, targets), _) => {
                     let spots = self.spots(&targets);
@@ -120,7 +118,7 @@ impl<'a> Agent<'a> {
                 (Order::Fork, Some(fd)) => Answer::Done(self.fork(fd)?),
                 _ => bail!("an order without its fd"),
             };
-            self.link.send_bytes(&postcard::to_stdvec(&answer)?, enclosure)?;
+            self.link.send(&answer, enclosure)?;
         }
     }
 
@@ -130,14 +128,13 @@ impl<'a> Agent<'a> {
     }
 
     fn hammer(&self, targets: &[Target]) -> Result<Answer> {
-        let begun = postcard::to_stdvec(&Answer::Done(0))?;
         let mut told = Ok(());
-        let tell = || told = self.link.send_bytes(&begun, None);
+        let tell = || told = self.link.send(&Answer::Done(0), None);
         // An error means that the conductor is gone.
         let stop = || self.link.has_message().unwrap_or(true);
         let seen = hammer::hammer(&self.spots(targets), self.flag, tell, stop);
         told?;
-        self.link.receive_bytes(&mut Vec::new())?;
+        self.link.receive::<Order>()?;
         Ok(Answer::Saw(seen))
     }
 

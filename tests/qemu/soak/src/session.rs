@@ -72,7 +72,6 @@ struct Session<'a> {
     flag: Flag,
     accesses: u64,
     players: [Option<Player>; PROCS],
-    scratch: Vec<u8>,
 }
 
 /// Where sessions take place.
@@ -85,13 +84,7 @@ pub struct Table {
 pub fn play(table: &Table, source: &mut impl Source) -> Result<Played> {
     let Table { hardware, flag } = table;
     hardware.prepare()?;
-    let mut session = Session {
-        hardware,
-        flag: *flag,
-        accesses: 0,
-        players: Default::default(),
-        scratch: Vec::new(),
-    };
+    let mut session = Session { hardware, flag: *flag, accesses: 0, players: Default::default() };
     let result = session.play(source);
     // Whatever came of it.
     session.players.into_iter().flatten().try_for_each(Player::end)?;
@@ -259,19 +252,12 @@ impl Session<'_> {
     }
 
     fn order(&self, to: Proc, order: &Order, fd: Option<i32>) -> Result<()> {
-        self.player(to)?.link.send_bytes(&postcard::to_stdvec(order)?, fd)
+        self.player(to)?.link.send(order, fd)
     }
 
-    fn answer(&mut self, of: Proc) -> Result<(Answer, Option<OwnedFd>)> {
-        let mut scratch = std::mem::take(&mut self.scratch);
+    fn answer(&self, of: Proc) -> Result<(Answer, Option<OwnedFd>)> {
         let player = self.player(of)?;
-        let (message, fd) = player
-            .link
-            .receive_bytes(&mut scratch)
-            .with_context(|| format!("process {of} ({})", player.pid))?;
-        let answer = postcard::from_bytes(message)?;
-        self.scratch = scratch;
-        Ok((answer, fd))
+        player.link.receive().with_context(|| format!("process {of} ({})", player.pid))
     }
 
     fn player(&self, by: Proc) -> Result<&Player> {

@@ -187,14 +187,14 @@ fn calls_that_wait_for_their_memory_can_be_killed() -> Result<()> {
             thread::scope(|scope| -> Result<()> {
                 scope.spawn(|| raw::call(number, args));
                 ensure!(memory.is_touched()?, "call {at} does not read its memory");
-                theirs.say(1)?;
+                theirs.send(&(), None)?;
                 // Nobody ever gives it.
                 thread::sleep(Duration::from_secs(1000));
                 Ok(())
             })
         })?;
         link.set_limit(Duration::from_secs(20))?;
-        link.expect(1)?;
+        link.receive::<()>()?;
         let pid = worker.pid();
         soon("the death of the process", || {
             drop(worker);

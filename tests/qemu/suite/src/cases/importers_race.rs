@@ -83,7 +83,7 @@ impl Crowd {
 
     /// Ends it, and checks that nobody met with an error.
     fn stop(self) -> Result<()> {
-        self.workers.into_iter().try_for_each(Worker::stop)
+        self.workers.into_iter().try_for_each(Worker::kill)
     }
 }
 
@@ -177,6 +177,6 @@ fn importers_race_with_closing() -> Result<()> {
             check::works("detach", importer.detach())?;
         }
     }
-    workers.into_iter().try_for_each(Worker::stop)?;
+    workers.into_iter().try_for_each(Worker::kill)?;
     was_a_race(hits)
 }

@@ -376,7 +376,7 @@ fn buffers_in_flight_end_at_the_limit_of_fds() -> Result<()> {
         let end = loop {
             let buffer = check::works("export", Buffer::export(&device, 0, 0, PAGE))?;
             let (from, _to) = &links[sent as usize % links.len()];
-            match from.send([0; 6], Some(buffer.raw())) {
+            match from.send(&(), Some(buffer.raw())) {
                 Ok(()) => sent += 1,
                 Err(error) => break error,
             }

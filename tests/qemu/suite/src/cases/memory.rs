@@ -9,7 +9,7 @@ use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::mm::{self, Mapping};
 use guest::pci::{BOCHS, EDU};
-use guest::peer::{Hits, Peer};
+use guest::peer::{Loads, Peer};
 use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
@@ -265,24 +265,24 @@ fn sysfs_reset_heals_mappings() -> Result<()> {
 /// Clients read the id register all the time while `disturb` does its worst; returns what they
 /// saw. With its memory off, edu reads as all ones: a load that sees that came through a stale
 /// page table entry.
-fn hammer(disturb: impl Fn(&Device) -> Result<()>) -> Result<Vec<Hits>> {
+fn hammer(disturb: impl Fn(&Device) -> Result<()>) -> Result<Vec<Loads>> {
     let clients = [Peer::fork()?, Peer::fork()?];
     let device = open_edu()?;
     let buffer = export_edu(&device)?;
     for client in &clients {
         let fd = client.take(&buffer)?;
         let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
-        client.begin_hammer(address, ID)?;
+        client.begin_loads(address, ID)?;
     }
     for _ in 0..60 {
         disturb(&device)?;
     }
-    let hits: Vec<Hits> = clients.iter().map(Peer::end_hammer).collect::<Result<_>>()?;
-    for hits in &hits {
-        check::equal(&format!("wrong values among {hits:?}"), hits.wrong, 0)?;
-        ensure!(hits.good > 0, "no load came through: {hits:?}");
+    let loads: Vec<Loads> = clients.iter().map(Peer::end_loads).collect::<Result<_>>()?;
+    for loads in &loads {
+        check::equal(&format!("wrong values among {loads:?}"), loads.wrong, 0)?;
+        ensure!(loads.good > 0, "no load came through: {loads:?}");
     }
-    Ok(hits)
+    Ok(loads)
 }
 
 /// Switches memory off and on, and gives clients the time to run into both.
@@ -299,31 +299,31 @@ fn no_load_through_a_bar_mapping_sees_a_device_that_is_off() -> Result<()> {
     let device = open_edu()?;
     let bar = device.map_bar(0)?;
     let client = Peer::fork()?;
-    client.begin_hammer(bar.address(), ID)?;
+    client.begin_loads(bar.address(), ID)?;
     for _ in 0..60 {
         flicker(&device)?;
     }
-    let hits = client.end_hammer()?;
-    check::equal(&format!("wrong values among {hits:?}"), hits.wrong, 0)?;
-    ensure!(hits.good > 0 && hits.faults > 0, "it saw only one of on and off: {hits:?}");
+    let loads = client.end_loads()?;
+    check::equal(&format!("wrong values among {loads:?}"), loads.wrong, 0)?;
+    ensure!(loads.good > 0 && loads.faults > 0, "it saw only one of on and off: {loads:?}");
     Ok(())
 }
 
 fn no_load_sees_a_device_that_is_off() -> Result<()> {
-    let hits = hammer(flicker)?;
-    ensure!(hits.iter().all(|hits| hits.faults > 0), "nobody ever saw it off: {hits:?}");
+    let loads = hammer(flicker)?;
+    ensure!(loads.iter().all(|loads| loads.faults > 0), "nobody ever saw it off: {loads:?}");
     Ok(())
 }
 
 fn loads_during_a_vfio_reset_wait_for_its_end() -> Result<()> {
-    let hits = hammer(|device| check::works("reset", device.reset()))?;
-    ensure!(hits.iter().all(|hits| hits.faults == 0), "a load did not wait: {hits:?}");
+    let loads = hammer(|device| check::works("reset", device.reset()))?;
+    ensure!(loads.iter().all(|loads| loads.faults == 0), "a load did not wait: {loads:?}");
     Ok(())
 }
 
 fn loads_during_a_sysfs_reset_wait_for_its_end() -> Result<()> {
     let pci = edu()?;
-    let hits = hammer(|_| check::works("reset", pci.reset()))?;
-    ensure!(hits.iter().all(|hits| hits.faults == 0), "a load did not wait: {hits:?}");
+    let loads = hammer(|_| check::works("reset", pci.reset()))?;
+    ensure!(loads.iter().all(|loads| loads.faults == 0), "a load did not wait: {loads:?}");
     Ok(())
 }

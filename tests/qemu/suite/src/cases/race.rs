@@ -12,7 +12,7 @@ use guest::fault::Fault;
 use guest::mm::{self, Mapping};
 use guest::patience::patient;
 use guest::pci::{BOCHS, EDU};
-use guest::peer::{Hits, Peer};
+use guest::peer::{Loads, Peer};
 use guest::worker::Worker;
 use guest::{Errno, PAGE};
 
@@ -109,12 +109,12 @@ fn racing_revokes_answer_0_or_ebadfd() -> Result<()> {
 }
 
 /// Checks that no load gave what it should not, and that there were some of either kind.
-fn was_a_race(seen: &[Hits]) -> Result<()> {
-    for hits in seen {
-        check::equal(&format!("wrong values, {hits:?}"), hits.wrong, 0)?;
+fn was_a_race(seen: &[Loads]) -> Result<()> {
+    for loads in seen {
+        check::equal(&format!("wrong values, {loads:?}"), loads.wrong, 0)?;
     }
-    let good: u64 = seen.iter().map(|hits| hits.good).sum();
-    let faults: u64 = seen.iter().map(|hits| hits.faults).sum();
+    let good: u64 = seen.iter().map(|loads| loads.good).sum();
+    let faults: u64 = seen.iter().map(|loads| loads.faults).sum();
     ensure!(good > 0 && faults > 0, "it was no race: {good} loads and {faults} faults");
     Ok(())
 }
@@ -130,13 +130,13 @@ fn revokes_race_with_loads() -> Result<()> {
             let fd = client.take(&buffer)?;
             let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
             client.close(fd)?;
-            client.begin_hammer(address, ID)?;
+            client.begin_loads(address, ID)?;
             addresses.push(address);
         }
         sleep(patient(Duration::from_millis(round % 7)));
         check::works("REVOKE", buffer::revoke(&device, &buffer))?;
         for client in &clients {
-            seen.push(client.end_hammer()?);
+            seen.push(client.end_loads()?);
         }
         for (client, &address) in clients.iter().zip(&addresses) {
             check::bus_error("when all is over", client.load(address)?)?;
@@ -184,10 +184,10 @@ fn opening_and_closing_races_with_loads() -> Result<()> {
         let fd = client.take(export_edu(&device)?)?;
         let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
         client.close(fd)?;
-        client.begin_hammer(address, ID)?;
+        client.begin_loads(address, ID)?;
         sleep(patient(Duration::from_millis(round % 5)));
         drop(device);
-        seen.push(client.end_hammer()?);
+        seen.push(client.end_loads()?);
         check::bus_error("after the close", client.load(address)?)?;
     }
     was_a_race(&seen)

@@ -148,9 +148,9 @@ fn revoke_through_an_fd_sent_back_hits_the_buffer() -> Result<()> {
     let buffer = export_edu(&device)?;
     let mapping = buffer.map(0, PAGE)?;
     let child = Peer::fork()?;
-    theirs.send([0; guest::link::WORDS], Some(buffer.raw()))?;
+    theirs.send(&(), Some(buffer.raw()))?;
     drop(buffer);
-    let (_, fd) = ours.receive()?;
+    let ((), fd) = ours.receive()?;
     let copy = Buffer::from(fd.expect("the fd was sent"));
     check::value("before", child.load(mapping.address())?, ID)?;
     revoke(&device, &copy)?;
