@@ -2,7 +2,7 @@
 
 //! Exporting device memory as dma-bufs.
 //!
-//! A driver implements [`Exporter`]. [`Exported`] puts an exporter on top of a device and is what
+//! A driver implements [`Exporter`]. [`Exported`] is that and an address space, and what
 //! `dma_buf.priv` points at; [`DmaBuf`] is a counted reference to the dma-buf itself.
 //!
 //! The files of all dma-bufs of a device have the device's own address space as `f_mapping`. So one
@@ -11,6 +11,7 @@
 //! C header: [`include/linux/dma-buf.h`](srctree/include/linux/dma-buf.h)
 
 use crate::{
+    address_space::AddressSpace,
     bindings,
     dma_buf_mapping::{
         DeviceMapping,
@@ -21,10 +22,9 @@ use crate::{
         Fault,
         Outcome, //
     },
-    mm::NewMapping,
-    vfio_pci_core::{
-        Device,
-        DeviceRef, //
+    mm::{
+        Installed,
+        NewMapping, //
     },
     wait::Patience,
     wait_bit::Ends, //
@@ -54,27 +54,30 @@ pub const O_RDWR: u32 = kernel::fs::file::flags::O_RDWR;
 
 /// What stands behind a dma-buf.
 pub trait Exporter: Sized + Send + Sync + 'static {
-    /// The driver data of the device whose memory is exported.
-    type DeviceData: Send + Sync + 'static;
+    /// What tracepoints call the device: its PCI address.
+    fn device_name(&self) -> &CStr;
 
     /// A process maps the dma-buf. The VMA lies within its size.
     ///
     /// `mmap_lock` is held for writing.
-    fn mmap(exported: &Exported<Self>, mapping: NewMapping<'_, Self>) -> Result;
+    fn mmap<'a>(
+        exported: &Exported<Self>,
+        mapping: NewMapping<'a, Self>,
+    ) -> Result<Installed<'a>>;
 
     /// A process accesses a page of a mapping that has no entry for it.
     ///
     /// `mmap_lock` or the lock of the VMA is held: what takes long is left to [`Exporter::wait`].
     fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome;
 
-    /// Waits until the access of a fault that was [`Outcome::Away`] may be tried again.
+    /// Waits until the access of a fault that was [`Outcome::Unavailable`] may be tried again.
     ///
-    /// If possible no lock is held.
+    /// If possible no lock is held. `again` tells that the same access has waited before.
     ///
     /// # Errors
     ///
     /// Something else has ended the wait.
-    fn wait(exported: &Exported<Self>, ends: Ends) -> Result;
+    fn wait(exported: &Exported<Self>, ends: Ends, again: bool) -> Result;
 
     /// There is one more mapping in some process: by mmap, or by a copy of one.
     fn mapping_added(exported: &Exported<Self>);
@@ -91,7 +94,7 @@ pub trait Exporter: Sized + Send + Sync + 'static {
     fn detach(exported: &Exported<Self>);
 
     /// An importing device maps the dma-buf. The reservation lock is held.
-    fn map(exported: &Exported<Self>, request: MapRequest<'_>) -> Result<DeviceMapping>;
+    fn map<'a>(exported: &Exported<Self>, request: MapRequest<'a>) -> Result<DeviceMapping<'a>>;
 
     /// An importing device has unmapped the dma-buf. The reservation lock is held.
     fn unmapped(exported: &Exported<Self>);
@@ -100,25 +103,17 @@ pub trait Exporter: Sized + Send + Sync + 'static {
     fn release(exported: ArcBorrow<'_, Exported<Self>>);
 }
 
-/// An exporter and the device whose memory it exports.
+/// An exporter, and the address space in which its mappings are.
 pub struct Exported<T: Exporter> {
-    device: DeviceRef<T::DeviceData>,
+    /// Goes first: it may have the address space, too.
     exporter: T,
+    space: Arc<AddressSpace>,
 }
 
 impl<T: Exporter> Exported<T> {
-    /// Puts `exporter` on top of `device`.
-    pub fn new(device: &Device<T::DeviceData>, exporter: T) -> Result<Arc<Self>> {
-        let exported = Self {
-            device: device.into(),
-            exporter,
-        };
-        Ok(Arc::new(exported, GFP_KERNEL_ACCOUNT)?)
-    }
-
-    /// The device whose memory is exported.
-    pub fn device(&self) -> &Device<T::DeviceData> {
-        &self.device
+    /// Puts mappings of `exporter` into `space`.
+    pub fn new(space: Arc<AddressSpace>, exporter: T) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { exporter, space }, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// The exporter behind an open dma-buf file.
@@ -314,7 +309,7 @@ impl<T: Exporter> DmaBuf<T> {
         open_flags: u32,
         name: &CStr,
     ) -> Result<Self> {
-        let address_space = exported.device.core().address_space();
+        let address_space = exported.space.as_ptr();
         // SAFETY: A NUL-terminated string.
         let name = unsafe { bindings::kstrdup(name.as_char_ptr(), bindings::GFP_KERNEL_ACCOUNT) };
         if name.is_null() {
@@ -346,8 +341,8 @@ impl<T: Exporter> DmaBuf<T> {
             (*ptr).name = name;
             bindings::spin_unlock(&raw mut (*ptr).name_lock);
         }
-        // SAFETY: Nobody else has the file yet. `exported` keeps the device, which keeps the
-        // address space, until the file is gone.
+        // SAFETY: Nobody else has the file yet: it has no fd, and walkers of the list of all dma-bufs
+        // do not look at `f_mapping`. `exported` keeps the address space until the file is gone.
         unsafe { (*(*ptr).file).f_mapping = address_space };
         // SAFETY: Made with `ops`; `dma_buf_export()` gave us the reference.
         Ok(unsafe { Self::from_raw(ptr) })
@@ -452,7 +447,7 @@ impl<T: Exporter> DmaBuf<T> {
         }
     }
 
-    /// The exporter and its device.
+    /// The exporter.
     pub fn exported(&self) -> ArcBorrow<'_, Exported<T>> {
         // SAFETY: By the type invariant; `export` put an `Arc` there.
         unsafe { ArcBorrow::from_raw((*self.ptr.as_ptr()).priv_.cast::<Exported<T>>()) }

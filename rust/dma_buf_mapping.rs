@@ -12,7 +12,11 @@
 use crate::{
     bindings,
     errno::EOPNOTSUPP,
-    vfio_pci_core::Core, //
+    vfio_pci_core::{
+        Bar,
+        MemoryEnabled,
+        PfnRange, //
+    }, //
 };
 use core::{
     marker::PhantomData,
@@ -23,6 +27,7 @@ use kernel::{
         from_err_ptr,
         to_result, //
     },
+    page::PAGE_SHIFT,
     prelude::*, //
 };
 
@@ -30,12 +35,13 @@ use kernel::{
 pub struct MapRequest<'a> {
     attachment: NonNull<bindings::dma_buf_attachment>,
     dir: bindings::dma_data_direction,
-    _life: PhantomData<&'a ()>,
+    _life: PhantomData<fn(&'a ()) -> &'a ()>,
 }
 
 /// Memory mapped for an importing device; [`Exporter::map`](crate::dma_buf::Exporter::map) passes
-/// it on.
-pub struct DeviceMapping(KBox<Joined>);
+/// it on. The lifetime is that of the request: it cannot be kept, and is dropped with the
+/// reservation lock held.
+pub struct DeviceMapping<'a>(KBox<Joined>, PhantomData<fn(&'a ()) -> &'a ()>);
 
 /// The table that the importer sees, and those that it was made of.
 ///
@@ -59,7 +65,7 @@ struct Parts {
     tables: KVVec<NonNull<bindings::sg_table>>,
 }
 
-impl MapRequest<'_> {
+impl<'a> MapRequest<'a> {
     /// # Safety
     ///
     /// During `'a` the attachment is valid and the reservation lock of its dma-buf held; what
@@ -77,46 +83,59 @@ impl MapRequest<'_> {
         }
     }
 
-    /// Maps physical memory of BAR `bar`, given as pairs of address and length in bytes.
+    /// Maps memory of BAR `bar`, given as pairs of first page frame and count.
     ///
     /// # Errors
     ///
-    /// `EINVAL` when the topology does not let the importing device reach the BAR, and what the DMA
-    /// layer says.
+    /// `EINVAL` when the topology does not let the importing device reach the BAR, or when the
+    /// memory is not in it; and what the DMA layer says.
     pub fn map(
         self,
-        core: &Core,
-        bar: usize,
-        memory: impl Iterator<Item = (u64, u64)>,
-    ) -> Result<DeviceMapping> {
-        let provider = core.p2p_provider(bar).ok_or(EOPNOTSUPP)?;
+        enabled: &MemoryEnabled<'_>,
+        bar: Bar,
+        memory: impl Iterator<Item = (usize, usize)>,
+    ) -> Result<DeviceMapping<'a>> {
+        // SAFETY: The device is open, so it is bound, and its provider is valid.
+        let provider = NonNull::new(unsafe {
+            bindings::pcim_p2pdma_provider(enabled.core().pdev(), bar.index() as c_int)
+        });
+        let provider = provider.ok_or(EOPNOTSUPP)?;
         // INVARIANT: No table yet.
         let mut parts = Parts {
             attachment: self.attachment,
             dir: self.dir,
             tables: KVVec::new(),
         };
-        for (paddr, len) in memory {
-            parts.add(provider, paddr, len)?;
+        for (first, count) in memory {
+            let range = enabled.pfns(bar, first, count).ok_or(EINVAL)?;
+            // SAFETY: `provider` is that of the BAR that the page frames are in.
+            unsafe { parts.add(provider, range)? };
         }
-        Joined::new(parts).map(DeviceMapping)
+        let joined = Joined::new(parts)?;
+        Ok(DeviceMapping(joined, PhantomData))
     }
 }
 
 impl Parts {
     /// Maps one more range. `dma_buf_phys_vec_to_sgt()`
-    fn add(
+    ///
+    /// # Safety
+    ///
+    /// `provider` is valid, and that of the BAR of `range`.
+    unsafe fn add(
         &mut self,
         provider: NonNull<bindings::p2pdma_provider>,
-        paddr: u64,
-        len: u64,
+        range: PfnRange<'_>,
     ) -> Result {
         self.tables.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        // CAST: `size_t` has the width of `u64` here.
-        let len = len as usize;
-        let mut range = bindings::phys_vec { paddr, len };
-        // SAFETY: The attachment is valid and its reservation lock held; the device is bound, so
-        // `provider` is valid; there is one range.
+        let len = range.count() << PAGE_SHIFT;
+        let mut range = bindings::phys_vec {
+            // CAST: The target is 64 bit.
+            paddr: (range.first() as u64) << PAGE_SHIFT,
+            len,
+        };
+        // SAFETY: The attachment is valid and its reservation lock held, as the constructor of
+        // `MapRequest` requires; `provider` is valid; there is one range.
         let table = from_err_ptr(unsafe {
             bindings::dma_buf_phys_vec_to_sgt(
                 self.attachment.as_ptr(),
@@ -204,7 +223,7 @@ impl Drop for Joined {
     }
 }
 
-impl DeviceMapping {
+impl DeviceMapping<'_> {
     /// The table for the importer.
     pub(crate) fn into_raw(self) -> *mut bindings::sg_table {
         // CAST: It is the first member.
@@ -218,6 +237,6 @@ impl DeviceMapping {
     /// `table` is from there, and is taken back once.
     pub(crate) unsafe fn from_raw(table: *mut bindings::sg_table) -> Self {
         // SAFETY: By the requirements of this function.
-        Self(unsafe { KBox::from_raw(table.cast()) })
+        Self(unsafe { KBox::from_raw(table.cast()) }, PhantomData)
     }
 }

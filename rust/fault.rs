@@ -12,7 +12,7 @@ use crate::{
         Exporter, //
     },
     trace,
-    vfio_pci_core::MemoryEnabled,
+    vfio_pci_core::PfnRange,
     wait_bit::Ends, //
 };
 use core::{
@@ -43,7 +43,7 @@ pub enum Outcome {
     OutOfMemory,
     /// The memory may be back after [`Exporter::wait`]; the access is to be tried again then
     /// (`VM_FAULT_RETRY`).
-    Away,
+    Unavailable,
 }
 
 impl Outcome {
@@ -60,7 +60,7 @@ impl Outcome {
     fn as_raw(self) -> bindings::vm_fault_t {
         match self {
             Outcome::Mapped | Outcome::Retry => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
-            Outcome::Away => bindings::vm_fault_reason_VM_FAULT_RETRY,
+            Outcome::Unavailable => bindings::vm_fault_reason_VM_FAULT_RETRY,
             Outcome::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
             Outcome::SigBus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             Outcome::OutOfMemory => bindings::vm_fault_reason_VM_FAULT_OOM,
@@ -124,35 +124,35 @@ pub(crate) unsafe extern "C" fn huge_fault<T: Exporter>(
 unsafe fn resolve<T: Exporter>(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
     if trace::wants_faults() {
         // SAFETY: By the requirements of this function.
-        return unsafe { resolve_and_tell::<T>(vmf, order) };
+        return unsafe { resolve_traced::<T>(vmf, order) };
     }
     // SAFETY: As above.
     let (exported, fault) = unsafe { faulting::<T>(vmf, order) };
     match T::fault(exported, &fault) {
         // SAFETY: As above. `exported` and `fault` are not used any more.
-        Outcome::Away => unsafe { wait::<T>(vmf) },
+        Outcome::Unavailable => unsafe { wait::<T>(vmf) },
         outcome => outcome.as_raw(),
     }
 }
 
-/// The same for who traces. Code of its own, so that the other keeps nothing for a tracepoint.
+/// [`resolve`] with the tracepoint enabled. Out of line, so that the other keeps nothing for it.
 ///
 /// # Safety
 ///
 /// As for [`fault`].
 #[cold]
 #[inline(never)]
-unsafe fn resolve_and_tell<T: Exporter>(
+unsafe fn resolve_traced<T: Exporter>(
     vmf: *mut bindings::vm_fault,
     order: u32,
 ) -> bindings::vm_fault_t {
     // SAFETY: By the requirements of this function.
     let (exported, fault) = unsafe { faulting::<T>(vmf, order) };
     let outcome = T::fault(exported, &fault);
-    trace::buffer_fault(exported.device().core(), &fault, outcome);
+    trace::buffer_fault(exported.device_name(), &fault, outcome);
     match outcome {
         // SAFETY: As above. `exported` and `fault` are not used any more.
-        Outcome::Away => unsafe { wait::<T>(vmf) },
+        Outcome::Unavailable => unsafe { wait::<T>(vmf) },
         outcome => outcome.as_raw(),
     }
 }
@@ -175,14 +175,14 @@ unsafe fn wait<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_
     let has = |flag| flags & flag != 0;
     if has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT) {
         // With the lock held, as the caller expects.
-        return Outcome::Away.as_raw();
+        return Outcome::Unavailable.as_raw();
     }
     // The file keeps the exporter, the device and this module, when the mapping does so no more.
     // SAFETY: The file of such a mapping is one of a dma-buf of `T`; the mapping has a reference.
     let dma_buf = unsafe { DmaBuf::<T>::from_file((*(*vmf).__bindgen_anon_1.vma).vm_file) };
     if !has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY) {
         // The caller tries again of its own accord.
-        return match T::wait(&dma_buf.exported(), Ends::AtDeath) {
+        return match T::wait(&dma_buf.exported(), Ends::AtDeath, true) {
             Ok(()) => Outcome::Retry.as_raw(),
             Err(_) => Outcome::SigBus.as_raw(),
         };
@@ -195,8 +195,9 @@ unsafe fn wait<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_
     // SAFETY: The fault holds its lock, and is told below that it does no more.
     unsafe { bindings::kernel_ext_release_fault_lock(vmf) };
     // What has ended the wait makes no difference.
-    let _ = T::wait(&dma_buf.exported(), ends);
-    Outcome::Away.as_raw()
+    let again = has(bindings::fault_flag_FAULT_FLAG_TRIED);
+    let _ = T::wait(&dma_buf.exported(), ends, again);
+    Outcome::Unavailable.as_raw()
 }
 
 /// The fault, and the buffer that it is in.
@@ -261,11 +262,11 @@ impl Fault<'_> {
         address & !((PAGE_SIZE << self.order) - 1)
     }
 
-    /// Where the block starts in the address space of the device, pages.
+    /// The block of [`Fault::order`] around the address that was accessed.
     ///
     /// `None` when the mapping does not have all of the block.
     #[inline(always)]
-    pub fn page_offset(&self) -> Option<usize> {
+    pub fn block(&self) -> Option<Block<'_>> {
         let start = self.start();
         // SAFETY: By the type invariant; the bounds are stable during a fault.
         let (vm_start, vm_end) = unsafe {
@@ -279,32 +280,52 @@ impl Fault<'_> {
         if start < vm_start || end > vm_end {
             return None;
         }
-        Some(vm_pgoff + ((start - vm_start) >> PAGE_SHIFT))
+        // INVARIANT: Checked.
+        Some(Block {
+            fault: self,
+            page_offset: vm_pgoff + ((start - vm_start) >> PAGE_SHIFT),
+        })
+    }
+}
+
+/// The block of 2^order pages around an address that was accessed.
+///
+/// # Invariants
+///
+/// The mapping has all of it.
+pub struct Block<'a> {
+    fault: &'a Fault<'a>,
+    page_offset: usize,
+}
+
+impl<'a> Block<'a> {
+    /// Where it starts in the address space of the device, pages.
+    #[inline(always)]
+    pub fn page_offset(&self) -> usize {
+        self.page_offset
     }
 
-    /// How many pages there are from the faulting one to the end of the mapping, or of the page
-    /// table if that comes first. For order 0.
-    #[inline]
-    pub fn pages_left(&self) -> usize {
-        // SAFETY: By the type invariant; the bounds are stable during a fault.
-        let vm_end = unsafe { (*self.vma()).__bindgen_anon_1.__bindgen_anon_1.vm_end };
-        let start = self.start();
-        // User addresses are far from the end of the machine word.
-        let table_end = (start | ((PAGE_SIZE << PMD_ORDER) - 1)) + 1;
-        (vm_end.min(table_end) - start) >> PAGE_SHIFT
+    /// The order of the fault.
+    #[inline(always)]
+    pub fn order(&self) -> u32 {
+        self.fault.order
     }
 
-    /// The page table for the address; made, if there is none. For order 0.
+    /// The page table for the address; made, if there is none.
     ///
-    /// `None` when a block is mapped there, or was when the fault began: that takes another fault.
+    /// `None` unless the order is 0; also when a block is mapped there, or was when the fault began:
+    /// that takes another fault.
     #[inline]
-    pub fn page_table(&self) -> Option<PageTable<'_>> {
-        // SAFETY: By the type invariant.
-        let pmd = unsafe { self.vmf.as_ref() }.pmd;
+    pub fn page_table(&self) -> Option<PageTable<'a>> {
+        if self.fault.order != 0 {
+            return None;
+        }
+        // SAFETY: By the type invariant of `Fault`, whose order is 0: `pmd` is set.
+        let pmd = unsafe { self.fault.vmf.as_ref() }.pmd;
         // SAFETY: The table that the entry is in stays during a fault.
         let there = unsafe { bindings::kernel_ext_pmd_is_table(pmd) } || self.make_page_table();
         // INVARIANT: Page tables go with the addresses that they are for, which a fault keeps.
-        there.then_some(PageTable(self))
+        there.then_some(PageTable(self.fault))
     }
 
     /// What `pmd_install()` does, which is not exported. `false` if somebody else has mapped a
@@ -313,21 +334,21 @@ impl Fault<'_> {
     /// Faults on one address may have different orders: `prctl(PR_SET_THP_DISABLE)` comes between
     /// them, or a zap. `apply_to_page_range()` makes tables too, but warns of a block.
     fn make_page_table(&self) -> bool {
-        let vmf = self.vmf.as_ptr();
-        // SAFETY: By the type invariant.
+        let vmf = self.fault.vmf.as_ptr();
+        // SAFETY: By the type invariant of `Fault`.
         let (pmd, table) = unsafe { ((*vmf).pmd, (*vmf).prealloc_pte) };
         if table.is_null() {
             return false;
         }
-        // SAFETY: By the type invariant.
-        let mm = unsafe { (*self.vma()).vm_mm };
+        // SAFETY: As above.
+        let mm = unsafe { (*self.fault.vma()).vm_mm };
         // SAFETY: The table that the entry is in stays during a fault.
         let lock = unsafe { bindings::kernel_ext_pmd_lock(mm, pmd) };
         // SAFETY: As above.
         if unsafe { bindings::kernel_ext_pmd_none(pmd) } {
             // SAFETY: The entry is locked, and `table` is the fault's own, of that `mm`.
             unsafe { bindings::kernel_ext_pmd_populate(mm, pmd, table) };
-            // SAFETY: By the type invariant. The kernel frees what it finds there.
+            // SAFETY: As above. The kernel frees what it finds there.
             unsafe { (*vmf).prealloc_pte = core::ptr::null_mut() };
         }
         // SAFETY: As above.
@@ -339,10 +360,10 @@ impl Fault<'_> {
 
     /// Whether a block of the fault's order, which is above 0, is mapped already.
     #[inline(always)]
-    fn has_block(&self) -> bool {
-        let vmf = self.vmf.as_ptr();
-        if self.order == PMD_ORDER {
-            // SAFETY: By the type invariant; the table that the entry is in stays during a fault.
+    fn is_mapped(&self) -> bool {
+        let vmf = self.fault.vmf.as_ptr();
+        if self.fault.order == PMD_ORDER {
+            // SAFETY: By the type invariant of `Fault`; the table of the entry stays during a fault.
             unsafe { bindings::kernel_ext_pmd_leaf((*vmf).pmd) }
         } else {
             // SAFETY: As above.
@@ -350,26 +371,30 @@ impl Fault<'_> {
         }
     }
 
-    /// Maps the whole block, which starts at `pfn`, with one entry. For orders above 0.
+    /// Maps the block to `pfns` with one entry. For orders above 0.
     ///
     /// The kernel picks the cache mode that the page attribute table has for the PFN: on x86 that
-    /// is uncached. So this is for [`CacheMode::Noncached`] only.
+    /// is uncached. So this is for [`CacheMode::Noncached`](crate::mm::CacheMode) only.
     ///
     /// A write to a block that is mapped makes its entry writable, which it is not where the kernel
-    /// watches for writes (soft-dirty); the caller lets nobody zap it meanwhile. Where none is, the
-    /// kernel is not told of the write: it would warn if somebody has made a page table by then.
+    /// watches for writes (soft-dirty); the caller keeps zaps out meanwhile. Where none is mapped,
+    /// the kernel is not told of the write: it would warn if a page table was made by then.
     #[inline(always)]
-    pub fn insert_block(&self, _proof: &MemoryEnabled<'_>, pfn: usize) -> Outcome {
-        let vmf = self.vmf.as_ptr();
-        // SAFETY: By the type invariant.
+    pub fn insert(&self, pfns: PfnRange<'_>) -> Outcome {
+        let order = self.fault.order;
+        let pfn = pfns.first();
+        if pfns.count() != 1 << order || pfn & (pfns.count() - 1) != 0 {
+            return Outcome::Fallback;
+        }
+        let vmf = self.fault.vmf.as_ptr();
+        // SAFETY: By the type invariant of `Fault`.
         let write = unsafe { (*vmf).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
-        let write = write && self.has_block();
-        let raw = if self.order == PMD_ORDER {
-            // SAFETY: By the type invariant the VMA is VM_PFNMAP.
-            unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write) }
-        } else if self.order == PUD_ORDER {
+        let raw = if order == PMD_ORDER {
+            // SAFETY: The VMA is one for PFNs and has all of the block, by the type invariants.
+            unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write && self.is_mapped()) }
+        } else if order == PUD_ORDER {
             // SAFETY: As above.
-            unsafe { bindings::vmf_insert_pfn_pud(vmf, pfn, write) }
+            unsafe { bindings::vmf_insert_pfn_pud(vmf, pfn, write && self.is_mapped()) }
         } else {
             return Outcome::Fallback;
         };
@@ -394,30 +419,35 @@ pub const PUD_ORDER: u32 = bindings::PUD_SHIFT - PAGE_SHIFT as u32;
 pub struct PageTable<'a>(&'a Fault<'a>);
 
 impl PageTable<'_> {
-    /// Maps `count` pages, `skip` pages after the faulting one, to PFNs from `pfn` on, with an
-    /// entry each.
+    /// How many pages there are from the faulting one to the end of the mapping, or of the page
+    /// table if that comes first.
+    #[inline]
+    pub fn pages_left(&self) -> usize {
+        // SAFETY: By the type invariant of `Fault`; the bounds are stable during a fault.
+        let vm_end = unsafe { (*self.0.vma()).__bindgen_anon_1.__bindgen_anon_1.vm_end };
+        let start = self.0.start();
+        // User addresses are far from the end of the machine word.
+        let table_end = (start | ((PAGE_SIZE << PMD_ORDER) - 1)) + 1;
+        (vm_end.min(table_end) - start) >> PAGE_SHIFT
+    }
+
+    /// Maps `pfns` with an entry each, from `skip` pages after the faulting one on.
     ///
     /// The entries have the mapping's own cache mode. Those that exist are left alone.
     ///
     /// # Errors
     ///
-    /// `EINVAL` when that is not within [`Fault::pages_left`]; `ENOMEM`.
+    /// `EINVAL` when that is not within [`PageTable::pages_left`]; `ENOMEM`.
     #[inline]
-    pub fn insert_pages(
-        &self,
-        _proof: &MemoryEnabled<'_>,
-        skip: usize,
-        pfn: usize,
-        count: usize,
-    ) -> Result {
-        let end = skip.checked_add(count).ok_or(EINVAL)?;
-        if count == 0 || end > self.0.pages_left() {
+    pub fn insert(&self, skip: usize, pfns: PfnRange<'_>) -> Result {
+        let end = skip.checked_add(pfns.count()).ok_or(EINVAL)?;
+        if pfns.count() == 0 || end > self.pages_left() {
             return Err(EINVAL);
         }
         let mut cursor = PteCursor {
             vma: self.0.vma(),
             start: self.0.start() + (skip << PAGE_SHIFT),
-            pfn,
+            pfn: pfns.first(),
         };
         // SAFETY: The addresses are in the VMA, which is stable and has its `mm`; the callback gets
         // its cursor.
@@ -425,7 +455,7 @@ impl PageTable<'_> {
             bindings::apply_to_page_range(
                 (*cursor.vma).vm_mm,
                 cursor.start,
-                count << PAGE_SHIFT,
+                pfns.count() << PAGE_SHIFT,
                 Some(set_pte),
                 (&raw mut cursor).cast(),
             )
@@ -439,13 +469,13 @@ struct PteCursor {
     pfn: usize,
 }
 
-/// `pte_fn_t` of [`PageTable::insert_pages`]; runs with the page table locked.
+/// `pte_fn_t` of [`PageTable::insert`]; runs with the page table locked.
 ///
 /// # Safety
 ///
 /// Called by `apply_to_page_range()` with the page table locked and a [`PteCursor`].
 unsafe extern "C" fn set_pte(pte: *mut bindings::pte_t, addr: usize, data: *mut c_void) -> c_int {
-    // SAFETY: `insert_pages` passes a cursor.
+    // SAFETY: `insert` passes a cursor.
     let cursor = unsafe { &*data.cast::<PteCursor>() };
     // SAFETY: The page table is locked.
     if unsafe { bindings::kernel_ext_pte_none(pte) } {

@@ -8,30 +8,30 @@
 //!
 //! | file | C header |
 //! |---|---|
+//! | `address_space.rs` | `linux/fs.h`: the address space of all mappings of a device |
 //! | `compat.rs` | none: what differs between kernels |
 //! | `debugfs.rs` | `linux/debugfs.h`: files that keep the module loaded |
 //! | `dma_buf.rs` | `linux/dma-buf.h` |
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
-//! | `errors.rs` | `linux/pci.h`: resets, and errors of links |
 //! | `fault.rs` | `linux/mm.h`: faults on mappings of an exporter's memory |
 //! | `layout.rs` | none: where members of C structures are, for comparison |
 //! | `mm.rs` | `linux/mm.h`: mappings of an exporter's memory |
 //! | `module.rs` | `linux/module.h`: the directory of modules in sysfs |
-//! | `pci.rs` | `linux/pci.h` |
+//! | `pci.rs` | `linux/pci.h`: binding, resets, errors of links |
 //! | `rwsem.rs` | `linux/rwsem.h` |
 //! | `trace.rs` | `trace.h`, our own: tracepoints |
 //! | `uaccess.rs` | `linux/uaccess.h` |
 //! | `uapi.rs` | `uapi/linux/vfio_dmabuf.h` |
-//! | `vfio.rs` | `linux/vfio.h`: the device operations, as trampolines |
-//! | `vfio_pci_core.rs` | `linux/vfio_pci_core.h`: a device on top of the VFIO PCI core |
+//! | `vfio.rs`, `vfio/pci.rs`, `vfio/pci/ops.rs` | `linux/vfio.h`: a device, and its operations |
+//! | `vfio_pci_core.rs` | `linux/vfio_pci_core.h`: what the core knows of a device |
 //! | `wait.rs` | `linux/wait.h` |
 //! | `wait_bit.rs` | `linux/wait_bit.h` |
 
+pub mod address_space;
 mod compat;
 pub mod debugfs;
 pub mod dma_buf;
 pub mod dma_buf_mapping;
-mod errors;
 pub mod fault;
 mod layout;
 pub mod mm;

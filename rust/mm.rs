@@ -28,6 +28,10 @@ use core::{
     marker::PhantomData,
     ptr::NonNull, //
 };
+use kernel::{
+    page::PAGE_SHIFT,
+    prelude::*, //
+};
 
 /// How the CPU accesses mapped device memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +87,7 @@ impl<T: Exporter> VmOps<T> {
 ///
 /// Called by the memory management for a VMA that [`NewMapping::install`] set up.
 unsafe extern "C" fn open<T: Exporter>(vma: *mut bindings::vm_area_struct) {
-    // SAFETY: As for `huge_fault`.
+    // SAFETY: The file of such a mapping is one of a dma-buf of `T`, and the mapping holds it.
     T::mapping_added(unsafe { Exported::from_file((*vma).vm_file) });
     // SAFETY: By the invariant of `NewMapping`: a file of which the original holds a reference, or
     // null.
@@ -100,7 +104,7 @@ unsafe extern "C" fn open<T: Exporter>(vma: *mut bindings::vm_area_struct) {
 ///
 /// Called by the memory management for a VMA that [`NewMapping::install`] set up.
 unsafe extern "C" fn close<T: Exporter>(vma: *mut bindings::vm_area_struct) {
-    // SAFETY: As for `huge_fault`.
+    // SAFETY: As in `open`: the reference of the mapping is dropped after this.
     T::mapping_removed(unsafe { Exported::from_file((*vma).vm_file) });
     // SAFETY: See `open`.
     let device_file = unsafe { (*vma).vm_private_data }.cast::<bindings::file>();
@@ -113,28 +117,54 @@ unsafe extern "C" fn close<T: Exporter>(vma: *mut bindings::vm_area_struct) {
 
 /// A mapping of a BAR that `mmap()` of a device fd is setting up.
 ///
+/// One that is dropped stays the core's, as `vfio_pci_core_mmap()` left it.
+///
 /// # Invariants
 ///
 /// The VMA has the file of a VFIO PCI device fd, was accepted by `vfio_pci_core_mmap()`, and is not
 /// yet visible to anybody; `mmap_lock` is held for writing.
 pub struct BarMapping<'a>(NonNull<bindings::vm_area_struct>, PhantomData<&'a ()>);
 
-impl<'a> BarMapping<'a> {
+impl BarMapping<'_> {
     /// # Safety
     ///
-    /// The type invariants hold for `vma` during `'a`.
+    /// The type invariants hold for `vma` during the lifetime of the new value.
     pub(crate) unsafe fn from_raw(vma: *mut bindings::vm_area_struct) -> Self {
         // INVARIANT: By the requirements of this function.
         // SAFETY: A valid VMA is not null.
         Self(unsafe { NonNull::new_unchecked(vma) }, PhantomData)
     }
 
-    /// Makes the mapping one of `dma_buf`, which has the same address space as the device fd.
+    /// Where the mapping starts in the address space, pages: what `mmap()` was given.
+    pub fn page_offset(&self) -> usize {
+        // SAFETY: The VMA is ours.
+        unsafe { (*self.0.as_ptr()).vm_pgoff }
+    }
+
+    /// Makes the mapping one of `dma_buf`, at the offset that it has. It goes on keeping the device
+    /// open.
     ///
-    /// The mapping goes on keeping the device open.
-    pub fn adopt<T: Exporter>(self, dma_buf: &DmaBuf<T>) -> NewMapping<'a, T> {
+    /// # Errors
+    ///
+    /// `EINVAL`: the dma-buf has not the address space of the device fd, or see
+    /// [`NewMapping::install`]. The mapping is then to be refused.
+    pub fn adopt_and_install<T: Exporter>(
+        self,
+        dma_buf: &DmaBuf<T>,
+        ops: &'static VmOps<T>,
+    ) -> Result {
         let vma = self.0.as_ptr();
         let file = dma_buf.file();
+        // SAFETY: Both files are open, and their `f_mapping` does not change any more.
+        if unsafe { (*(*vma).vm_file).f_mapping != (*file).f_mapping } {
+            return Err(EINVAL);
+        }
+        let mapping = NewMapping::<T> {
+            vma: self.0,
+            _exporter: PhantomData,
+        };
+        let page_offset = self.page_offset();
+        mapping.check(page_offset)?;
         // SAFETY: `dma_buf` holds a reference.
         unsafe { bindings::get_file(file) };
         // SAFETY: The VMA is ours. The reference to the old file moves to `vm_private_data`, and
@@ -142,11 +172,9 @@ impl<'a> BarMapping<'a> {
         unsafe { (*vma).vm_private_data = (*vma).vm_file.cast() };
         // SAFETY: As above.
         unsafe { (*vma).vm_file = file };
-        // INVARIANT: The file is one of a dma-buf of `T`.
-        NewMapping {
-            vma: self.0,
-            _exporter: PhantomData,
-        }
+        // INVARIANT: `mapping` has a file of a dma-buf of `T` now.
+        mapping.set_up(ops, page_offset);
+        Ok(())
     }
 }
 
@@ -158,13 +186,16 @@ impl<'a> BarMapping<'a> {
 /// for writing. `vm_private_data` is null, or a file to which the VMA owns a reference.
 pub struct NewMapping<'a, T> {
     vma: NonNull<bindings::vm_area_struct>,
-    _exporter: PhantomData<&'a T>,
+    _exporter: PhantomData<fn(&'a T) -> &'a T>,
 }
 
-impl<T: Exporter> NewMapping<'_, T> {
+/// Proof that a [`NewMapping`] was installed.
+pub struct Installed<'a>(PhantomData<fn(&'a ()) -> &'a ()>);
+
+impl<'a, T: Exporter> NewMapping<'a, T> {
     /// # Safety
     ///
-    /// The type invariants hold for `vma`, but for `vm_private_data`.
+    /// The type invariants hold for `vma`, but for `vm_private_data`, during `'a`.
     pub(crate) unsafe fn from_raw(vma: *mut bindings::vm_area_struct) -> Self {
         // SAFETY: The VMA is ours.
         unsafe { (*vma).vm_private_data = core::ptr::null_mut() };
@@ -180,14 +211,7 @@ impl<T: Exporter> NewMapping<'_, T> {
         self.vma.as_ptr()
     }
 
-    /// Whether it is `MAP_SHARED`. (`VM_SHARED` is not set for a read-only file.)
-    pub fn is_shared(&self) -> bool {
-        // The constant is not to be had in Rust: it has the value of `VM_MAYEXEC` in Linux 7.2.
-        // SAFETY: The VMA is ours.
-        unsafe { bindings::kernel_ext_is_shared(self.vma()) }
-    }
-
-    /// Offset in the address space, pages.
+    /// Offset in the file, pages.
     pub fn page_offset(&self) -> usize {
         // SAFETY: The VMA is ours.
         unsafe { (*self.vma()).vm_pgoff }
@@ -195,7 +219,38 @@ impl<T: Exporter> NewMapping<'_, T> {
 
     /// Makes it a mapping of device memory at `page_offset` of its address space, with the cache
     /// mode of `ops`.
-    pub fn install(self, ops: &'static VmOps<T>, page_offset: usize) {
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: it is not `MAP_SHARED`, or does not end within the address space.
+    pub fn install(self, ops: &'static VmOps<T>, page_offset: usize) -> Result<Installed<'a>> {
+        self.check(page_offset)?;
+        self.set_up(ops, page_offset);
+        Ok(Installed(PhantomData))
+    }
+
+    fn check(&self, page_offset: usize) -> Result {
+        // SAFETY: The VMA is ours.
+        let (start, end) = unsafe {
+            let bounds = &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
+            (bounds.vm_start, bounds.vm_end)
+        };
+        let fits = page_offset
+            .checked_add((end - start) >> PAGE_SHIFT)
+            .is_some_and(|end| end <= usize::MAX >> PAGE_SHIFT);
+        // `VM_SHARED` is not set for a read-only file. The constant is not to be had in Rust: it
+        // has the value of `VM_MAYEXEC` in Linux 7.2.
+        // SAFETY: The VMA is ours.
+        let shared = unsafe { bindings::kernel_ext_is_shared(self.vma()) };
+        if shared && fits {
+            Ok(())
+        } else {
+            Err(EINVAL)
+        }
+    }
+
+    /// The rest of [`NewMapping::install`], which cannot fail.
+    fn set_up(self, ops: &'static VmOps<T>, page_offset: usize) {
         let vma = self.vma();
         // SAFETY: The VMA is ours; it is a mapping of `T`, as `ops` expects.
         unsafe { (*vma).vm_ops = &ops.ops };

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Read-write semaphores: those inside C objects, and [`RwLock`] for data of our own.
+//! Data that many may read at a time, or one may write.
 //!
 //! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h)
 
-use crate::{
-    bindings,
-    wait_bit::Ends, //
-};
+use crate::bindings;
 use core::{
     cell::UnsafeCell,
     ops::{
@@ -32,7 +29,7 @@ use kernel::{
 /// The semaphore is initialised.
 #[pin_data]
 #[repr(transparent)]
-pub(crate) struct RwSemaphore {
+struct RwSemaphore {
     #[pin]
     inner: Opaque<bindings::rw_semaphore>,
 }
@@ -49,50 +46,13 @@ impl RwSemaphore {
         })
     }
 
-    /// Makes a reference of a pointer into a C object.
-    ///
-    /// # Safety
-    ///
-    /// `ptr` points at an initialised semaphore that stays so for `'a`.
-    pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::rw_semaphore) -> &'a Self {
-        // CAST: `Self` is a transparent wrapper.
-        // SAFETY: By the requirements of this function.
-        unsafe { &*ptr.cast() }
-    }
-
     /// Takes the semaphore for reading; sleeps until no writer has it. `down_read()`
     #[inline]
-    pub(crate) fn read(&self) -> ReadGuard<'_> {
+    fn read(&self) -> ReadGuard<'_> {
         // SAFETY: By the type invariant.
         unsafe { bindings::down_read(self.inner.get()) };
         // INVARIANT: Taken just now.
         ReadGuard(self, NotThreadSafe)
-    }
-
-    /// Takes the semaphore for reading if no writer has it or waits for it. `down_read_trylock()`
-    #[inline]
-    pub(crate) fn try_read(&self) -> Option<ReadGuard<'_>> {
-        // SAFETY: By the type invariant.
-        let taken = unsafe { bindings::down_read_trylock(self.inner.get()) } != 0;
-        // INVARIANT: Taken just now.
-        taken.then(|| ReadGuard(self, NotThreadSafe))
-    }
-
-    /// Takes the semaphore for reading; sleeps until no writer has it. `down_read_killable()`
-    ///
-    /// # Errors
-    ///
-    /// `EINTR`: something else has ended the wait.
-    pub(crate) fn read_until(&self, ends: Ends) -> Result<ReadGuard<'_>> {
-        let sem = self.inner.get();
-        to_result(match ends {
-            // SAFETY: By the type invariant.
-            Ends::AtSignal => unsafe { bindings::down_read_interruptible(sem) },
-            // SAFETY: As above.
-            Ends::AtDeath => unsafe { bindings::down_read_killable(sem) },
-        })?;
-        // INVARIANT: Taken just now.
-        Ok(ReadGuard(self, NotThreadSafe))
     }
 
     /// Takes the semaphore for writing; sleeps until nobody has it. `down_write()`
@@ -110,7 +70,7 @@ impl RwSemaphore {
 /// # Invariants
 ///
 /// The current task holds the semaphore for reading.
-pub(crate) struct ReadGuard<'a>(&'a RwSemaphore, NotThreadSafe);
+struct ReadGuard<'a>(&'a RwSemaphore, NotThreadSafe);
 
 impl Drop for ReadGuard<'_> {
     #[inline]
@@ -170,6 +130,21 @@ impl<T> RwLock<T> {
             data: &self.data,
             _held,
         }
+    }
+
+    /// Takes the lock for writing. `down_write_killable()`
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: the task was killed.
+    pub fn write_killable(&self) -> Result<RwLockWriteGuard<'_, T>> {
+        // SAFETY: By the type invariant.
+        to_result(unsafe { bindings::down_write_killable(self.sem.inner.get()) })?;
+        // INVARIANT: Taken just now.
+        Ok(RwLockWriteGuard {
+            data: &self.data,
+            _held: WriteGuard(&self.sem, NotThreadSafe),
+        })
     }
 
     /// Takes the lock for writing. `down_write()`

@@ -10,8 +10,7 @@ use crate::{
     fault::{
         Fault,
         Outcome, //
-    },
-    vfio_pci_core::Core, //
+    }, //
 };
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
@@ -39,19 +38,19 @@ macro_rules! tracepoints {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty = $raw:expr);* $(;)?);)*) => {$(
         $(#[$doc])*
         #[inline(always)]
-        pub fn $name(core: &Core, $($arg: $ty),*) {
+        pub fn $name(device: &CStr, $($arg: $ty),*) {
             /// Out of the way of who does not trace.
             #[cold]
             #[inline(never)]
-            fn tell(core: &Core, $($arg: $ty),*) {
-                let device = core.pci_name().as_char_ptr();
+            fn tell(device: &CStr, $($arg: $ty),*) {
+                let device = device.as_char_ptr();
                 kernel::macros::paste! {
-                    // SAFETY: The name is a string that lives as long as the device.
+                    // SAFETY: A string, which is copied.
                     unsafe { bindings::[<kernel_ext_trace_ $name>](device, $($raw),*) };
                 }
             }
             if wanted!($name) {
-                tell(core, $($arg),*);
+                tell(device, $($arg),*);
             }
         }
     )*};
@@ -108,12 +107,12 @@ pub(crate) fn wants_faults() -> bool {
 }
 
 /// What became of a fault.
-pub(crate) fn buffer_fault(core: &Core, fault: &Fault<'_>, outcome: Outcome) {
-    let device = core.pci_name().as_char_ptr();
-    let offset = fault.page_offset().map_or(u64::MAX, bytes);
+pub(crate) fn buffer_fault(device: &CStr, fault: &Fault<'_>, outcome: Outcome) {
+    let device = device.as_char_ptr();
+    let offset = fault.block().map_or(u64::MAX, |block| bytes(block.page_offset()));
     // CAST: There are few outcomes.
     let outcome = outcome as u32;
-    // SAFETY: The name is a string that lives as long as the device.
+    // SAFETY: A string, which is copied.
     unsafe { bindings::kernel_ext_trace_buffer_fault(device, offset, fault.order(), outcome) };
 }
 

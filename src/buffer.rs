@@ -7,18 +7,13 @@
 //! revocation meet at the reservation lock; see [`crate::importers`].
 
 use crate::{
-    batch::Trace,
-    device::{
-        self,
-        Device,
-        DeviceData, //
-    },
-    gate::Inside,
+    fault_around::History,
     listing::{
         Counters,
         Description, //
     },
     memattr::Memattr,
+    memory::Memory,
     range::Layout,
     state::{
         Event,
@@ -36,6 +31,7 @@ use kernel::{
             Full,
             Relaxed, //
         },
+        Arc,
         ArcBorrow, //
     },
     task::Pid, //
@@ -54,19 +50,22 @@ use kernel_ext::{
     },
     errno::EOPNOTSUPP,
     fault::{
+        Block,
         Fault,
         Outcome, //
     },
     mm::{
         BarMapping,
         CacheMode,
+        Installed,
         NewMapping,
         VmOps, //
     },
     trace,
     vfio_pci_core::{
-        Core,
+        Bar,
         MemoryEnabled,
+        OpenCore,
         REGION_PAGES, //
     },
     wait_bit::Ends, //
@@ -78,8 +77,10 @@ static WRITE_COMBINING: VmOps<Buffer> = VmOps::build(CacheMode::WriteCombining);
 
 /// Ranges of one BAR, laid end to end.
 pub(crate) struct Buffer {
+    /// What it shares with the other buffers of its device.
+    memory: Arc<Memory>,
     /// The BAR that the ranges are of.
-    bar: usize,
+    bar: Bar,
     layout: Layout,
     /// How many ranges user space gave; neighbours were merged since.
     nr_ranges: u32,
@@ -89,8 +90,8 @@ pub(crate) struct Buffer {
     hidden: bool,
     /// A [`Life`]. Ends with the gate shut.
     life: Atomic<u32>,
-    /// A [`Trace`] of the last faults. A hint only, so that races do no harm.
-    trace: Atomic<u64>,
+    /// The [`History`] of its faults. A hint only, so that races do no harm.
+    history: Atomic<u64>,
     /// How many mappings importing devices have. Goes up with the reservation lock held.
     imports: Atomic<u32>,
     /// A [`Memattr`]. An mmap uses the one it finds.
@@ -105,7 +106,7 @@ pub(crate) struct Buffer {
 /// What a new buffer is to be.
 pub(crate) struct Spec {
     /// The BAR that the ranges are of.
-    pub(crate) bar: usize,
+    pub(crate) bar: Bar,
     pub(crate) layout: Layout,
     /// How many ranges user space gave.
     pub(crate) nr_ranges: u32,
@@ -117,21 +118,22 @@ pub(crate) struct Spec {
 impl Buffer {
     /// Makes the dma-buf of a new buffer at page `window` of the offset space.
     fn new_dma_buf(
-        device: &Device,
+        memory: &Arc<Memory>,
         spec: Spec,
         window: usize,
         hidden: bool,
     ) -> Result<DmaBuf<Self>> {
         let size = usize::try_from(spec.layout.size())?;
-        let name = device.names.get(spec.bar).ok_or(ENODEV)?;
+        let name = memory.name(spec.bar);
         let buffer = Self {
+            memory: memory.clone(),
             bar: spec.bar,
             layout: spec.layout,
             nr_ranges: spec.nr_ranges,
             window,
             hidden,
             life: Atomic::new(Life::Live as u32),
-            trace: Atomic::new(0),
+            history: Atomic::new(0),
             imports: Atomic::new(0),
             memattr: Atomic::new(spec.memattr.as_raw()),
             counters: Counters::new(),
@@ -141,7 +143,7 @@ impl Buffer {
         let dma_buf = DmaBuf::export(
             &DMA_BUF_OPS,
             kernel_ext::this_module!(),
-            Exported::new(device, buffer)?,
+            Exported::new(memory.space.clone(), buffer)?,
             size,
             spec.open_flags,
             name,
@@ -151,18 +153,22 @@ impl Buffer {
     }
 
     /// Exports ranges of a BAR: a buffer of its own, in a window of its own.
-    pub(crate) fn export(device: &Device, spec: Spec) -> Result<DmaBuf<Self>> {
+    pub(crate) fn export(memory: &Arc<Memory>, spec: Spec) -> Result<DmaBuf<Self>> {
         let pages = usize::try_from(spec.layout.pages())?;
-        let place = device.registry.reserve(device.core(), pages)?;
-        let dma_buf = Self::new_dma_buf(device, spec, place.window(), false)?;
+        let place = memory.registry.reserve(pages)?;
+        let dma_buf = Self::new_dma_buf(memory, spec, place.window(), false)?;
         place.fill(dma_buf.exported().into());
-        Self::note(&dma_buf.exported(), trace::buffer_export);
+        dma_buf.exported().trace(trace::buffer_export);
         Ok(dma_buf)
     }
 
     /// Makes the hidden buffer of a BAR, which is under all mappings through the device fd.
-    pub(crate) fn hidden(device: &Device, bar: usize) -> Result<DmaBuf<Self>> {
-        let resource = device.core().bar(bar)?;
+    pub(crate) fn hidden(
+        memory: &Arc<Memory>,
+        open: &OpenCore,
+        bar: Bar,
+    ) -> Result<DmaBuf<Self>> {
+        let resource = open.bar(bar)?;
         let spec = Spec {
             bar,
             layout: Layout::whole_bar(resource.start, resource.len)?,
@@ -170,7 +176,7 @@ impl Buffer {
             memattr: Memattr::Noncached,
             open_flags: dma_buf::O_RDWR,
         };
-        Self::new_dma_buf(device, spec, bar * REGION_PAGES, true)
+        Self::new_dma_buf(memory, spec, bar.index() * REGION_PAGES, true)
     }
 
     /// The buffer behind an fd of the current process.
@@ -178,24 +184,22 @@ impl Buffer {
     /// # Errors
     ///
     /// `EBADF`: the fd is not open. `EINVAL`: it is no dma-buf. `ENODEV`: it is not a buffer of
-    /// `device`.
-    pub(crate) fn from_fd(device: &Device, fd: i32) -> Result<DmaBuf<Self>> {
+    /// the device.
+    pub(crate) fn from_fd(memory: &Arc<Memory>, fd: i32) -> Result<DmaBuf<Self>> {
         let dma_buf = DmaBuf::from_fd(&DMA_BUF_OPS, fd)?;
-        if !core::ptr::eq(dma_buf.exported().device(), device) {
+        if !Arc::ptr_eq(&dma_buf.exported().memory, memory) {
             return Err(ENODEV);
         }
         Ok(dma_buf)
     }
 
-    /// Puts the hidden buffer of a BAR under a mapping of it through the device fd.
-    pub(crate) fn adopt(dma_buf: &DmaBuf<Self>, mapping: BarMapping<'_>) {
-        let mapping = mapping.adopt(dma_buf);
-        // The offsets of the device fd are those of the offset space: nothing to add.
+    /// Puts the hidden buffer of a BAR under a mapping of it through the device fd. The offsets of
+    /// the device fd are those of the offset space.
+    pub(crate) fn adopt(dma_buf: &DmaBuf<Self>, mapping: BarMapping<'_>) -> Result {
         let page = mapping.page_offset();
-        let exported = dma_buf.exported();
-        let core = exported.device().core();
-        trace::buffer_mmap(core, exported.bar, page, exported.pages());
-        mapping.install(&NONCACHED, page);
+        mapping.adopt_and_install(dma_buf, &NONCACHED)?;
+        dma_buf.exported().trace_mmap(page);
+        Ok(())
     }
 
     /// Size, pages.
@@ -251,27 +255,25 @@ impl Buffer {
     }
 
     /// What user space sees of the buffer's state.
-    pub(crate) fn status(exported: &Exported<Self>) -> Status {
-        exported
-            .life()
-            .status(device::memory_answers(exported.device()))
+    pub(crate) fn status(&self) -> Status {
+        self.life().status(self.memory.is_enabled())
     }
 
     /// What a listing of buffers tells about this one.
-    pub(crate) fn describe(exported: &Exported<Self>, memory_answers: bool) -> Description {
+    pub(crate) fn describe(&self, memory_enabled: bool) -> Description {
         Description {
-            offset: (exported.window as u64) << PAGE_SHIFT,
-            inode: exported.inode.load(Relaxed),
-            bar: exported.bar,
-            hidden: exported.hidden,
-            ranges: exported.nr_ranges,
-            size: exported.size(),
-            memattr: exported.memattr(),
-            status: exported.life().status(memory_answers),
-            mappings: exported.counters.mappings(),
-            imports: exported.imports.load(Relaxed),
-            faults: exported.counters.faults(),
-            exporter: exported.exporter,
+            offset: (self.window as u64) << PAGE_SHIFT,
+            inode: self.inode.load(Relaxed),
+            bar: self.bar.index(),
+            hidden: self.hidden,
+            ranges: self.nr_ranges,
+            size: self.size(),
+            memattr: self.memattr(),
+            status: self.life().status(memory_enabled),
+            mappings: self.counters.mappings(),
+            imports: self.imports.load(Relaxed),
+            faults: self.counters.faults(),
+            exporter: self.exporter,
         }
     }
 
@@ -282,67 +284,59 @@ impl Buffer {
     /// `EBADFD`: was done before. `ENODEV`: the device was closed. `EINTR`: a signal came while an
     /// importer had not unmapped yet; to be called again, to go on waiting.
     pub(crate) fn revoke(dma_buf: &DmaBuf<Self>) -> Result {
-        let exported = dma_buf.exported();
-        let device = exported.device();
+        let buffer = dma_buf.exported();
         {
-            let _shut = device.gate.shut();
-            exported.apply(Event::Revoke)?;
+            let _shut = buffer.memory.gate.shut();
+            buffer.apply(Event::Revoke)?;
         }
-        device.core().zap(exported.window, exported.pages());
-        Self::note(&exported, trace::buffer_revoke);
-        device.importers.expel(exported.window, dma_buf)?;
-        exported.apply(Event::Drained)
+        buffer.memory.space.zap(buffer.window, buffer.pages());
+        buffer.trace(trace::buffer_revoke);
+        buffer.memory.importers.drain(buffer.window, dma_buf)?;
+        buffer.apply(Event::Drained)
     }
 
-    /// Whether an importing device may map the buffer now.
+    /// Calls `f` with the proof that an importing device may map the buffer now.
     ///
-    /// `memory_lock` is not held, but who switches memory off suspends importers before.
-    fn may_map(&self, device: &Device) -> bool {
-        let memory_answers = |inside: Inside<'_>| {
-            inside
-                .opened()
-                .is_some_and(|opened| device.core().memory_answers(opened))
-        };
-        self.life().is_live()
-            && !device.importers.are_suspended()
-            && device.gate.enter().is_some_and(memory_answers)
+    /// # Errors
+    ///
+    /// `ENODEV`: it may not.
+    fn if_importable<R>(&self, f: impl FnOnce(&MemoryEnabled<'_>) -> Result<R>) -> Result<R> {
+        if !self.life().is_live() || self.memory.importers.are_suspended() {
+            return Err(ENODEV);
+        }
+        let inside = self.memory.gate.enter().ok_or(ENODEV)?;
+        let open = inside.opened().ok_or(ENODEV)?;
+        f(&open.memory_enabled().ok_or(ENODEV)?)
     }
 
-    /// The page of the buffer that the block of a fault starts at.
+    /// The PFN of the block, which starts at `page` of the buffer, if one entry can map it.
     #[inline(always)]
-    fn page_of(&self, fault: &Fault<'_>) -> Option<u64> {
-        let page = fault.page_offset()?.checked_sub(self.window)?;
-        Some(page as u64)
-    }
-
-    /// The PFN of the block of a fault, which starts at `page`, if one entry of a higher order can
-    /// map it.
-    #[inline(always)]
-    fn block(&self, fault: &Fault<'_>, page: u64) -> Option<usize> {
-        if fault.order() == 0 {
+    fn block_pfn(&self, block: &Block<'_>, page: u64) -> Option<usize> {
+        if block.order() == 0 {
             return None;
         }
-        let pfn = self.layout.block(page, fault.order())?;
+        let pfn = self.layout.block(page, block.order())?;
         // CAST: PFNs fit the machine word.
         Some(pfn as usize)
     }
 
     /// Maps the page of a fault and, if it follows on others, some after it.
-    fn insert_batch(&self, fault: &Fault<'_>, enabled: &MemoryEnabled<'_>, page: u64) -> Outcome {
-        let Some(table) = fault.page_table() else {
+    fn insert_batch(&self, block: &Block<'_>, enabled: &MemoryEnabled<'_>, page: u64) -> Outcome {
+        let Some(table) = block.page_table() else {
             return Outcome::Retry;
         };
-        let trace = Trace::from_raw(self.trace.load(Relaxed));
-        let (count, trace) = trace.after(page, fault.pages_left() as u64);
-        self.trace.store(trace.as_raw(), Relaxed);
+        let history = History::from_raw(self.history.load(Relaxed));
+        let (count, history) = history.after(page, table.pages_left() as u64);
+        self.history.store(history.as_raw(), Relaxed);
 
         let mut done = 0;
         for run in self.layout.runs(page) {
             let pages = run.pages.min(count - done);
             // CAST: A batch is small, and PFNs fit the machine word.
-            let inserted =
-                table.insert_pages(enabled, done as usize, run.pfn as usize, pages as usize);
-            if inserted.is_err() {
+            let pfns = enabled.pfns(self.bar, run.pfn as usize, pages as usize);
+            // CAST: As above.
+            let inserted = pfns.map(|pfns| table.insert(done as usize, pfns));
+            if !matches!(inserted, Some(Ok(()))) {
                 break;
             }
             done += pages;
@@ -357,91 +351,100 @@ impl Buffer {
         }
     }
 
-    /// Tells a tracepoint of the buffer: its BAR, where it is, and how large, pages.
+    /// Reports the buffer to a tracepoint: its BAR, where it is, and how large, pages.
     #[inline(always)]
-    pub(crate) fn note(
-        exported: &Exported<Self>,
-        tracepoint: impl FnOnce(&Core, usize, usize, usize),
-    ) {
-        let core = exported.device().core();
-        tracepoint(core, exported.bar, exported.window, exported.pages());
+    pub(crate) fn trace(&self, tracepoint: impl FnOnce(&CStr, usize, usize, usize)) {
+        let name = &self.memory.device_name;
+        tracepoint(name, self.bar.index(), self.window, self.pages());
+    }
+
+    /// Reports a mapping from page `page` of the offset space on.
+    fn trace_mmap(&self, page: usize) {
+        trace::buffer_mmap(&self.memory.device_name, self.bar.index(), page, self.pages());
     }
 
     /// Maps what a process has accessed, if it may.
     #[inline(always)]
-    fn resolve(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome {
+    fn resolve(&self, fault: &Fault<'_>) -> Outcome {
         let single = fault.order() == 0;
-        let Some(page) = exported.page_of(fault) else {
-            return if single {
-                Outcome::SigBus
-            } else {
-                Outcome::Fallback
-            };
+        let unmappable = if single {
+            Outcome::SigBus
+        } else {
+            Outcome::Fallback
         };
-        let block = exported.block(fault, page);
-        if block.is_none() && !single {
+        let Some(block) = fault.block() else {
+            return unmappable;
+        };
+        let Some(page) = block.page_offset().checked_sub(self.window) else {
+            return unmappable;
+        };
+        let page = page as u64;
+        let pfn = self.block_pfn(&block, page);
+        if pfn.is_none() && !single {
             return Outcome::Fallback;
         }
-        let device = exported.device();
-        // Who has to wait for one of the two does so without the locks of the fault.
-        let Some(memory) = device.core().try_hold_memory() else {
-            return Outcome::Away;
+        // A fault that must wait does so without the locks that it holds here.
+        let Some(inside) = self.memory.gate.enter() else {
+            return Outcome::Unavailable;
         };
-        let Some(inside) = device.gate.enter() else {
-            return Outcome::Away;
-        };
-        let Some(enabled) = inside.opened().and_then(|opened| memory.enabled(opened)) else {
+        let Some(enabled) = inside.opened().and_then(OpenCore::memory_enabled) else {
             return Outcome::SigBus;
         };
-        if !exported.life().is_live() {
+        if !self.life().is_live() {
             return Outcome::SigBus;
         }
-        match block {
-            Some(pfn) => fault.insert_block(&enabled, pfn),
-            None => exported.insert_batch(fault, &enabled, page),
+        let Some(pfn) = pfn else {
+            return self.insert_batch(&block, &enabled, page);
+        };
+        match enabled.pfns(self.bar, pfn, 1 << block.order()) {
+            Some(pfns) => block.insert(pfns),
+            None => Outcome::Fallback,
         }
     }
 }
 
 impl Exporter for Buffer {
-    type DeviceData = DeviceData;
+    fn device_name(&self) -> &CStr {
+        &self.memory.device_name
+    }
 
-    fn mmap(exported: &Exported<Self>, mapping: NewMapping<'_, Self>) -> Result {
-        if !mapping.is_shared() {
-            return Err(EINVAL);
-        }
+    fn mmap<'a>(
+        exported: &Exported<Self>,
+        mapping: NewMapping<'a, Self>,
+    ) -> Result<Installed<'a>> {
         // `remap_file_pages()` calls mmap of the file under a mapping. A hidden buffer is mapped
         // through the device fd only, for that is what keeps the device open.
         if exported.hidden {
             return Err(EINVAL);
         }
-        // Not under `memory_lock`, which must not be taken here. A revoke right after this makes
-        // the mapping one that always faults.
-        if !exported.life().is_live() {
-            return Err(ENODEV);
-        }
-        let page = exported.window + mapping.page_offset();
-        let core = exported.device().core();
-        trace::buffer_mmap(core, exported.bar, page, exported.pages());
+        let page = exported
+            .window
+            .checked_add(mapping.page_offset())
+            .ok_or(EINVAL)?;
         let ops = match exported.memattr().cache_mode() {
             CacheMode::Noncached => &NONCACHED,
             CacheMode::WriteCombining => &WRITE_COMBINING,
         };
-        mapping.install(ops, page);
-        Ok(())
+        // A revoke right after this check makes the mapping one that always faults.
+        if !exported.life().is_live() {
+            return Err(ENODEV);
+        }
+        let installed = mapping.install(ops, page)?;
+        exported.trace_mmap(page);
+        Ok(installed)
     }
 
     #[inline(always)]
     fn fault(exported: &Exported<Self>, fault: &Fault<'_>) -> Outcome {
-        let outcome = Self::resolve(exported, fault);
+        let outcome = exported.resolve(fault);
         if outcome == Outcome::Mapped {
             exported.counters.fault(fault.order());
         }
         outcome
     }
 
-    fn wait(exported: &Exported<Self>, ends: Ends) -> Result {
-        device::wait_for_memory(exported.device(), ends)
+    fn wait(exported: &Exported<Self>, ends: Ends, again: bool) -> Result {
+        exported.memory.gate.wait(ends, again)
     }
 
     fn mapping_added(exported: &Exported<Self>) {
@@ -453,48 +456,42 @@ impl Exporter for Buffer {
     }
 
     fn attach(dma_buf: &DmaBuf<Self>, attachment: &Attachment) -> Result {
-        let exported = dma_buf.exported();
-        let device = exported.device();
+        let buffer = dma_buf.exported();
         if !attachment.is_peer_to_peer() || !attachment.is_revocable() {
             return Err(EOPNOTSUPP);
         }
-        if !exported.may_map(device) {
-            return Err(ENODEV);
-        }
-        device.importers.attach(exported.window, dma_buf)?;
-        Self::note(&exported, trace::importer_attach);
+        buffer.if_importable(|_| Ok(()))?;
+        buffer.memory.importers.attach(buffer.window, dma_buf)?;
+        buffer.trace(trace::importer_attach);
         Ok(())
     }
 
     fn detach(exported: &Exported<Self>) {
-        exported.device().importers.detach(exported.window);
+        exported.memory.importers.detach(exported.window);
     }
 
-    fn map(exported: &Exported<Self>, request: MapRequest<'_>) -> Result<DeviceMapping> {
-        let device = exported.device();
-        if !exported.may_map(device) {
-            return Err(ENODEV);
-        }
+    fn map<'a>(exported: &Exported<Self>, request: MapRequest<'a>) -> Result<DeviceMapping<'a>> {
+        // CAST: PFNs and pages fit the machine word.
         let memory = exported
             .layout
             .runs(0)
-            .map(|run| (run.pfn << PAGE_SHIFT, run.pages << PAGE_SHIFT));
-        let mapping = request.map(device.core(), exported.bar, memory)?;
+            .map(|run| (run.pfn as usize, run.pages as usize));
+        let mapping =
+            exported.if_importable(|enabled| request.map(enabled, exported.bar, memory))?;
         exported.imports.fetch_add(1, Relaxed);
         Ok(mapping)
     }
 
     fn unmapped(exported: &Exported<Self>) {
         if exported.imports.fetch_sub(1, Full) == 1 {
-            exported.device().importers.tell_drained();
+            exported.memory.importers.wake_drained();
         }
     }
 
     fn release(exported: ArcBorrow<'_, Exported<Self>>) {
-        let device = exported.device();
-        Self::note(&exported, trace::buffer_release);
+        exported.trace(trace::buffer_release);
         if !exported.hidden {
-            device.registry.remove(exported.window);
+            exported.memory.registry.remove(exported.window);
         }
     }
 }

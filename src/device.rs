@@ -12,22 +12,17 @@ use crate::{
         Export,
         Request, //
     },
-    gate::{
-        Gate,
-        Inside, //
-    },
-    importers::Importers,
     listing::Listing,
     memattr::Memattr,
+    memory::Memory,
     range::Layout,
-    registry::Registry,
     windows::BAR_SPACE, //
 };
 use core::mem::size_of;
 use kernel::{
     fs::file::FileDescriptorReservation,
     prelude::*,
-    str::CString,
+    sync::Arc,
     transmute::FromBytes,
     uaccess::{
         UserPtr,
@@ -39,96 +34,63 @@ use kernel_ext::{
     mm,
     uaccess,
     uapi,
-    vfio::FeatureCall,
+    vfio::{
+        pci,
+        FeatureCall, //
+    },
     vfio_pci_core::{
-        self,
+        Bar,
         Capability,
         Core,
-        Opened,
-        NUM_BARS, //
-    },
-    wait_bit::Ends, //
+        OpenCore,
+        Opened, //
+    }, //
 };
 
 /// A VFIO PCI device with what we know of it.
-pub(crate) type Device = vfio_pci_core::Device<DeviceData>;
+pub(crate) type Device = pci::Device<DeviceData>;
 
 /// What this driver adds to a VFIO PCI device.
 #[pin_data]
 pub(crate) struct DeviceData {
-    /// Where faults pass, and who takes memory away makes them wait.
-    #[pin]
-    pub(crate) gate: Gate,
-    #[pin]
-    pub(crate) importers: Importers,
-    #[pin]
-    pub(crate) registry: Registry,
+    /// What the device's buffers share, which may outlive the device.
+    pub(crate) memory: Arc<Memory>,
     #[pin]
     pub(crate) listing: Listing,
     /// Does not change.
     pub(crate) capabilities: Capabilities,
-    /// What the buffers of each BAR are called, `vfioN:DDDD:BB:DD.F/B`. Does not change.
-    pub(crate) names: [CString; NUM_BARS],
 }
 
 impl DeviceData {
     pub(crate) fn new(core: &Core) -> impl PinInit<Self, Error> + '_ {
-        let name = |bar: u32| {
-            CString::try_from_fmt(fmt!(
-                "vfio{}:{}/{:x}",
-                core.vfio_index(),
-                core.pci_name(),
-                bar
-            ))
-        };
         try_pin_init!(Self {
-            gate <- Gate::new(),
-            importers <- Importers::new(),
-            registry <- Registry::new(),
+            memory: Memory::new(core)?,
             listing <- Listing::new(),
             capabilities: Capabilities {
                 pm: core.capability(Capability::Pm),
                 express: core.capability(Capability::Express),
                 af: core.capability(Capability::Af),
             },
-            names: [name(0)?, name(1)?, name(2)?, name(3)?, name(4)?, name(5)?],
         })
     }
 }
 
-/// Whether accesses reach the device.
-pub(crate) fn memory_answers(device: &Device) -> bool {
-    let memory = device.core().hold_memory();
-    let inside = device.gate.enter();
-    let opened = inside.as_ref().and_then(Inside::opened);
-    opened.is_some_and(|opened| memory.enabled(opened).is_some())
-}
-
-/// Waits until nobody changes whether accesses reach the device, nor resets it or its link.
-///
-/// # Errors
-///
-/// Something else has ended the wait.
-pub(crate) fn wait_for_memory(device: &Device, ends: Ends) -> Result {
-    device.core().wait_for_memory(ends)?;
-    device.gate.wait(ends)
-}
-
 /// Puts all buffers out of reach for good, before the core closes the device.
 pub(crate) fn close(device: &Device) -> Option<Opened> {
+    let memory = &device.memory;
     let opened = {
-        let mut shut = device.gate.shut();
-        device.registry.close_windows(&shut);
+        let mut shut = memory.gate.shut();
+        memory.registry.close_windows(&shut);
         shut.take_opened()
     };
-    device.core().zap(0, BAR_SPACE);
-    device.importers.expel_all();
-    device.registry.drop_bars();
+    memory.space.zap(0, BAR_SPACE);
+    memory.importers.drain_all();
+    memory.registry.drop_bars();
     opened
 }
 
 /// `VFIO_DEVICE_FEATURE_DMA_BUF`: a new buffer. Gives the fd.
-pub(crate) fn export(device: &Device, call: FeatureCall) -> Result<c_int> {
+pub(crate) fn export(device: &Device, open: &OpenCore, call: FeatureCall) -> Result<c_int> {
     let fixed = size_of::<uapi::FeatureDmaBuf>();
     if Request::check(call.flags, call.argsz, uapi::FEATURE_GET, fixed)? == Request::Probe {
         return Ok(0);
@@ -136,8 +98,8 @@ pub(crate) fn export(device: &Device, call: FeatureCall) -> Result<c_int> {
     let mut reader = call.payload().reader();
     let request = Export::decode(&reader.read::<uapi::FeatureDmaBuf>()?, call.argsz)?;
     // CAST: 32 bit fit.
-    let bar = request.region as usize;
-    let resource = device.core().bar(bar)?;
+    let bar = Bar::new(request.region as usize).ok_or(ENODEV)?;
+    let resource = open.bar(bar)?;
     check_supported(request.memattr)?;
 
     let layout = |ranges: &[_]| Layout::new(resource.start, resource.len, ranges);
@@ -155,7 +117,7 @@ pub(crate) fn export(device: &Device, call: FeatureCall) -> Result<c_int> {
         memattr: request.memattr,
         open_flags: request.open_flags,
     };
-    let dma_buf = Buffer::export(device, spec)?;
+    let dma_buf = Buffer::export(&device.memory, spec)?;
     Ok(dma_buf.install(fd))
 }
 
@@ -180,7 +142,7 @@ pub(crate) fn ioctl_revoke(device: &Device, arg: UserPtr) -> Result<isize> {
 }
 
 fn revoke(device: &Device, fd: i32) -> Result {
-    let dma_buf = Buffer::from_fd(device, fd)?;
+    let dma_buf = Buffer::from_fd(&device.memory, fd)?;
     Buffer::revoke(&dma_buf)
 }
 
@@ -190,7 +152,7 @@ pub(crate) fn feature_memattr(device: &Device, call: FeatureCall) -> Result<c_in
     let Some((request, mut payload)) = read_payload::<uapi::FeatureMemattr>(&call, ops)? else {
         return Ok(0);
     };
-    let dma_buf = Buffer::from_fd(device, payload.dmabuf_fd)?;
+    let dma_buf = Buffer::from_fd(&device.memory, payload.dmabuf_fd)?;
     let buffer = dma_buf.exported();
     if buffer.life().is_closed() {
         return Err(ENODEV);
@@ -211,7 +173,7 @@ pub(crate) fn feature_info(device: &Device, call: FeatureCall) -> Result<c_int> 
     let Some((_, payload)) = read_payload::<uapi::FeatureInfo>(&call, uapi::FEATURE_GET)? else {
         return Ok(0);
     };
-    let dma_buf = Buffer::from_fd(device, payload.dmabuf_fd)?;
+    let dma_buf = Buffer::from_fd(&device.memory, payload.dmabuf_fd)?;
     let buffer = dma_buf.exported();
     let info = uapi::FeatureInfo {
         dmabuf_fd: payload.dmabuf_fd,

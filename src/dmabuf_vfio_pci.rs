@@ -66,19 +66,21 @@ use kernel::prelude::*;
 use kernel_ext::{
     module::Placeholder,
     parameter,
-    vfio_pci_core, //
+    pci, //
 };
 
-mod batch;
 mod buffer;
 mod config_space;
 mod device;
 mod driver;
+mod fault_around;
 mod feature;
 mod gate;
 mod importers;
+mod link;
 mod listing;
 mod memattr;
+mod memory;
 mod range;
 mod registry;
 mod state;
@@ -87,7 +89,7 @@ mod windows;
 #[pin_data]
 struct DmabufVfioPci {
     #[pin]
-    _driver: vfio_pci_core::Registration<device::DeviceData>,
+    _driver: pci::Registration<device::DeviceData>,
     /// Goes after the driver.
     _stand_in: Option<Placeholder>,
 }
@@ -97,7 +99,7 @@ impl kernel::InPlaceModule for DmabufVfioPci {
         let as_vfio_pci = parameter(module_parameters::as_vfio_pci.value());
         try_pin_init!(Self {
             _stand_in: driver::stand_in(module, as_vfio_pci)?,
-            _driver <- vfio_pci_core::register(module, driver::ops(as_vfio_pci)),
+            _driver <- pci::Registration::new(module, driver::NAME, driver::ops(as_vfio_pci)),
         })
     }
 }

@@ -9,8 +9,10 @@ use crate::{
         Device,
         DeviceData, //
     },
+    gate::Change,
     importers::Suspension,
-    windows::BAR_SPACE, //
+    link::Event,
+    memory::Memory, //
 };
 use kernel::{
     prelude::*,
@@ -24,22 +26,26 @@ use kernel_ext::{
     trace,
     uapi,
     vfio::{
-        Driver,
-        FeatureCall,
-        LinkError,
-        MemoryChange,
-        Ops, //
+        pci::{
+            ops::Ops,
+            LinkError,
+            MemoryChange,
+            Operations, //
+        },
+        FeatureCall, //
     },
     vfio_pci_core::{
+        Bar,
         Core,
+        OpenCore,
         Opened, //
     }, //
 };
 
-/// How long a reset that cannot be put off waits for importers to unmap, milliseconds.
-const RESET_PATIENCE_MS: u32 = 1000;
+/// The driver's name, which its directory in debugfs has under whatever name it registers.
+pub(crate) const NAME: &CStr = c"dmabuf-vfio-pci";
 
-static OPS: Ops<DeviceData> = Ops::build(DeviceData::NAME);
+static OPS: Ops<DeviceData> = Ops::build(NAME);
 static OPS_AS_VFIO_PCI: Ops<DeviceData> = Ops::build(c"vfio-pci");
 
 /// What to register with. `as_vfio_pci` is the module parameter.
@@ -73,23 +79,22 @@ pub(crate) fn stand_in(
     }
 }
 
-/// Around a function of the core that may switch memory off.
-pub(crate) struct Bracket<'a> {
-    /// Ends after `drop`.
+/// Keeps faults and importers out while a function of the core may disable memory.
+pub(crate) struct SuspendGuard<'a> {
+    /// Ends first, so that an importer may remap when it is told that the suspension is over.
+    _change: Change<'a>,
     _suspension: Suspension<'a>,
-    device: &'a Device,
+    memory: &'a Memory,
 }
 
-impl Drop for Bracket<'_> {
+impl Drop for SuspendGuard<'_> {
     fn drop(&mut self) {
-        trace::memory_resume(self.device.core());
+        trace::memory_resume(&self.memory.device_name);
     }
 }
 
-impl Driver for DeviceData {
-    const NAME: &'static CStr = c"dmabuf-vfio-pci";
-
-    type Bracket<'a> = Bracket<'a>;
+impl Operations for DeviceData {
+    type SuspendGuard<'a> = SuspendGuard<'a>;
 
     fn new(core: &Core) -> impl PinInit<Self, Error> {
         DeviceData::new(core)
@@ -100,14 +105,14 @@ impl Driver for DeviceData {
     }
 
     fn unbinding(device: &Device) {
-        device.gate.recovery_is_abandoned();
+        device.memory.link(Event::Abandoned);
     }
 
     fn unbound(device: &Device) {
         device.listing.hide();
     }
 
-    fn bracket(device: &Device, change: MemoryChange) -> Result<Option<Bracket<'_>>> {
+    fn suspend(device: &Device, change: MemoryChange) -> Result<Option<SuspendGuard<'_>>> {
         let may_change = match change {
             MemoryChange::ConfigWrite { offset, count } => {
                 device.capabilities.memory_may_change(offset, count)
@@ -117,69 +122,72 @@ impl Driver for DeviceData {
         if !may_change {
             return Ok(None);
         }
-        trace::memory_suspend(device.core());
-        Ok(Some(Bracket {
-            _suspension: device.importers.suspend()?,
-            device,
+        let memory = &*device.memory;
+        trace::memory_suspend(&memory.device_name);
+        // Before the gate closes: this may wait long for an importer.
+        let suspension = memory.importers.suspend()?;
+        Ok(Some(SuspendGuard {
+            _change: memory.gate.change()?,
+            _suspension: suspension,
+            memory,
         }))
     }
 
+    fn changed(device: &Device, open: &OpenCore, change: MemoryChange, worked: bool) {
+        let restored = match change {
+            MemoryChange::ConfigWrite { .. } => open.memory_enabled().is_some(),
+            MemoryChange::Reset => worked,
+            MemoryChange::LowPower => false,
+        };
+        if restored {
+            device.memory.link(Event::Restored);
+        }
+    }
+
     fn reset_prepare(device: &Device) {
-        trace::memory_suspend(device.core());
-        device.gate.reset_begins();
-        device.core().zap(0, BAR_SPACE);
-        device.importers.suspend_for_reset(RESET_PATIENCE_MS);
+        device.memory.reset_begins();
     }
 
     fn reset_done(device: &Device) {
-        device.gate.reset_ends();
-        // With the gate open, so that who maps on being told is let in.
-        device.importers.resume();
-        trace::memory_resume(device.core());
-        // Who resets a lost device has it back.
-        if device.gate.loss_ends() {
-            device.importers.resume();
-            trace::memory_resume(device.core());
-        }
+        device.memory.reset_ends();
     }
 
     fn link_error(device: &Device, error: LinkError) {
-        if device.gate.recovery_begins() {
-            trace::memory_suspend(device.core());
-            device.core().zap(0, BAR_SPACE);
-            device.importers.suspend_for_reset(RESET_PATIENCE_MS);
-        }
-        if error == LinkError::Lost {
-            device.gate.recovery_fails();
+        match error {
+            LinkError::NonFatal => {}
+            LinkError::Fatal => device.memory.link(Event::Fatal),
+            LinkError::NotRecovered => {
+                let answers = device.core().is_present();
+                device.memory.link(Event::NotRecovered { answers });
+            }
         }
     }
 
     fn link_back(device: &Device) {
-        if device.gate.recovery_ends() {
-            device.importers.resume();
-            trace::memory_resume(device.core());
-        }
+        device.memory.link(Event::Recovered);
     }
 
     fn open_device(device: &Device, opened: Opened) {
-        device.gate.shut().set_opened(opened);
+        device.memory.gate.shut().set_opened(opened);
+        device.memory.link(Event::Restored);
     }
 
     fn close_device(device: &Device) -> Option<Opened> {
         device::close(device)
     }
 
-    fn mmap_bar(device: &Device, index: usize, mapping: BarMapping<'_>) -> Result {
-        device.registry.with_bar(
-            index,
-            || Buffer::hidden(device, index),
+    fn mmap_bar(device: &Device, open: &OpenCore, bar: Bar, mapping: BarMapping<'_>) -> Result {
+        let memory = &device.memory;
+        memory.registry.with_bar(
+            bar,
+            || Buffer::hidden(memory, open, bar),
             |dma_buf| Buffer::adopt(dma_buf, mapping),
-        )
+        )?
     }
 
-    fn feature(device: &Device, call: FeatureCall) -> Option<Result<c_int>> {
-        match call.flags & uapi::FEATURE_MASK {
-            uapi::FEATURE_DMA_BUF => Some(device::export(device, call)),
+    fn feature(device: &Device, open: &OpenCore, call: FeatureCall) -> Option<Result<c_int>> {
+        match call.number() {
+            uapi::FEATURE_DMA_BUF => Some(device::export(device, open, call)),
             uapi::FEATURE_REVOKE => Some(device::feature_revoke(device, call)),
             uapi::FEATURE_MEMATTR => Some(device::feature_memattr(device, call)),
             uapi::FEATURE_INFO => Some(device::feature_info(device, call)),

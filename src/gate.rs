@@ -1,17 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The gate between faults and those who take memory away.
+//! The gate between faults and whatever takes memory away.
 //!
-//! A fault passes the gate from looking whether it may map until it has mapped. Who takes memory
-//! away shuts the gate for the moment in which it says so: nobody is half way then, and who comes
-//! later sees it. What is mapped already can be zapped after that.
+//! A fault holds the gate shared from its permission check until the entry is in place. Code that
+//! takes memory away holds it exclusively while it publishes the new state. After that, no fault can
+//! still act on the old state, and what is mapped already can be zapped.
 //!
-//! The core's `memory_lock` would do for a revoke, but not for a reset that user space starts
-//! through sysfs: there the core does nothing at all, and whether `memory_lock` is held cannot be
-//! known. And the core holds `memory_lock` all through slow resets, for which a revoke need not
-//! wait.
+//! Faults do not take the core's `memory_lock`. A hot reset only trylocks it, so processes that do
+//! nothing but fault would make it fail. Whatever disables memory passes the gate instead:
+//!
+//! - a call of the owner that may: a [`Change`] keeps faults out during the core's function;
+//! - a reset that somebody else asks for: between `reset_begins` and `reset_ends`;
+//! - an error of the link: see [`crate::link`];
+//! - the last close: it takes back the proof that the device is open.
 
-use kernel::prelude::*;
+use crate::link::{
+    self,
+    Link, //
+};
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
+};
 use kernel_ext::{
     new_rwlock,
     rwsem::{
@@ -19,63 +36,91 @@ use kernel_ext::{
         RwLockReadGuard,
         RwLockWriteGuard, //
     },
-    vfio_pci_core::Opened,
+    vfio_pci_core::{
+        OpenCore,
+        Opened, //
+    },
     wait_bit::{
         Ends,
         Flag, //
     }, //
 };
 
+/// How long a change leaves the gate open first if a fault has lost against changes repeatedly.
+const GRACE: Delta = Delta::from_millis(1);
+
 /// The gate of a device.
 #[pin_data]
 pub(crate) struct Gate {
     #[pin]
     state: RwLock<State>,
-    /// [`State::is_away`], for those who wait. Changes with `state` locked for writing.
-    away: Flag,
+    /// [`State::is_closed`], for waiters. Changes with `state` locked for writing.
+    closed: Flag,
+    /// Changes come one after the other.
+    #[pin]
+    turn: RwLock<()>,
+    /// Whether a fault has found the gate closed again and again since the last change began.
+    starved: Atomic<u32>,
 }
 
 struct State {
     /// How many resets are under way.
     resets: u32,
+    /// The task that makes a change.
+    changing: Option<Task>,
     link: Link,
     /// There while the device is open.
     opened: Option<Opened>,
 }
 
-/// The link to the device.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Link {
-    Works,
-    /// After an error; the link may be about to be reset.
-    Recovering,
-    /// After an error, for good or until somebody resets the device.
-    Lost,
+/// The address of a task, for comparison.
+type Task = usize;
+
+fn current_task() -> Task {
+    // CAST: For comparison only.
+    current!().as_ptr() as usize
 }
 
 impl State {
-    /// Whether the device will be back soon.
-    fn is_away(&self) -> bool {
-        self.resets != 0 || self.link == Link::Recovering
+    /// Whether faults have to wait.
+    fn is_closed(&self) -> bool {
+        self.resets != 0 || self.changing.is_some() || self.link == Link::Recovering
+    }
+
+    /// Whether the current task has to wait.
+    #[inline(always)]
+    fn keeps_out(&self) -> bool {
+        self.is_closed() && !self.is_own_change()
+    }
+
+    /// Whether the current task makes a change itself, and nothing else is under way. The core
+    /// reads the arguments from user memory before it changes anything, and these may lie in a
+    /// mapping of the device. The core zaps what that maps.
+    #[cold]
+    fn is_own_change(&self) -> bool {
+        self.changing == Some(current_task())
+            && self.resets == 0
+            && self.link != Link::Recovering
     }
 }
 
-/// Inside the gate: nothing is taken away before this is dropped.
+/// The gate, held shared: memory is not taken away before this is dropped.
 pub(crate) struct Inside<'a> {
     state: RwLockReadGuard<'a, State>,
 }
 
 impl Inside<'_> {
-    /// The proof that the device is open, if it is and its link works; it stays so inside the gate.
-    pub(crate) fn opened(&self) -> Option<&Opened> {
-        self.state
-            .opened
-            .as_ref()
-            .filter(|_| self.state.link == Link::Works)
+    /// The proof that the device is open, if it is and its link works.
+    #[inline(always)]
+    pub(crate) fn opened(&self) -> Option<&OpenCore> {
+        match (&self.state.opened, self.state.link) {
+            (Some(opened), Link::Works) => Some(opened),
+            _ => None,
+        }
     }
 }
 
-/// The gate is shut, and nobody inside.
+/// The gate, held exclusively: no fault is under way.
 pub(crate) struct Shut<'a> {
     state: RwLockWriteGuard<'a, State>,
 }
@@ -86,105 +131,111 @@ impl Shut<'_> {
         self.state.opened = Some(opened);
     }
 
-    /// The device is being closed: nobody inside finds it open after this.
+    /// The device is being closed: no fault finds it open after this.
     pub(crate) fn take_opened(&mut self) -> Option<Opened> {
         self.state.opened.take()
     }
 }
 
+/// Keeps faults of other tasks out until dropped.
+pub(crate) struct Change<'a> {
+    gate: &'a Gate,
+    /// Goes after `drop`.
+    _turn: RwLockWriteGuard<'a, ()>,
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.gate.update(|state| state.changing = None);
+    }
+}
+
 impl Gate {
     pub(crate) fn new() -> impl PinInit<Self> {
+        let state = State {
+            resets: 0,
+            changing: None,
+            link: Link::Works,
+            opened: None,
+        };
         pin_init!(Self {
-            state <- new_rwlock!(
-                State {
-                    resets: 0,
-                    link: Link::Works,
-                    opened: None,
-                },
-                "Gate::state"
-            ),
-            away: Flag::unset(),
+            state <- new_rwlock!(state, "Gate::state"),
+            closed: Flag::unset(),
+            turn <- new_rwlock!((), "Gate::turn"),
+            starved: Atomic::new(0),
         })
     }
 
-    /// Goes in; `None` while a reset, or the recovery from an error, is under way.
+    /// Enters the gate; `None` if memory is about to be taken away, or is away for a while.
+    #[inline(always)]
     pub(crate) fn enter(&self) -> Option<Inside<'_>> {
         let state = self.state.read();
-        (!state.is_away()).then_some(Inside { state })
+        (!state.keeps_out()).then_some(Inside { state })
     }
 
-    /// Waits until nobody is inside, and keeps everybody out.
+    /// Waits until no fault is under way, and keeps faults out.
     pub(crate) fn shut(&self) -> Shut<'_> {
         Shut {
             state: self.state.write(),
         }
     }
 
-    /// Nobody gets in from here on until [`Gate::reset_ends`], and nobody is inside.
-    pub(crate) fn reset_begins(&self) {
-        let mut state = self.state.write();
-        state.resets = state.resets.saturating_add(1);
-        self.tell_waiting(&state);
-    }
-
-    /// Lets everybody in again, after the last of the resets.
-    pub(crate) fn reset_ends(&self) {
-        let mut state = self.state.write();
-        state.resets = state.resets.saturating_sub(1);
-        self.tell_waiting(&state);
-    }
-
-    /// The link has an error: nobody gets in from here on, and nobody is inside. `false` if that
-    /// was so before.
-    pub(crate) fn recovery_begins(&self) -> bool {
-        self.change_link(&[Link::Works], Link::Recovering)
-    }
-
-    /// The kernel has given up: who waits is let in, and finds the device out of reach.
-    pub(crate) fn recovery_fails(&self) {
-        let any = [Link::Works, Link::Recovering, Link::Lost];
-        self.change_link(&any, Link::Lost);
-    }
-
-    /// The device is being unbound in the middle of a recovery, if there is one: nobody will tell
-    /// how that ends, and who waits for it may be the one to close the device.
-    pub(crate) fn recovery_is_abandoned(&self) {
-        self.change_link(&[Link::Recovering], Link::Lost);
-    }
-
-    /// The link works again; `false` if it always has.
-    pub(crate) fn recovery_ends(&self) -> bool {
-        self.change_link(&[Link::Recovering, Link::Lost], Link::Works)
-    }
-
-    /// The device was reset, after which a lost link works again; `false` if it was not lost.
+    /// Closes the gate for a call of the owner that may disable memory, one after the other.
     ///
-    /// Not while the kernel is about to reset the link itself.
-    pub(crate) fn loss_ends(&self) -> bool {
-        self.change_link(&[Link::Lost], Link::Works)
-    }
-
-    /// Changes the state of the link if it is one of `from` before; tells whether it was.
-    fn change_link(&self, from: &[Link], to: Link) -> bool {
-        let mut state = self.state.write();
-        let changes = from.contains(&state.link);
-        if changes {
-            state.link = to;
-            self.tell_waiting(&state);
+    /// A fault that has lost against such calls repeatedly gets [`GRACE`] first.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: the task was killed while it waited for its turn.
+    pub(crate) fn change(&self) -> Result<Change<'_>> {
+        let turn = self.turn.write_killable()?;
+        if self.starved.xchg(0, Relaxed) != 0 {
+            fsleep(GRACE);
         }
-        changes
+        self.update(|state| state.changing = Some(current_task()));
+        Ok(Change {
+            gate: self,
+            _turn: turn,
+        })
     }
 
-    fn tell_waiting(&self, state: &State) {
-        self.away.set(state.is_away());
+    /// Closes the gate until [`Gate::reset_ends`].
+    pub(crate) fn reset_begins(&self) {
+        self.update(|state| state.resets = state.resets.saturating_add(1));
     }
 
-    /// Waits until neither a reset nor a recovery is under way.
+    /// Opens the gate again, after the last of the resets.
+    pub(crate) fn reset_ends(&self) {
+        self.update(|state| state.resets = state.resets.saturating_sub(1));
+    }
+
+    /// Lets `event` happen to the link. Returns the states before and after it.
+    pub(crate) fn link(&self, event: link::Event) -> (Link, Link) {
+        self.update(|state| {
+            let before = state.link;
+            state.link = before.after(event);
+            (before, state.link)
+        })
+    }
+
+    /// Changes the state while no fault is under way, and tells waiters.
+    fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.write();
+        let result = change(&mut state);
+        self.closed.set(state.is_closed());
+        result
+    }
+
+    /// Waits until the gate is open. `again` tells that the caller has waited for the same access
+    /// before.
     ///
     /// # Errors
     ///
     /// Something else has ended the wait.
-    pub(crate) fn wait(&self, ends: Ends) -> Result {
-        self.away.wait(ends)
+    pub(crate) fn wait(&self, ends: Ends, again: bool) -> Result {
+        if again {
+            self.starved.store(1, Relaxed);
+        }
+        self.closed.wait(ends)
     }
 }

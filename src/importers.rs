@@ -112,7 +112,7 @@ impl Importers {
     }
 
     /// The last mapping of some buffer is gone.
-    pub(crate) fn tell_drained(&self) {
+    pub(crate) fn wake_drained(&self) {
         self.drained.wake_all();
     }
 
@@ -127,7 +127,7 @@ impl Importers {
         if self.count.load(Acquire) == 0 {
             return Ok(suspension);
         }
-        self.tell_all();
+        self.invalidate_all();
         self.for_each_live(|dma_buf| self.wait(dma_buf, Patience::UntilSignal))?;
         Ok(suspension)
     }
@@ -137,7 +137,7 @@ impl Importers {
     pub(crate) fn suspend_for_reset(&self, msecs: u32) {
         self.suspensions.fetch_add(1, Full);
         let patience = Patience::milliseconds(msecs);
-        self.tell_all();
+        self.invalidate_all();
         let _ = self.for_each_live(|dma_buf| {
             let _ = self.wait(dma_buf, patience);
             Ok(())
@@ -147,14 +147,14 @@ impl Importers {
     /// Ends a suspension; after the last one importers are told that mapping may work again.
     pub(crate) fn resume(&self) {
         if self.suspensions.fetch_sub(1, Full) == 1 {
-            self.tell_all();
+            self.invalidate_all();
         }
     }
 
     /// Takes away all mappings of all buffers, which must have been closed.
-    pub(crate) fn expel_all(&self) {
+    pub(crate) fn drain_all(&self) {
         let _ = self.for_each(|dma_buf| {
-            tell(dma_buf);
+            invalidate(dma_buf);
             Ok(())
         });
         let _ = self.for_each(|dma_buf| self.wait(dma_buf, Patience::Forever));
@@ -166,19 +166,19 @@ impl Importers {
     /// # Errors
     ///
     /// `EINTR`: a signal came first. The importers were told to unmap.
-    pub(crate) fn expel(&self, place: usize, dma_buf: &DmaBuf<Buffer>) -> Result {
+    pub(crate) fn drain(&self, place: usize, dma_buf: &DmaBuf<Buffer>) -> Result {
         // Who attaches later finds the buffer revoked.
         if self.count.load(Acquire) == 0 || self.attached.lock().get(&place).is_none() {
             return Ok(());
         }
-        tell(dma_buf);
+        invalidate(dma_buf);
         self.wait(dma_buf, Patience::UntilSignal)
     }
 
     /// Tells the importers of all live buffers to look again.
-    fn tell_all(&self) {
+    fn invalidate_all(&self) {
         let _ = self.for_each_live(|dma_buf| {
-            tell(dma_buf);
+            invalidate(dma_buf);
             Ok(())
         });
     }
@@ -230,7 +230,7 @@ impl Importers {
 }
 
 /// Tells the importers of a buffer to look whether they may have it mapped.
-fn tell(dma_buf: &DmaBuf<Buffer>) {
-    Buffer::note(&dma_buf.exported(), trace::importer_invalidate);
+fn invalidate(dma_buf: &DmaBuf<Buffer>) {
+    dma_buf.exported().trace(trace::importer_invalidate);
     dma_buf.invalidate();
 }

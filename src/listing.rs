@@ -7,11 +7,7 @@
 //! device fd) are listed, too.
 
 use crate::{
-    buffer::Buffer,
-    device::{
-        self,
-        Device, //
-    },
+    device::Device,
     memattr::Memattr,
     state::Status, //
 };
@@ -168,10 +164,11 @@ fn for_each(
     f: &mut fmt::Formatter<'_>,
     show: fn(&Description, &mut fmt::Formatter<'_>) -> fmt::Result,
 ) -> fmt::Result {
-    let memory_answers = device::memory_answers(device);
+    let enabled = device.memory.is_enabled();
     device
+        .memory
         .registry
-        .for_each(|buffer| show(&Buffer::describe(buffer, memory_answers), f))
+        .for_each(|buffer| show(&buffer.describe(enabled), f))
 }
 
 /// Heads and widths of the table.

@@ -27,7 +27,7 @@ use kernel_ext::{
     new_rwlock,
     rwsem::RwLock,
     vfio_pci_core::{
-        Core,
+        Bar,
         NUM_BARS, //
     }, //
 };
@@ -41,6 +41,8 @@ pub(crate) struct Registry {
     /// The hidden buffer of each BAR that was mapped since the device was opened.
     #[pin]
     bars: RwLock<[Option<DmaBuf<Buffer>>; NUM_BARS]>,
+    /// How many pages each BAR takes. Does not change.
+    bar_pages: [usize; NUM_BARS],
 }
 
 /// A window without a buffer; given back when dropped.
@@ -71,8 +73,9 @@ impl Drop for Place<'_> {
 }
 
 impl Registry {
-    pub(crate) fn new() -> impl PinInit<Self> {
+    pub(crate) fn new(bar_pages: [usize; NUM_BARS]) -> impl PinInit<Self> {
         pin_init!(Self {
+            bar_pages,
             windows <- new_mutex!(Windows::new(), "Registry::windows"),
             bars <- new_rwlock!([const { None }; NUM_BARS], "Registry::bars"),
         })
@@ -83,9 +86,9 @@ impl Registry {
     /// # Errors
     ///
     /// `ENOSPC` when no stretch of the offset space that is large enough is free; `ENOMEM`.
-    pub(crate) fn reserve(&self, core: &Core, pages: usize) -> Result<Place<'_>> {
+    pub(crate) fn reserve(&self, pages: usize) -> Result<Place<'_>> {
         let mut windows = self.windows.lock();
-        let window = windows.take(|bar| core.bar_pages(bar), pages, None)?;
+        let window = windows.take(|bar| self.bar_pages.get(bar).copied().unwrap_or(0), pages, None)?;
         Ok(Place {
             registry: self,
             window,
@@ -101,15 +104,15 @@ impl Registry {
     /// Calls `use_it` with the hidden buffer of a BAR, which is made when there is none yet.
     pub(crate) fn with_bar<R>(
         &self,
-        index: usize,
+        bar: Bar,
         make: impl FnOnce() -> Result<DmaBuf<Buffer>>,
         use_it: impl FnOnce(&DmaBuf<Buffer>) -> R,
     ) -> Result<R> {
-        if let Some(Some(dma_buf)) = self.bars.read().get(index) {
+        if let Some(Some(dma_buf)) = self.bars.read().get(bar.index()) {
             return Ok(use_it(dma_buf));
         }
         let mut bars = self.bars.write();
-        let slot = bars.get_mut(index).ok_or(EINVAL)?;
+        let slot = bars.get_mut(bar.index()).ok_or(EINVAL)?;
         let dma_buf = match slot {
             Some(dma_buf) => dma_buf,
             None => slot.insert(make()?),

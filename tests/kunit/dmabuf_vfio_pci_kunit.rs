@@ -10,13 +10,15 @@ use kernel::{
 };
 
 // The driver uses more of these files than the suites do.
-#[path = "../../src/batch.rs"]
-mod batch;
 #[path = "../../src/config_space.rs"]
 mod config_space;
+#[path = "../../src/fault_around.rs"]
+mod fault_around;
 #[allow(dead_code, reason = "tested through the functions that use it")]
 #[path = "../../src/feature.rs"]
 mod feature;
+#[path = "../../src/link.rs"]
+mod link;
 #[allow(dead_code, reason = "tested through the functions that use it")]
 #[path = "../../src/memattr.rs"]
 mod memattr;
@@ -31,9 +33,10 @@ mod windows;
 
 mod random;
 
-mod batch_test;
 mod config_space_test;
+mod fault_around_test;
 mod feature_test;
+mod link_test;
 mod memattr_test;
 mod range_model_test;
 mod range_test;

@@ -97,7 +97,7 @@ windows! {
     CONFIG_WRITE = Kernel(&["vfio_pci_core_write"]);
     /// A feature ioctl enters the driver: its arguments are not read yet.
     /// The trampoline of `vfio_device_ops.device_feature`.
-    FEATURE = Driver(&["vfio", "device_feature"]);
+    FEATURE = Driver(&["ops", "device_feature"]);
     /// The driver or the core is about to read arguments from user memory.
     USER_COPY = Kernel(&["_copy_from_user"]);
     /// The core sets up its copy of configuration space when a device is opened.
@@ -105,7 +105,7 @@ windows! {
     /// The driver makes its part of a device when one is bound.
     DEVICE_INIT = Driver(&["DeviceData", "init"]);
     /// The driver's part of the last close.
-    LAST_CLOSE = Driver(&["Driver", "close_device"]);
+    LAST_CLOSE = Driver(&["Operations", "close_device"]);
 }
 
 impl Window {

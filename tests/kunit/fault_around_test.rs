@@ -3,7 +3,7 @@
 //! Batches: lone accesses stay alone, walks grow, and no limit is passed.
 
 use crate::{
-    batch::Trace,
+    fault_around::History,
     expect_eq, //
 };
 use kernel::prelude::*;
@@ -12,7 +12,7 @@ const TABLE: u64 = 512;
 
 /// Accesses each page of `first..end` that is not mapped yet, page tables starting at `phase`;
 /// returns how many accesses that took.
-fn walk(mut trace: Trace, first: u64, end: u64, phase: u64) -> (u64, Trace) {
+fn walk(mut trace: History, first: u64, end: u64, phase: u64) -> (u64, History) {
     let mut faults = 0;
     let mut page = first;
     while page < end {
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn a_lone_access_maps_one_page() -> Result {
-        let mut trace = Trace::from_raw(0);
+        let mut trace = History::from_raw(0);
         for page in (0..4096).step_by(16) {
             let (count, after) = trace.after(page, TABLE);
             expect_eq(fmt!("page {}", page), count, 1)?;
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_walk_doubles_up_to_a_page_table() -> Result {
-        let mut trace = Trace::from_raw(0);
+        let mut trace = History::from_raw(0);
         let mut page = 7;
         for want in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 512] {
             let (count, after) = trace.after(page, u64::MAX);
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn the_first_access_ever_is_no_walk() -> Result {
-        let (count, _) = Trace::from_raw(0).after(0, TABLE);
+        let (count, _) = History::from_raw(0).after(0, TABLE);
         expect_eq(fmt!("page 0"), count, 1)
     }
 
@@ -68,7 +68,7 @@ mod tests {
             (511, 16384, 0, 43),
             (0, 262144, 1, 523),
         ] {
-            let (faults, _) = walk(Trace::from_raw(0), first, end, phase);
+            let (faults, _) = walk(History::from_raw(0), first, end, phase);
             expect_eq(
                 fmt!("{}..{}: {} faults", first, end, faults),
                 faults <= most,
@@ -76,7 +76,7 @@ mod tests {
             )?;
         }
         for limit in [0, 1] {
-            let (count, _) = Trace::from_raw(u64::MAX).after(5, limit);
+            let (count, _) = History::from_raw(u64::MAX).after(5, limit);
             expect_eq(fmt!("limit {}", limit), count, 1)?;
         }
         Ok(())
@@ -84,12 +84,12 @@ mod tests {
 
     #[test]
     fn a_trace_survives_packing() -> Result {
-        let (_, trace) = walk(Trace::from_raw(0), 3, 100_000, 0);
-        expect_eq(fmt!("a walk"), Trace::from_raw(trace.as_raw()), trace)?;
+        let (_, trace) = walk(History::from_raw(0), 3, 100_000, 0);
+        expect_eq(fmt!("a walk"), History::from_raw(trace.as_raw()), trace)?;
         // Whatever an atomic may hold makes a batch within the limit.
         for raw in [0, 1, u64::MAX, 1 << 63, 0x3ff] {
             let next = raw >> 10;
-            let (count, _) = Trace::from_raw(raw).after(next, 100);
+            let (count, _) = History::from_raw(raw).after(next, 100);
             expect_eq(
                 fmt!("{:#x}: {}", raw, count),
                 (1..=100).contains(&count),

@@ -11,7 +11,7 @@
 /// Several threads may walk through one buffer: then each sees the others' traces, and batches stay
 /// smaller than they could be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Trace {
+pub(crate) struct History {
     /// Page of the buffer after the last one mapped.
     next: u64,
     /// Pages that the last batch would have had but for a limit.
@@ -22,7 +22,7 @@ pub(crate) struct Trace {
 const LARGEST: u64 = 512;
 const SIZE_BITS: u32 = 10;
 
-impl Trace {
+impl History {
     /// Unpacks what an atomic holds; 0 is the trace of a buffer that was never accessed.
     pub(crate) fn from_raw(raw: u64) -> Self {
         Self {

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The link to a device: every event in every state.
+
+use crate::{
+    expect_eq,
+    link::{
+        Event::{
+            Abandoned,
+            Fatal,
+            NotRecovered,
+            Recovered,
+            Restored, //
+        },
+        Link::{
+            Lost,
+            Recovering,
+            Works, //
+        }, //
+    }, //
+};
+use kernel::prelude::*;
+
+#[kunit_tests(dmabuf_vfio_pci_link)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_of_the_link_is_as_documented() -> Result {
+        let events = [
+            Fatal,
+            NotRecovered { answers: true },
+            NotRecovered { answers: false },
+            Recovered,
+            Abandoned,
+            Restored,
+        ];
+        let table = [
+            (Works, [Recovering, Works, Lost, Works, Works, Works]),
+            (Recovering, [Recovering, Lost, Lost, Works, Lost, Recovering]),
+            (Lost, [Recovering, Lost, Lost, Works, Lost, Works]),
+        ];
+        for (link, row) in table {
+            for (event, want) in events.into_iter().zip(row) {
+                expect_eq(fmt!("{:?} in {:?}", event, link), link.after(event), want)?;
+            }
+        }
+        Ok(())
+    }
+}
