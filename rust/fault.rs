@@ -122,7 +122,7 @@ pub(crate) unsafe extern "C" fn huge_fault<T: Exporter>(
 /// As for [`fault`].
 #[inline(always)]
 unsafe fn resolve<T: Exporter>(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
-    if trace::wants_faults() {
+    if trace::buffer_fault_enabled() {
         // SAFETY: By the requirements of this function.
         return unsafe { resolve_and_tell::<T>(vmf, order) };
     }
