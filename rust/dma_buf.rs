@@ -26,8 +26,7 @@ use crate::{
         Device,
         DeviceRef, //
     },
-    wait::Patience,
-    wait_bit::Ends, //
+    wait::Wait, //
 };
 use core::{
     marker::PhantomData,
@@ -74,7 +73,7 @@ pub trait Exporter: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// Something else has ended the wait.
-    fn wait(exported: &Exported<Self>, ends: Ends) -> Result;
+    fn wait(exported: &Exported<Self>, wait: Wait) -> Result;
 
     /// There is one more mapping in some process: by mmap, or by a copy of one.
     fn mapping_added(exported: &Exported<Self>);
@@ -428,12 +427,13 @@ impl<T: Exporter> DmaBuf<T> {
 
     /// Waits for what devices are doing with the memory. `dma_resv_wait_timeout()`
     ///
-    /// Not under the reservation lock, on which others would hang as long.
+    /// Not under the reservation lock, on which others would hang as long. Fences have no killable
+    /// wait: [`Wait::Killable`] is as [`Wait::Uninterruptible`].
     ///
     /// # Errors
     ///
-    /// `EINTR`: a signal came, and `patience` is [`Patience::UntilSignal`]. `ETIME`: too late.
-    pub fn wait_for_fences(&self, patience: Patience) -> Result {
+    /// `ERESTARTSYS`: a signal has ended the wait. `ETIME`: the deadline has passed.
+    pub fn wait_for_fences(&self, wait: Wait) -> Result {
         // SAFETY: We hold a reference to the dma-buf, which has the reservation object.
         let resv = unsafe { (*self.ptr.as_ptr()).resv };
         // SAFETY: As above; no lock is needed.
@@ -441,12 +441,12 @@ impl<T: Exporter> DmaBuf<T> {
             bindings::dma_resv_wait_timeout(
                 resv,
                 bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
-                patience.ends_by_signal(),
-                patience.left(),
+                matches!(wait, Wait::Interruptible),
+                wait.timeout(),
             )
         };
         match left {
-            ..0 => Err(EINTR),
+            ..0 => Err(ERESTARTSYS),
             0 => Err(ETIME),
             _ => Ok(()),
         }

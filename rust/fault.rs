@@ -13,7 +13,7 @@ use crate::{
     },
     trace,
     vfio_pci_core::MemoryEnabled,
-    wait_bit::Ends, //
+    wait::Wait, //
 };
 use core::{
     marker::PhantomData,
@@ -182,20 +182,20 @@ unsafe fn wait<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_
     let dma_buf = unsafe { DmaBuf::<T>::from_file((*(*vmf).__bindgen_anon_1.vma).vm_file) };
     if !has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY) {
         // The caller tries again of its own accord.
-        return match T::wait(&dma_buf.exported(), Ends::AtDeath) {
+        return match T::wait(&dma_buf.exported(), Wait::Killable) {
             Ok(()) => Outcome::Retry.as_raw(),
             Err(_) => Outcome::SigBus.as_raw(),
         };
     }
-    let ends = if has(bindings::fault_flag_FAULT_FLAG_USER) {
-        Ends::AtSignal
+    let kind = if has(bindings::fault_flag_FAULT_FLAG_USER) {
+        Wait::Interruptible
     } else {
-        Ends::AtDeath
+        Wait::Killable
     };
     // SAFETY: The fault holds its lock, and is told below that it does no more.
     unsafe { bindings::kernel_ext_release_fault_lock(vmf) };
     // What has ended the wait makes no difference.
-    let _ = T::wait(&dma_buf.exported(), ends);
+    let _ = T::wait(&dma_buf.exported(), kind);
     Outcome::Away.as_raw()
 }
 

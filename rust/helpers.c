@@ -7,7 +7,7 @@
 #include <linux/debugfs.h>
 #include <linux/mm.h>
 #include <linux/pgalloc.h>
-#include <linux/wait_bit.h>
+#include <linux/sched/signal.h>
 #include <linux/vfio_pci_core.h>
 
 #include "helpers.h"
@@ -109,19 +109,7 @@ void kernel_ext_set_write_combining(struct vm_area_struct *vma)
 	vma->vm_page_prot = pgprot_decrypted(pgprot_writecombine(vma->vm_page_prot));
 }
 
-void kernel_ext_store_and_wake(int *flag, int value)
+bool kernel_ext_signal_pending_state(unsigned int state)
 {
-	store_release_wake_up(flag, value);
-}
-
-int kernel_ext_wait_for_zero_interruptible(int *flag)
-{
-	/* Pairs with kernel_ext_store_and_wake(). */
-	return wait_var_event_interruptible(flag, !smp_load_acquire(flag));
-}
-
-int kernel_ext_wait_for_zero_killable(int *flag)
-{
-	/* Pairs with kernel_ext_store_and_wake(). */
-	return wait_var_event_killable(flag, !smp_load_acquire(flag));
+	return signal_pending_state(state, current);
 }

@@ -27,8 +27,6 @@ void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma);
 void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pte,
 				unsigned long pfn);
 void kernel_ext_set_write_combining(struct vm_area_struct *vma);
-void kernel_ext_store_and_wake(int *flag, int value);
-int kernel_ext_wait_for_zero_interruptible(int *flag);
-int kernel_ext_wait_for_zero_killable(int *flag);
+bool kernel_ext_signal_pending_state(unsigned int state);
 
 #endif

@@ -25,7 +25,6 @@
 //! | `vfio.rs` | `linux/vfio.h`: the device operations, as trampolines |
 //! | `vfio_pci_core.rs` | `linux/vfio_pci_core.h`: a device on top of the VFIO PCI core |
 //! | `wait.rs` | `linux/wait.h` |
-//! | `wait_bit.rs` | `linux/wait_bit.h` |
 
 mod compat;
 pub mod debugfs;
@@ -44,7 +43,6 @@ pub mod uapi;
 pub mod vfio;
 pub mod vfio_pci_core;
 pub mod wait;
-pub mod wait_bit;
 
 pub use compat::{
     errno,

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Read-write semaphores: those inside C objects, and [`RwLock`] for data of our own.
+//! Read-write semaphores: those in C objects, and [`RwLock`] for data in Rust.
 //!
 //! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h)
 
 use crate::{
     bindings,
-    wait_bit::Ends, //
+    errno::ETIME,
+    wait::Wait, //
 };
 use core::{
     cell::UnsafeCell,
@@ -16,7 +17,6 @@ use core::{
     }, //
 };
 use kernel::{
-    error::to_result,
     prelude::*,
     sync::LockClassKey,
     types::{
@@ -42,14 +42,14 @@ impl RwSemaphore {
     fn new(name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
         // INVARIANT: Initialised here.
         pin_init!(Self {
-            // SAFETY: The slot is pinned, and `key` is static.
+            // SAFETY: `slot` is valid for writes and pinned; the name and the key are static.
             inner <- Opaque::ffi_init(|slot| unsafe {
                 bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr())
             }),
         })
     }
 
-    /// Makes a reference of a pointer into a C object.
+    /// A semaphore in a C object.
     ///
     /// # Safety
     ///
@@ -60,7 +60,7 @@ impl RwSemaphore {
         unsafe { &*ptr.cast() }
     }
 
-    /// Takes the semaphore for reading; sleeps until no writer has it. `down_read()`
+    /// Takes the semaphore for reading; sleeps until there is no writer. `down_read()`
     #[inline]
     pub(crate) fn read(&self) -> ReadGuard<'_> {
         // SAFETY: By the type invariant.
@@ -69,7 +69,7 @@ impl RwSemaphore {
         ReadGuard(self, NotThreadSafe)
     }
 
-    /// Takes the semaphore for reading if no writer has it or waits for it. `down_read_trylock()`
+    /// Takes the semaphore for reading if no writer has it or is queued. `down_read_trylock()`
     #[inline]
     pub(crate) fn try_read(&self) -> Option<ReadGuard<'_>> {
         // SAFETY: By the type invariant.
@@ -78,19 +78,26 @@ impl RwSemaphore {
         taken.then(|| ReadGuard(self, NotThreadSafe))
     }
 
-    /// Takes the semaphore for reading; sleeps until no writer has it. `down_read_killable()`
+    /// Takes the semaphore for reading; sleeps until there is no writer, or until `wait` ends.
+    ///
+    /// A semaphore has no timed wait: with a deadline, this tries once and does not sleep.
     ///
     /// # Errors
     ///
-    /// `EINTR`: something else has ended the wait.
-    pub(crate) fn read_until(&self, ends: Ends) -> Result<ReadGuard<'_>> {
+    /// `ERESTARTSYS`: a signal has ended the wait. `ETIME`: not free, and there is a deadline.
+    pub(crate) fn read_until(&self, wait: Wait) -> Result<ReadGuard<'_>> {
         let sem = self.inner.get();
-        to_result(match ends {
+        let failed = match wait {
+            Wait::Uninterruptible => return Ok(self.read()),
+            Wait::Deadline(_) => return self.try_read().ok_or(ETIME),
             // SAFETY: By the type invariant.
-            Ends::AtSignal => unsafe { bindings::down_read_interruptible(sem) },
-            // SAFETY: As above.
-            Ends::AtDeath => unsafe { bindings::down_read_killable(sem) },
-        })?;
+            Wait::Interruptible => unsafe { bindings::down_read_interruptible(sem) },
+            // SAFETY: By the type invariant.
+            Wait::Killable => unsafe { bindings::down_read_killable(sem) },
+        };
+        if failed != 0 {
+            return Err(ERESTARTSYS);
+        }
         // INVARIANT: Taken just now.
         Ok(ReadGuard(self, NotThreadSafe))
     }
@@ -135,7 +142,7 @@ impl Drop for WriteGuard<'_> {
     }
 }
 
-/// Data that many may read at a time, or one may write.
+/// Data that any number of tasks may read at a time, or one may write.
 #[pin_data]
 pub struct RwLock<T> {
     #[pin]
@@ -143,9 +150,11 @@ pub struct RwLock<T> {
     data: UnsafeCell<T>,
 }
 
-// SAFETY: The data moves along with the lock.
+// SAFETY: Without references to the lock nobody holds the semaphore, which then belongs to no task;
+// `data` goes along.
 unsafe impl<T: Send> Send for RwLock<T> {}
-// SAFETY: Readers share the data (`Sync`), a writer may replace it from another thread (`Send`).
+// SAFETY: The semaphore serialises access to `data`: readers of several tasks share it (`Sync`), and
+// a writer may take it out or put it in (`Send`).
 unsafe impl<T: Send + Sync> Sync for RwLock<T> {}
 
 impl<T> RwLock<T> {
@@ -165,7 +174,7 @@ impl<T> RwLock<T> {
     #[inline]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         let _held = self.sem.read();
-        // INVARIANT: Taken just now.
+        // INVARIANT: `self.sem` was taken just now.
         RwLockReadGuard {
             data: &self.data,
             _held,
@@ -176,7 +185,7 @@ impl<T> RwLock<T> {
     #[inline]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         let _held = self.sem.write();
-        // INVARIANT: Taken just now.
+        // INVARIANT: `self.sem` was taken just now.
         RwLockWriteGuard {
             data: &self.data,
             _held,
@@ -198,7 +207,7 @@ impl<T> Deref for RwLockReadGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariant nobody writes.
+        // SAFETY: By the type invariant the semaphore is held for reading, so there is no writer.
         unsafe { &*self.data.get() }
     }
 }
@@ -217,14 +226,16 @@ impl<T> Deref for RwLockWriteGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariant nobody else has access.
+        // SAFETY: By the type invariant the semaphore is held for writing, so nobody else has
+        // access; `&self` keeps `deref_mut` out.
         unsafe { &*self.data.get() }
     }
 }
 
 impl<T> DerefMut for RwLockWriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: By the type invariant nobody else has access.
+        // SAFETY: By the type invariant the semaphore is held for writing, so nobody else has
+        // access; `&mut self` keeps other references through this guard out.
         unsafe { &mut *self.data.get() }
     }
 }

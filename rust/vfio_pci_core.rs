@@ -17,7 +17,7 @@ use crate::{
         RwSemaphore, //
     },
     vfio,
-    wait_bit::Ends, //
+    wait::Wait, //
 };
 use core::{
     marker::PhantomData,
@@ -169,9 +169,9 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// `EINTR`: something else has ended the wait.
-    pub fn wait_for_memory(&self, ends: Ends) -> Result {
-        self.memory_lock().read_until(ends).map(drop)
+    /// As [`RwSemaphore::read_until`].
+    pub fn wait_for_memory(&self, wait: Wait) -> Result {
+        self.memory_lock().read_until(wait).map(drop)
     }
 
     /// Whether the device answers on its BARs: memory enabled, in D0, not in low power.

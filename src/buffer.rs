@@ -69,7 +69,7 @@ use kernel_ext::{
         MemoryEnabled,
         REGION_PAGES, //
     },
-    wait_bit::Ends, //
+    wait::Wait, //
 };
 
 static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build();
@@ -440,8 +440,8 @@ impl Exporter for Buffer {
         outcome
     }
 
-    fn wait(exported: &Exported<Self>, ends: Ends) -> Result {
-        device::wait_for_memory(exported.device(), ends)
+    fn wait(exported: &Exported<Self>, wait: Wait) -> Result {
+        device::wait_for_memory(exported.device(), wait)
     }
 
     fn mapping_added(exported: &Exported<Self>) {

@@ -47,7 +47,7 @@ use kernel_ext::{
         Opened,
         NUM_BARS, //
     },
-    wait_bit::Ends, //
+    wait::Wait, //
 };
 
 /// A VFIO PCI device with what we know of it.
@@ -109,9 +109,9 @@ pub(crate) fn memory_answers(device: &Device) -> bool {
 /// # Errors
 ///
 /// Something else has ended the wait.
-pub(crate) fn wait_for_memory(device: &Device, ends: Ends) -> Result {
-    device.core().wait_for_memory(ends)?;
-    device.gate.wait(ends)
+pub(crate) fn wait_for_memory(device: &Device, wait: Wait) -> Result {
+    device.core().wait_for_memory(wait)?;
+    device.gate.wait(wait)
 }
 
 /// Puts all buffers out of reach for good, before the core closes the device.

@@ -13,6 +13,7 @@
 
 use kernel::prelude::*;
 use kernel_ext::{
+    new_flag,
     new_rwlock,
     rwsem::{
         RwLock,
@@ -20,9 +21,9 @@ use kernel_ext::{
         RwLockWriteGuard, //
     },
     vfio_pci_core::Opened,
-    wait_bit::{
-        Ends,
-        Flag, //
+    wait::{
+        Flag,
+        Wait, //
     }, //
 };
 
@@ -32,6 +33,7 @@ pub(crate) struct Gate {
     #[pin]
     state: RwLock<State>,
     /// [`State::is_away`], for those who wait. Changes with `state` locked for writing.
+    #[pin]
     away: Flag,
 }
 
@@ -103,7 +105,7 @@ impl Gate {
                 },
                 "Gate::state"
             ),
-            away: Flag::unset(),
+            away <- new_flag!("Gate::away"),
         })
     }
 
@@ -184,7 +186,7 @@ impl Gate {
     /// # Errors
     ///
     /// Something else has ended the wait.
-    pub(crate) fn wait(&self, ends: Ends) -> Result {
-        self.away.wait(ends)
+    pub(crate) fn wait(&self, wait: Wait) -> Result {
+        self.away.wait(wait)
     }
 }
