@@ -6,6 +6,7 @@
 
 use crate::{
     bindings,
+    compat,
     dma_buf::{
         DmaBuf,
         Exported,
@@ -109,6 +110,7 @@ pub(crate) unsafe extern "C" fn huge_fault<T: Exporter>(
     match order {
         // SAFETY: As for `resolve`.
         PMD_ORDER => unsafe { resolve::<T>(vmf, PMD_ORDER) },
+        #[cfg(CONFIG_ARCH_SUPPORTS_PUD_PFNMAP)]
         // SAFETY: As above.
         PUD_ORDER => unsafe { resolve::<T>(vmf, PUD_ORDER) },
         _ => Outcome::Fallback.as_raw(),
@@ -366,10 +368,10 @@ impl Fault<'_> {
         let write = write && self.has_block();
         let raw = if self.order == PMD_ORDER {
             // SAFETY: By the type invariant the VMA is VM_PFNMAP.
-            unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write) }
+            unsafe { compat::vmf_insert_pfn_pmd(vmf, pfn, write) }
         } else if self.order == PUD_ORDER {
             // SAFETY: As above.
-            unsafe { bindings::vmf_insert_pfn_pud(vmf, pfn, write) }
+            unsafe { compat::vmf_insert_pfn_pud(vmf, pfn, write) }
         } else {
             return Outcome::Fallback;
         };
@@ -382,9 +384,9 @@ impl Fault<'_> {
 }
 
 /// Order of the block that a PMD entry maps.
-pub const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
+pub const PMD_ORDER: u32 = bindings::KERNEL_EXT_PMD_SHIFT - PAGE_SHIFT as u32;
 /// Order of the block that a PUD entry maps.
-pub const PUD_ORDER: u32 = bindings::PUD_SHIFT - PAGE_SHIFT as u32;
+pub const PUD_ORDER: u32 = bindings::KERNEL_EXT_PUD_SHIFT - PAGE_SHIFT as u32;
 
 /// The page table for the address of a fault.
 ///
