@@ -153,14 +153,19 @@ impl<T: Exporter> Deref for Exported<T> {
 
 /// The `dma_buf_ops` of exporter `T`. For a `static`: its address tells the exporter's dma-bufs
 /// from others, so there must be one per exporter.
-pub struct Ops<T>(bindings::dma_buf_ops, PhantomData<T>);
+pub struct Ops<T> {
+    table: bindings::dma_buf_ops,
+    name: &'static CStr,
+    _exporter: PhantomData<T>,
+}
 
-// SAFETY: Never written.
+// SAFETY: The table is never written, and its functions may be called on any thread. There is no
+// `T` in it.
 unsafe impl<T> Sync for Ops<T> {}
 
 impl<T: Exporter> Ops<T> {
-    /// Makes the table.
-    pub const fn build() -> Self {
+    /// Makes the table; `name` is the exporter's in bufinfo and fdinfo.
+    pub const fn build(name: &'static CStr) -> Self {
         let mut ops: bindings::dma_buf_ops = pin_init::zeroed();
         ops.attach = Some(attach::<T>);
         ops.detach = Some(detach::<T>);
@@ -168,7 +173,11 @@ impl<T: Exporter> Ops<T> {
         ops.unmap_dma_buf = Some(unmap::<T>);
         ops.mmap = Some(mmap::<T>);
         ops.release = Some(release::<T>);
-        Self(ops, PhantomData)
+        Self {
+            table: ops,
+            name,
+            _exporter: PhantomData,
+        }
     }
 }
 
@@ -303,8 +312,8 @@ unsafe impl<T: Exporter> Sync for DmaBuf<T> {}
 impl<T: Exporter> DmaBuf<T> {
     /// Makes a dma-buf of `size` bytes over `exported`. `dma_buf_export()`
     ///
-    /// `exp_name` and `name` identify it in bufinfo, fdinfo and maps. `open_flags` are those of
-    /// open(2); of them `O_ACCMODE` and `O_NONBLOCK` count.
+    /// `name` identifies it in bufinfo, fdinfo and maps. `open_flags` are those of open(2); of them
+    /// `O_ACCMODE` and `O_NONBLOCK` count.
     pub fn export(
         ops: &'static Ops<T>,
         module: &'static ThisModule,
@@ -320,9 +329,9 @@ impl<T: Exporter> DmaBuf<T> {
             return Err(ENOMEM);
         }
         let info = bindings::dma_buf_export_info {
-            exp_name: Self::EXP_NAME.as_char_ptr(),
+            exp_name: ops.name.as_char_ptr(),
             owner: module.as_ptr(),
-            ops: &ops.0,
+            ops: &ops.table,
             size,
             flags: open_flags as c_int,
             priv_: Arc::as_ptr(&exported).cast_mut().cast(),
@@ -378,8 +387,6 @@ impl<T: Exporter> DmaBuf<T> {
         }
     }
 
-    const EXP_NAME: &'static CStr = c"dmabuf-vfio-pci";
-
     /// The dma-buf behind a file descriptor of the current process. `dma_buf_get()`
     ///
     /// # Errors
@@ -390,7 +397,7 @@ impl<T: Exporter> DmaBuf<T> {
         // SAFETY: Any number may be asked for.
         let ptr = from_err_ptr(unsafe { bindings::dma_buf_get(fd) })?;
         // SAFETY: We hold a reference.
-        if !core::ptr::eq(unsafe { (*ptr).ops }, &ops.0) {
+        if !core::ptr::eq(unsafe { (*ptr).ops }, &ops.table) {
             // SAFETY: Drops the reference of `dma_buf_get()`.
             unsafe { bindings::dma_buf_put(ptr) };
             return Err(ENODEV);

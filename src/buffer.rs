@@ -72,7 +72,7 @@ use kernel_ext::{
     wait::Wait, //
 };
 
-static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build();
+static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build(crate::NAME);
 static NONCACHED: VmOps<Buffer> = VmOps::build(CacheMode::Noncached);
 static WRITE_COMBINING: VmOps<Buffer> = VmOps::build(CacheMode::WriteCombining);
 

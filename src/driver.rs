@@ -20,7 +20,7 @@ use kernel::{
 use kernel_ext::{
     debugfs::Dir,
     mm::BarMapping,
-    module::Placeholder,
+    module::NameReservation,
     trace,
     uapi,
     vfio::{
@@ -56,13 +56,13 @@ pub(crate) fn ops(as_vfio_pci: u8) -> &'static Ops<DeviceData> {
 /// # Errors
 ///
 /// `EBUSY`: the in-tree one is loaded, or built in. `EINVAL`: the parameter is neither 0 nor 1.
-pub(crate) fn stand_in(
+pub(crate) fn reserve_module_name(
     module: &'static ThisModule,
     as_vfio_pci: u8,
-) -> Result<Option<Placeholder>> {
+) -> Result<Option<NameReservation>> {
     match as_vfio_pci {
         0 => Ok(None),
-        1 => Placeholder::new(module, c"vfio_pci")
+        1 => NameReservation::new(module, c"vfio_pci")
             .map(Some)
             .inspect_err(|error| {
                 if *error == EBUSY {
@@ -87,7 +87,7 @@ impl Drop for Bracket<'_> {
 }
 
 impl Driver for DeviceData {
-    const NAME: &'static CStr = c"dmabuf-vfio-pci";
+    const NAME: &'static CStr = crate::NAME;
 
     type Bracket<'a> = Bracket<'a>;
 
