@@ -10,7 +10,6 @@
 //! C header: `trace.h`
 
 use crate::{
-    bindings,
     fault::{
         Fault,
         Outcome, //
@@ -28,8 +27,8 @@ macro_rules! enabled {
             // SAFETY: `trace.h` defines the tracepoint, and `key` is its static key.
             unsafe {
                 kernel::jump_label::static_branch_unlikely!(
-                    bindings::[<__tracepoint_ $name>],
-                    bindings::tracepoint,
+                    crate::bindings::[<__tracepoint_ $name>],
+                    crate::bindings::tracepoint,
                     key
                 )
             }
@@ -48,7 +47,7 @@ macro_rules! emit {
         kernel::macros::paste! {
             // SAFETY: The event copies the name, a NUL-terminated string that `$core` keeps; the
             // other arguments are numbers.
-            unsafe { bindings::[<rust_do_trace_ $name>](device, $($arg),*) };
+            unsafe { crate::bindings::[<rust_do_trace_ $name>](device, $($arg),*) };
         }
         #[cfg(not(CONFIG_TRACEPOINTS))]
         let _ = (device, $($arg),*);
