@@ -10,3 +10,7 @@
 #include "../include/uapi/linux/vfio_dmabuf.h"
 #include "helpers.h"
 #include "trace.h"
+
+/* Macros of which some architectures make functions, so that bindgen does not see a constant. */
+const unsigned int KERNEL_EXT_PMD_SHIFT = PMD_SHIFT;
+const unsigned int KERNEL_EXT_PUD_SHIFT = PUD_SHIFT;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What differs between the kernels that this module is built for, and nothing else.
+//! What differs between the kernels that this module is built for.
 //!
 //! The rest of the source is written for the newest of them. `before_7_3` comes from `Kbuild`.
 
@@ -26,8 +26,8 @@ pub mod errno {
             pub const $name: kernel::error::Error = {
                 let errno = -(crate::bindings::$name as i32);
                 assert!(errno < 0 && errno >= -(crate::bindings::MAX_ERRNO as i32));
-                // SAFETY: `Error` has one field, a `NonZeroI32`, so the two have the same bytes
-                // (the sizes are compared here), and its invariant was checked above.
+                // SAFETY: The only field of `Error` is a `NonZeroI32`; `transmute()` compares the
+                // sizes. The assertion above is the invariant of `Error`.
                 unsafe { core::mem::transmute::<i32, kernel::error::Error>(errno) }
             };
         )*};
@@ -36,7 +36,7 @@ pub mod errno {
     errors!(EALREADY EBADFD ENOTCONN EOPNOTSUPP ETIME);
 }
 
-/// The module that this is written in; `module!` must be in its crate's root.
+/// The module of the caller, whose crate root has the `module!`.
 #[cfg(not(before_7_3))]
 #[expect(clippy::crate_in_macro_def, reason = "the module is the caller's")]
 #[macro_export]
@@ -45,7 +45,7 @@ macro_rules! this_module {
         ::kernel::module::this_module::<crate::LocalModule>()
     };
 }
-/// The module that this is written in; `module!` must be in its crate's root.
+/// The module of the caller, whose crate root has the `module!`.
 #[cfg(before_7_3)]
 #[expect(clippy::crate_in_macro_def, reason = "the module is the caller's")]
 #[macro_export]
@@ -55,7 +55,7 @@ macro_rules! this_module {
     };
 }
 
-/// What the `value()` of a module parameter is: it returns a reference before 7.3.
+/// The value of a module parameter. Its `value()` returns a reference before 7.3.
 pub fn parameter(value: impl Borrow<u8>) -> u8 {
     *value.borrow()
 }
@@ -77,6 +77,30 @@ pub(crate) unsafe fn raw_try_init<T, E>(slot: *mut T, init: impl PinInit<T, E>) 
         init.__pinned_init(slot)
     }
 }
+
+/// Kernels without entries of that size for PFNs declare the function, but do not define it.
+macro_rules! huge_pfnmap {
+    ($option:ident, $function:ident) => {
+        #[cfg($option)]
+        pub(crate) use crate::bindings::$function;
+
+        /// Maps nothing: the kernel has no such entries.
+        ///
+        /// # Safety
+        ///
+        /// None.
+        #[cfg(not($option))]
+        pub(crate) unsafe fn $function(
+            _vmf: *mut bindings::vm_fault,
+            _pfn: c_ulong,
+            _write: bool,
+        ) -> bindings::vm_fault_t {
+            bindings::vm_fault_reason_VM_FAULT_FALLBACK
+        }
+    };
+}
+huge_pfnmap!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP, vmf_insert_pfn_pmd);
+huge_pfnmap!(CONFIG_ARCH_SUPPORTS_PUD_PFNMAP, vmf_insert_pfn_pud);
 
 /// Adds the operations of a device for iommufd. Without iommufd there are none, as `linux/vfio.h`
 /// says by macros, which bindgen does not see.

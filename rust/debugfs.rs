@@ -23,30 +23,32 @@ use kernel::{
     }, //
 };
 
-/// What is in a file.
-pub trait Text: 'static {
-    /// What it is about.
-    type Of: AlwaysRefCounted + Send + Sync + 'static;
+/// The contents of a kind of file.
+pub trait Contents: 'static {
+    /// What the file is about.
+    type Object: AlwaysRefCounted + Send + Sync + 'static;
 
     /// The file's name.
     const NAME: &'static CStr;
 
-    /// Writes it. The file is not removed meanwhile.
-    fn write(of: &Self::Of, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+    /// Writes the text. A read calls this in the context of its process, again if the text did not
+    /// fit into the buffer. The file is not removed meanwhile.
+    fn write(object: &Self::Object, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 }
 
-/// The `file_operations` of files with a text. For a `static`: they outlive the file.
-pub struct File<W>(bindings::file_operations, PhantomData<W>);
+/// The `file_operations` of files with the contents `C`. For a `static`, as files refer to it.
+pub struct File<C>(bindings::file_operations, PhantomData<C>);
 
-// SAFETY: Never written.
-unsafe impl<W> Sync for File<W> {}
+// SAFETY: The table is never written, and its functions may be called on any thread. There is no
+// `C` in it.
+unsafe impl<C> Sync for File<C> {}
 
-impl<W: Text> File<W> {
+impl<C: Contents> File<C> {
     /// Makes the table; open files keep `module` loaded.
     pub const fn build(module: &'static ThisModule) -> Self {
         let mut operations: bindings::file_operations = pin_init::zeroed();
         operations.owner = module.as_ptr();
-        operations.open = Some(open::<W>);
+        operations.open = Some(open::<C>);
         operations.read = Some(bindings::seq_read);
         operations.llseek = Some(bindings::seq_lseek);
         operations.release = Some(bindings::single_release);
@@ -58,59 +60,62 @@ impl<W: Text> File<W> {
 ///
 /// # Safety
 ///
-/// Called by debugfs for a file of text `W`.
-unsafe extern "C" fn open<W: Text>(
+/// Called by debugfs for a file that [`Files::add`] made with contents `C`.
+unsafe extern "C" fn open<C: Contents>(
     inode: *mut bindings::inode,
     file: *mut bindings::file,
 ) -> c_int {
-    // SAFETY: The inode is valid.
-    let of = unsafe { (*inode).i_private };
-    // SAFETY: The file is being opened.
-    unsafe { bindings::single_open(file, Some(show::<W>), of) }
+    // SAFETY: The inode is valid; debugfs sets `i_private` before anyone can open the file.
+    let object = unsafe { (*inode).i_private };
+    // SAFETY: The file is being opened, and nobody else uses its private data. `show` is for files
+    // with contents `C`, as this is by the requirements of this function.
+    unsafe { bindings::single_open(file, Some(show::<C>), object) }
 }
 
 /// `seq_operations.show`
 ///
 /// # Safety
 ///
-/// Called for a file that was opened by [`open`], which debugfs does not remove meanwhile.
-unsafe extern "C" fn show<W: Text>(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
-    // SAFETY: What `Files::add` passed; its reference lasts until the file is removed.
-    let of = unsafe { &*(*seq).private.cast::<W::Of>() };
-    // SAFETY: Nobody else has it meanwhile.
+/// Called for a file that was opened by [`open`], before debugfs has removed it.
+unsafe extern "C" fn show<C: Contents>(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
+    // SAFETY: `open` put there what `Files::add` passed: a `C::Object`. The `Files` keeps its
+    // reference until it has removed the file. debugfs reads through a function of its own, which
+    // holds up the removal, and fails after it.
+    let object = unsafe { &*(*seq).private.cast::<C::Object>() };
+    // SAFETY: `seq_read()` has locked the file for this call.
     let seq = unsafe { SeqFile::from_raw(seq) };
-    seq_print!(seq, "{}", Show::<W>(of));
+    seq_print!(seq, "{}", Show::<C>(object));
     0
 }
 
-struct Show<'a, W: Text>(&'a W::Of);
+struct Show<'a, C: Contents>(&'a C::Object);
 
-impl<W: Text> fmt::Display for Show<'_, W> {
+impl<C: Contents> fmt::Display for Show<'_, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        W::write(self.0, f)
+        C::write(self.0, f)
     }
 }
 
-/// A directory, which goes with all that is in it when this is dropped.
+/// A directory, removed with all that is in it when this is dropped.
 ///
-/// Nothing depends on what is in debugfs: there is no directory if it could not be made.
+/// Nothing depends on debugfs: if the directory could not be made, there is none.
 ///
 /// # Invariants
 ///
-/// `dentry` is what `debugfs_create_dir()` gave, and nobody else removes it.
+/// `dentry` is what `debugfs_create_dir()` returned, and only `drop` removes it.
 pub struct Dir {
     dentry: *mut bindings::dentry,
-    /// What it is in goes later.
+    /// Removed later than what is in it.
     _parent: Option<Arc<Dir>>,
 }
 
-// SAFETY: debugfs may be called on any thread.
+// SAFETY: The functions of debugfs may be called on any thread, and the dentry belongs to none.
 unsafe impl Send for Dir {}
-// SAFETY: As above.
+// SAFETY: As above; the functions that take a shared `Dir` may run at the same time.
 unsafe impl Sync for Dir {}
 
 impl Dir {
-    /// A directory in that of debugfs itself.
+    /// A directory at the top of debugfs.
     pub fn new(name: &CStr) -> Result<Arc<Self>> {
         Ok(Arc::new(Self::new_in(name, None), GFP_KERNEL)?)
     }
@@ -119,7 +124,8 @@ impl Dir {
         let above = parent
             .as_ref()
             .map_or(core::ptr::null_mut(), |dir| dir.dentry);
-        // SAFETY: A string, and null, an error or a directory, by the type invariant.
+        // SAFETY: `name` is NUL-terminated. `above` is null, an error, or by the type invariant a
+        // directory that is there: `parent` is a reference.
         let dentry = unsafe { bindings::kernel_ext_debugfs_create_dir(name.as_char_ptr(), above) };
         // INVARIANT: Made just now.
         Self {
@@ -131,38 +137,38 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant. Nothing is done about errors.
+        // SAFETY: By the type invariant nothing else has removed it. Errors are ignored.
         unsafe { bindings::kernel_ext_debugfs_remove(self.dentry) };
     }
 }
 
-/// A directory with files about something.
+/// A directory with files about an object.
 pub struct Files<T: AlwaysRefCounted> {
-    /// Goes first, which waits until nobody reads the files.
+    /// Dropped first: that waits for readers, which use `object`.
     dir: Dir,
-    of: ARef<T>,
+    object: ARef<T>,
 }
 
 impl<T: AlwaysRefCounted + Send + Sync + 'static> Files<T> {
     /// A directory without files.
-    pub fn new_in(parent: &Arc<Dir>, name: &CStr, of: &T) -> Self {
+    pub fn new_in(parent: &Arc<Dir>, name: &CStr, object: &T) -> Self {
         Self {
             dir: Dir::new_in(name, Some(parent.clone())),
-            of: of.into(),
+            object: object.into(),
         }
     }
 
-    /// Adds a file that its owner may read.
-    pub fn add<W: Text<Of = T>>(&self, file: &'static File<W>) {
-        let of: *const T = &*self.of;
-        // SAFETY: A string, and an error or a directory; `of` stays valid until `drop` has removed
-        // the file, and the table is one for a `T`.
+    /// Adds a file that only root may read.
+    pub fn add<C: Contents<Object = T>>(&self, file: &'static File<C>) {
+        let object: *const T = &*self.object;
+        // SAFETY: The name is NUL-terminated; `dir` is an error, or a directory that is there. The
+        // table is static and for a `T`, which `object` keeps until `dir` is removed.
         unsafe {
             bindings::kernel_ext_debugfs_create_file(
-                W::NAME.as_char_ptr(),
+                C::NAME.as_char_ptr(),
                 0o400,
                 self.dir.dentry,
-                of.cast_mut().cast(),
+                object.cast_mut().cast(),
                 &file.0,
             )
         };

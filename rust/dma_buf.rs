@@ -26,8 +26,7 @@ use crate::{
         Installed,
         NewMapping, //
     },
-    wait::Patience,
-    wait_bit::Ends, //
+    wait::Wait, //
 };
 use core::{
     marker::PhantomData,
@@ -77,7 +76,7 @@ pub trait Exporter: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// Something else has ended the wait.
-    fn wait(exported: &Exported<Self>, ends: Ends, again: bool) -> Result;
+    fn wait(exported: &Exported<Self>, wait: Wait, again: bool) -> Result;
 
     /// There is one more mapping in some process: by mmap, or by a copy of one.
     fn mapping_added(exported: &Exported<Self>);
@@ -149,14 +148,19 @@ impl<T: Exporter> Deref for Exported<T> {
 
 /// The `dma_buf_ops` of exporter `T`. For a `static`: its address tells the exporter's dma-bufs
 /// from others, so there must be one per exporter.
-pub struct Ops<T>(bindings::dma_buf_ops, PhantomData<T>);
+pub struct Ops<T> {
+    table: bindings::dma_buf_ops,
+    name: &'static CStr,
+    _exporter: PhantomData<T>,
+}
 
-// SAFETY: Never written.
+// SAFETY: The table is never written, and its functions may be called on any thread. There is no
+// `T` in it.
 unsafe impl<T> Sync for Ops<T> {}
 
 impl<T: Exporter> Ops<T> {
-    /// Makes the table.
-    pub const fn build() -> Self {
+    /// Makes the table; `name` is the exporter's in bufinfo and fdinfo.
+    pub const fn build(name: &'static CStr) -> Self {
         let mut ops: bindings::dma_buf_ops = pin_init::zeroed();
         ops.attach = Some(attach::<T>);
         ops.detach = Some(detach::<T>);
@@ -164,7 +168,11 @@ impl<T: Exporter> Ops<T> {
         ops.unmap_dma_buf = Some(unmap::<T>);
         ops.mmap = Some(mmap::<T>);
         ops.release = Some(release::<T>);
-        Self(ops, PhantomData)
+        Self {
+            table: ops,
+            name,
+            _exporter: PhantomData,
+        }
     }
 }
 
@@ -299,8 +307,8 @@ unsafe impl<T: Exporter> Sync for DmaBuf<T> {}
 impl<T: Exporter> DmaBuf<T> {
     /// Makes a dma-buf of `size` bytes over `exported`. `dma_buf_export()`
     ///
-    /// `exp_name` and `name` identify it in bufinfo, fdinfo and maps. `open_flags` are those of
-    /// open(2); of them `O_ACCMODE` and `O_NONBLOCK` count.
+    /// `name` identifies it in bufinfo, fdinfo and maps. `open_flags` are those of open(2); of them
+    /// `O_ACCMODE` and `O_NONBLOCK` count.
     pub fn export(
         ops: &'static Ops<T>,
         module: &'static ThisModule,
@@ -316,9 +324,9 @@ impl<T: Exporter> DmaBuf<T> {
             return Err(ENOMEM);
         }
         let info = bindings::dma_buf_export_info {
-            exp_name: Self::EXP_NAME.as_char_ptr(),
+            exp_name: ops.name.as_char_ptr(),
             owner: module.as_ptr(),
-            ops: &ops.0,
+            ops: &ops.table,
             size,
             flags: open_flags as c_int,
             priv_: Arc::as_ptr(&exported).cast_mut().cast(),
@@ -374,8 +382,6 @@ impl<T: Exporter> DmaBuf<T> {
         }
     }
 
-    const EXP_NAME: &'static CStr = c"dmabuf-vfio-pci";
-
     /// The dma-buf behind a file descriptor of the current process. `dma_buf_get()`
     ///
     /// # Errors
@@ -386,7 +392,7 @@ impl<T: Exporter> DmaBuf<T> {
         // SAFETY: Any number may be asked for.
         let ptr = from_err_ptr(unsafe { bindings::dma_buf_get(fd) })?;
         // SAFETY: We hold a reference.
-        if !core::ptr::eq(unsafe { (*ptr).ops }, &ops.0) {
+        if !core::ptr::eq(unsafe { (*ptr).ops }, &ops.table) {
             // SAFETY: Drops the reference of `dma_buf_get()`.
             unsafe { bindings::dma_buf_put(ptr) };
             return Err(ENODEV);
@@ -423,12 +429,13 @@ impl<T: Exporter> DmaBuf<T> {
 
     /// Waits for what devices are doing with the memory. `dma_resv_wait_timeout()`
     ///
-    /// Not under the reservation lock, on which others would hang as long.
+    /// Not under the reservation lock, on which others would hang as long. Fences have no killable
+    /// wait: [`Wait::Killable`] is as [`Wait::Uninterruptible`].
     ///
     /// # Errors
     ///
-    /// `EINTR`: a signal came, and `patience` is [`Patience::UntilSignal`]. `ETIME`: too late.
-    pub fn wait_for_fences(&self, patience: Patience) -> Result {
+    /// `ERESTARTSYS`: a signal has ended the wait. `ETIME`: the deadline has passed.
+    pub fn wait_for_fences(&self, wait: Wait) -> Result {
         // SAFETY: We hold a reference to the dma-buf, which has the reservation object.
         let resv = unsafe { (*self.ptr.as_ptr()).resv };
         // SAFETY: As above; no lock is needed.
@@ -436,12 +443,12 @@ impl<T: Exporter> DmaBuf<T> {
             bindings::dma_resv_wait_timeout(
                 resv,
                 bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
-                patience.ends_by_signal(),
-                patience.left(),
+                matches!(wait, Wait::Interruptible),
+                wait.timeout(),
             )
         };
         match left {
-            ..0 => Err(EINTR),
+            ..0 => Err(ERESTARTSYS),
             0 => Err(ETIME),
             _ => Ok(()),
         }

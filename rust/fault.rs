@@ -6,6 +6,7 @@
 
 use crate::{
     bindings,
+    compat,
     dma_buf::{
         DmaBuf,
         Exported,
@@ -13,7 +14,7 @@ use crate::{
     },
     trace,
     vfio_pci_core::PfnRange,
-    wait_bit::Ends, //
+    wait::Wait, //
 };
 use core::{
     marker::PhantomData,
@@ -109,6 +110,7 @@ pub(crate) unsafe extern "C" fn huge_fault<T: Exporter>(
     match order {
         // SAFETY: As for `resolve`.
         PMD_ORDER => unsafe { resolve::<T>(vmf, PMD_ORDER) },
+        #[cfg(CONFIG_ARCH_SUPPORTS_PUD_PFNMAP)]
         // SAFETY: As above.
         PUD_ORDER => unsafe { resolve::<T>(vmf, PUD_ORDER) },
         _ => Outcome::Fallback.as_raw(),
@@ -122,7 +124,7 @@ pub(crate) unsafe extern "C" fn huge_fault<T: Exporter>(
 /// As for [`fault`].
 #[inline(always)]
 unsafe fn resolve<T: Exporter>(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
-    if trace::wants_faults() {
+    if trace::buffer_fault_enabled() {
         // SAFETY: By the requirements of this function.
         return unsafe { resolve_traced::<T>(vmf, order) };
     }
@@ -182,21 +184,21 @@ unsafe fn wait<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_
     let dma_buf = unsafe { DmaBuf::<T>::from_file((*(*vmf).__bindgen_anon_1.vma).vm_file) };
     if !has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY) {
         // The caller tries again of its own accord.
-        return match T::wait(&dma_buf.exported(), Ends::AtDeath, true) {
+        return match T::wait(&dma_buf.exported(), Wait::Killable, true) {
             Ok(()) => Outcome::Retry.as_raw(),
             Err(_) => Outcome::SigBus.as_raw(),
         };
     }
-    let ends = if has(bindings::fault_flag_FAULT_FLAG_USER) {
-        Ends::AtSignal
+    let kind = if has(bindings::fault_flag_FAULT_FLAG_USER) {
+        Wait::Interruptible
     } else {
-        Ends::AtDeath
+        Wait::Killable
     };
     // SAFETY: The fault holds its lock, and is told below that it does no more.
     unsafe { bindings::kernel_ext_release_fault_lock(vmf) };
     // What has ended the wait makes no difference.
     let again = has(bindings::fault_flag_FAULT_FLAG_TRIED);
-    let _ = T::wait(&dma_buf.exported(), ends, again);
+    let _ = T::wait(&dma_buf.exported(), kind, again);
     Outcome::Unavailable.as_raw()
 }
 
@@ -391,10 +393,10 @@ impl<'a> Block<'a> {
         let write = unsafe { (*vmf).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
         let raw = if order == PMD_ORDER {
             // SAFETY: The VMA is one for PFNs and has all of the block, by the type invariants.
-            unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write && self.is_mapped()) }
+            unsafe { compat::vmf_insert_pfn_pmd(vmf, pfn, write && self.is_mapped()) }
         } else if order == PUD_ORDER {
             // SAFETY: As above.
-            unsafe { bindings::vmf_insert_pfn_pud(vmf, pfn, write && self.is_mapped()) }
+            unsafe { compat::vmf_insert_pfn_pud(vmf, pfn, write && self.is_mapped()) }
         } else {
             return Outcome::Fallback;
         };
@@ -407,9 +409,9 @@ impl<'a> Block<'a> {
 }
 
 /// Order of the block that a PMD entry maps.
-pub const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
+pub const PMD_ORDER: u32 = bindings::KERNEL_EXT_PMD_SHIFT - PAGE_SHIFT as u32;
 /// Order of the block that a PUD entry maps.
-pub const PUD_ORDER: u32 = bindings::PUD_SHIFT - PAGE_SHIFT as u32;
+pub const PUD_ORDER: u32 = bindings::KERNEL_EXT_PUD_SHIFT - PAGE_SHIFT as u32;
 
 /// The page table for the address of a fault.
 ///

@@ -7,11 +7,13 @@
 #include <linux/debugfs.h>
 #include <linux/mm.h>
 #include <linux/pgalloc.h>
-#include <linux/wait_bit.h>
+#include <linux/sched/signal.h>
 #include <linux/vfio_pci_core.h>
 
 #include "helpers.h"
 
+/* Also defines rust_do_trace_*(), which trace.rs calls once a tracepoint is enabled. */
+#define CREATE_RUST_TRACE_POINTS
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
@@ -107,64 +109,7 @@ void kernel_ext_set_write_combining(struct vm_area_struct *vma)
 	vma->vm_page_prot = pgprot_decrypted(pgprot_writecombine(vma->vm_page_prot));
 }
 
-void kernel_ext_store_and_wake(int *flag, int value)
+bool kernel_ext_signal_pending_state(unsigned int state)
 {
-	store_release_wake_up(flag, value);
-}
-
-void kernel_ext_trace_buffer_export(const char *device, u32 bar, u64 offset, u64 size)
-{
-	trace_buffer_export(device, bar, offset, size);
-}
-
-void kernel_ext_trace_buffer_fault(const char *device, u64 offset, u32 order, u32 outcome)
-{
-	trace_buffer_fault(device, offset, order, outcome);
-}
-
-void kernel_ext_trace_buffer_mmap(const char *device, u32 bar, u64 offset, u64 size)
-{
-	trace_buffer_mmap(device, bar, offset, size);
-}
-
-void kernel_ext_trace_buffer_release(const char *device, u32 bar, u64 offset, u64 size)
-{
-	trace_buffer_release(device, bar, offset, size);
-}
-
-void kernel_ext_trace_buffer_revoke(const char *device, u32 bar, u64 offset, u64 size)
-{
-	trace_buffer_revoke(device, bar, offset, size);
-}
-
-void kernel_ext_trace_importer_attach(const char *device, u32 bar, u64 offset, u64 size)
-{
-	trace_importer_attach(device, bar, offset, size);
-}
-
-void kernel_ext_trace_importer_invalidate(const char *device, u32 bar, u64 offset, u64 size)
-{
-	trace_importer_invalidate(device, bar, offset, size);
-}
-
-void kernel_ext_trace_memory_resume(const char *device)
-{
-	trace_memory_resume(device);
-}
-
-void kernel_ext_trace_memory_suspend(const char *device)
-{
-	trace_memory_suspend(device);
-}
-
-int kernel_ext_wait_for_zero_interruptible(int *flag)
-{
-	/* Pairs with kernel_ext_store_and_wake(). */
-	return wait_var_event_interruptible(flag, !smp_load_acquire(flag));
-}
-
-int kernel_ext_wait_for_zero_killable(int *flag)
-{
-	/* Pairs with kernel_ext_store_and_wake(). */
-	return wait_var_event_killable(flag, !smp_load_acquire(flag));
+	return signal_pending_state(state, current);
 }

@@ -27,17 +27,6 @@ void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma);
 void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pte,
 				unsigned long pfn);
 void kernel_ext_set_write_combining(struct vm_area_struct *vma);
-void kernel_ext_store_and_wake(int *flag, int value);
-void kernel_ext_trace_buffer_export(const char *device, u32 bar, u64 offset, u64 size);
-void kernel_ext_trace_buffer_fault(const char *device, u64 offset, u32 order, u32 outcome);
-void kernel_ext_trace_buffer_mmap(const char *device, u32 bar, u64 offset, u64 size);
-void kernel_ext_trace_buffer_release(const char *device, u32 bar, u64 offset, u64 size);
-void kernel_ext_trace_buffer_revoke(const char *device, u32 bar, u64 offset, u64 size);
-void kernel_ext_trace_importer_attach(const char *device, u32 bar, u64 offset, u64 size);
-void kernel_ext_trace_importer_invalidate(const char *device, u32 bar, u64 offset, u64 size);
-void kernel_ext_trace_memory_resume(const char *device);
-void kernel_ext_trace_memory_suspend(const char *device);
-int kernel_ext_wait_for_zero_interruptible(int *flag);
-int kernel_ext_wait_for_zero_killable(int *flag);
+bool kernel_ext_signal_pending_state(unsigned int state);
 
 #endif

@@ -25,7 +25,6 @@
 //! | `vfio.rs`, `vfio/pci.rs`, `vfio/pci/ops.rs` | `linux/vfio.h`: a device, and its operations |
 //! | `vfio_pci_core.rs` | `linux/vfio_pci_core.h`: what the core knows of a device |
 //! | `wait.rs` | `linux/wait.h` |
-//! | `wait_bit.rs` | `linux/wait_bit.h` |
 
 pub mod address_space;
 mod compat;
@@ -44,7 +43,6 @@ pub mod uapi;
 pub mod vfio;
 pub mod vfio_pci_core;
 pub mod wait;
-pub mod wait_bit;
 
 pub use compat::{
     errno,

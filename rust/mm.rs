@@ -70,7 +70,7 @@ impl<T: Exporter> VmOps<T> {
         ops.close = Some(close::<T>);
         ops.fault = Some(fault::fault::<T>);
         ops.map_pages = Some(fault::map_pages);
-        if matches!(mode, CacheMode::Noncached) && cfg!(CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP) {
+        if matches!(mode, CacheMode::Noncached) && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
             ops.huge_fault = Some(fault::huge_fault::<T>);
         }
         Self {

@@ -16,36 +16,38 @@ use kernel::{
     types::Opaque, //
 };
 
-/// A directory in `/sys/module` as a module has one, but empty and of another name.
+/// Reserves the name of a module that is not loaded: an empty directory of that name in
+/// `/sys/module`.
 ///
-/// Some programs look for the directory to learn whether a module is loaded. While it is there,
-/// the kernel refuses to load a module of that name.
+/// While it exists, the kernel refuses to load a module of that name, and programs that look for
+/// the directory take the module for loaded.
 ///
 /// # Invariants
 ///
-/// The kobject is initialised, and its only lasting reference is ours.
-pub struct Placeholder(Pin<KBox<Opaque<bindings::module_kobject>>>);
+/// The kobject is initialised, and we own the reference with which it began.
+pub struct NameReservation(Pin<KBox<Opaque<bindings::module_kobject>>>);
 
-// SAFETY: The last reference may be dropped on another thread.
-unsafe impl Send for Placeholder {}
-// SAFETY: `&Placeholder` offers nothing.
-unsafe impl Sync for Placeholder {}
+// SAFETY: A kobject belongs to no task: any task may put the reference and wait for the release.
+unsafe impl Send for NameReservation {}
+// SAFETY: A shared reference gives access to nothing.
+unsafe impl Sync for NameReservation {}
 
-impl Placeholder {
+impl NameReservation {
     /// Makes the directory.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: there is one, for the module is loaded or built in.
+    /// `EBUSY`: a module of that name is loaded or built in.
     pub fn new(module: &'static ThisModule, name: &CStr) -> Result<Self> {
-        // SAFETY: A module has its own directory before its code runs.
+        // SAFETY: The kernel adds a module's own directory before it runs the module's code, and
+        // removes it afterwards.
         let own = unsafe { &raw const (*module.as_ptr()).mkobj.kobj };
-        // SAFETY: As above. All modules have the same set and type, which are never freed.
+        // SAFETY: As above. Both are set once. All modules share them, and they are never freed.
         let (modules, ktype) = unsafe { ((*own).kset, (*own).ktype) };
-        // SAFETY: A set of kobjects and a string.
+        // SAFETY: `modules` is the set of all modules; `name` is NUL-terminated.
         let taken = unsafe { bindings::kset_find_obj(modules, name.as_char_ptr()) };
         if !taken.is_null() {
-            // SAFETY: Drops the reference that was just got.
+            // SAFETY: `kset_find_obj()` took the reference for us.
             unsafe { bindings::kobject_put(taken) };
             return Err(EBUSY);
         }
@@ -59,9 +61,11 @@ impl Placeholder {
         };
         let new = KBox::pin(Opaque::new(kobject), GFP_KERNEL)?;
         let raw = new.get();
-        // SAFETY: `raw` stays where it is until `drop` has waited for its last reference.
+        // SAFETY: In bounds of the allocation.
         let kobj = unsafe { &raw mut (*raw).kobj };
-        // SAFETY: Zeroed but for the set; the type goes with `struct module_kobject`.
+        // SAFETY: `kobj` is zeroed but for its set, and stays where it is until `drop` has waited
+        // for its release. `ktype` is for a `kobject` in a `module_kobject`, which this is. The
+        // strings are NUL-terminated, and the format takes the one that follows.
         let added = unsafe {
             bindings::kobject_init_and_add(
                 kobj,
@@ -71,25 +75,27 @@ impl Placeholder {
                 name.as_char_ptr(),
             )
         };
-        // INVARIANT: Initialised, even if it could not be added.
+        // INVARIANT: `kobject_init_and_add()` initialises it even if it fails.
         let this = Self(new);
         to_result(added)?;
         Ok(this)
     }
 }
 
-/// What `mod_kobject_put()` in `kernel/module/sysfs.c` does.
-impl Drop for Placeholder {
+/// As `mod_kobject_put()` in `kernel/module/sysfs.c`.
+impl Drop for NameReservation {
     fn drop(&mut self) {
         let mut released = MaybeUninit::<bindings::completion>::uninit();
-        // SAFETY: To be initialised.
+        // SAFETY: `released` is valid for writes, and does not move.
         unsafe { bindings::init_completion(released.as_mut_ptr()) };
         let raw = self.0.get();
-        // SAFETY: The type's release function completes it, which is waited for below.
+        // SAFETY: The release function of the type alone reads this, after the last reference is
+        // gone. Ours is not yet.
         unsafe { (*raw).kobj_completion = released.as_mut_ptr() };
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant we own a reference, and do not use it again.
         unsafe { bindings::kobject_put(&raw mut (*raw).kobj) };
-        // SAFETY: Initialised above.
+        // SAFETY: Initialised above. The release function completes it as the last thing that it
+        // does, so both it and the kobject may go when this returns.
         unsafe { bindings::wait_for_completion(released.as_mut_ptr()) };
     }
 }

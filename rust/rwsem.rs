@@ -13,7 +13,6 @@ use core::{
     }, //
 };
 use kernel::{
-    error::to_result,
     prelude::*,
     sync::LockClassKey,
     types::{
@@ -39,14 +38,14 @@ impl RwSemaphore {
     fn new(name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
         // INVARIANT: Initialised here.
         pin_init!(Self {
-            // SAFETY: The slot is pinned, and `key` is static.
+            // SAFETY: `slot` is valid for writes and pinned; the name and the key are static.
             inner <- Opaque::ffi_init(|slot| unsafe {
                 bindings::__init_rwsem(slot, name.as_char_ptr(), key.as_ptr())
             }),
         })
     }
 
-    /// Takes the semaphore for reading; sleeps until no writer has it. `down_read()`
+    /// Takes the semaphore for reading; sleeps until there is no writer. `down_read()`
     #[inline]
     fn read(&self) -> ReadGuard<'_> {
         // SAFETY: By the type invariant.
@@ -95,7 +94,7 @@ impl Drop for WriteGuard<'_> {
     }
 }
 
-/// Data that many may read at a time, or one may write.
+/// Data that any number of tasks may read at a time, or one may write.
 #[pin_data]
 pub struct RwLock<T> {
     #[pin]
@@ -103,9 +102,11 @@ pub struct RwLock<T> {
     data: UnsafeCell<T>,
 }
 
-// SAFETY: The data moves along with the lock.
+// SAFETY: Without references to the lock nobody holds the semaphore, which then belongs to no task;
+// `data` goes along.
 unsafe impl<T: Send> Send for RwLock<T> {}
-// SAFETY: Readers share the data (`Sync`), a writer may replace it from another thread (`Send`).
+// SAFETY: The semaphore serialises access to `data`: readers of several tasks share it (`Sync`), and
+// a writer may take it out or put it in (`Send`).
 unsafe impl<T: Send + Sync> Sync for RwLock<T> {}
 
 impl<T> RwLock<T> {
@@ -125,7 +126,7 @@ impl<T> RwLock<T> {
     #[inline]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         let _held = self.sem.read();
-        // INVARIANT: Taken just now.
+        // INVARIANT: `self.sem` was taken just now.
         RwLockReadGuard {
             data: &self.data,
             _held,
@@ -136,10 +137,12 @@ impl<T> RwLock<T> {
     ///
     /// # Errors
     ///
-    /// `EINTR`: the task was killed.
+    /// `ERESTARTSYS`: the task was killed.
     pub fn write_killable(&self) -> Result<RwLockWriteGuard<'_, T>> {
         // SAFETY: By the type invariant.
-        to_result(unsafe { bindings::down_write_killable(self.sem.inner.get()) })?;
+        if unsafe { bindings::down_write_killable(self.sem.inner.get()) } != 0 {
+            return Err(ERESTARTSYS);
+        }
         // INVARIANT: Taken just now.
         Ok(RwLockWriteGuard {
             data: &self.data,
@@ -151,7 +154,7 @@ impl<T> RwLock<T> {
     #[inline]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         let _held = self.sem.write();
-        // INVARIANT: Taken just now.
+        // INVARIANT: `self.sem` was taken just now.
         RwLockWriteGuard {
             data: &self.data,
             _held,
@@ -173,7 +176,7 @@ impl<T> Deref for RwLockReadGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariant nobody writes.
+        // SAFETY: By the type invariant the semaphore is held for reading, so there is no writer.
         unsafe { &*self.data.get() }
     }
 }
@@ -192,14 +195,16 @@ impl<T> Deref for RwLockWriteGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariant nobody else has access.
+        // SAFETY: By the type invariant the semaphore is held for writing, so nobody else has
+        // access; `&self` keeps `deref_mut` out.
         unsafe { &*self.data.get() }
     }
 }
 
 impl<T> DerefMut for RwLockWriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: By the type invariant nobody else has access.
+        // SAFETY: By the type invariant the semaphore is held for writing, so nobody else has
+        // access; `&mut self` keeps other references through this guard out.
         unsafe { &mut *self.data.get() }
     }
 }

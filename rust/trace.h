@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The tracepoints of the driver, dmabuf_vfio_pci:*. The macros of the kernel want C.
+ * The tracepoints of the driver, dmabuf_vfio_pci:*. In C, because TRACE_EVENT() is.
  *
- * Offsets and sizes are bytes. The offset is the buffer's place among the mmap offsets of its
- * device, which /proc/PID/maps shows, too.
+ * Offsets and sizes are in bytes. The offset is the buffer's place among the mmap offsets of its
+ * device, as /proc/PID/maps shows it.
  */
 
 #undef TRACE_SYSTEM
@@ -14,7 +14,7 @@
 
 #include <linux/tracepoint.h>
 
-/* Something happens to all memory of a device. */
+/* Events of all memory of a device. */
 DECLARE_EVENT_CLASS(memory,
 
 	TP_PROTO(const char *device),
@@ -32,19 +32,19 @@ DECLARE_EVENT_CLASS(memory,
 	TP_printk("%s", __get_str(device))
 );
 
-/* Importers, and faults if it is a reset, are kept out. */
+/* Importers are invalidated and may not map; in a reset, faults wait, too. */
 DEFINE_EVENT(memory, memory_suspend,
 	TP_PROTO(const char *device),
 	TP_ARGS(device)
 );
 
-/* They are let in again. */
+/* Importers may map again, and faults proceed. */
 DEFINE_EVENT(memory, memory_resume,
 	TP_PROTO(const char *device),
 	TP_ARGS(device)
 );
 
-/* Something happens to a buffer. */
+/* Events of one buffer. */
 DECLARE_EVENT_CLASS(buffer,
 
 	TP_PROTO(const char *device, u32 bar, u64 offset, u64 size),
@@ -69,43 +69,43 @@ DECLARE_EVENT_CLASS(buffer,
 		  __entry->offset, __entry->size)
 );
 
-/* It was made. */
+/* The buffer was exported. */
 DEFINE_EVENT(buffer, buffer_export,
 	TP_PROTO(const char *device, u32 bar, u64 offset, u64 size),
 	TP_ARGS(device, bar, offset, size)
 );
 
-/* A process maps a part of it: the offset is that of the part, the size that of the buffer. */
+/* A process maps a part: the offset is that of the part, the size that of the buffer. */
 DEFINE_EVENT(buffer, buffer_mmap,
 	TP_PROTO(const char *device, u32 bar, u64 offset, u64 size),
 	TP_ARGS(device, bar, offset, size)
 );
 
-/* It was revoked for good; importers may still have to unmap. */
+/* The buffer was revoked for good; importers may still have to unmap. */
 DEFINE_EVENT(buffer, buffer_revoke,
 	TP_PROTO(const char *device, u32 bar, u64 offset, u64 size),
 	TP_ARGS(device, bar, offset, size)
 );
 
-/* Its last file is gone. */
+/* The last reference to the buffer's file is gone. */
 DEFINE_EVENT(buffer, buffer_release,
 	TP_PROTO(const char *device, u32 bar, u64 offset, u64 size),
 	TP_ARGS(device, bar, offset, size)
 );
 
-/* Another device attaches to it. */
+/* Another device attaches to the buffer. */
 DEFINE_EVENT(buffer, importer_attach,
 	TP_PROTO(const char *device, u32 bar, u64 offset, u64 size),
 	TP_ARGS(device, bar, offset, size)
 );
 
-/* Its importers are told to unmap, or that they may map again. */
+/* The importers are invalidated: they unmap, or may map again. */
 DEFINE_EVENT(buffer, importer_invalidate,
 	TP_PROTO(const char *device, u32 bar, u64 offset, u64 size),
 	TP_ARGS(device, bar, offset, size)
 );
 
-/* A fault at an offset, to be resolved with an entry for 2^order pages. */
+/* A fault at an offset, and how an attempt to map 2^order pages with one entry ended. */
 TRACE_EVENT(buffer_fault,
 
 	TP_PROTO(const char *device, u64 offset, u32 order, u32 outcome),

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tracepoints, `dmabuf_vfio_pci:*`. One that is off costs an instruction that does nothing and a
-//! few around it, as `make bench` shows beside a driver built without them (`--cfg untraced`).
+//! Tracepoints, `dmabuf_vfio_pci:*`. A disabled one costs a nop and the code that loads its
+//! arguments stays out of line; `make bench` compares with a driver built without tracepoints
+//! (`--cfg untraced`).
+//!
+//! `kernel::tracepoint::declare_trace!` looks for the tracepoint in the bindings of the `kernel`
+//! crate, so it serves the kernel's own events only. The macros here do the same for ours.
 //!
 //! C header: `trace.h`
 
 use crate::{
-    bindings,
     fault::{
         Fault,
         Outcome, //
@@ -15,16 +18,16 @@ use crate::{
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 
-/// Whether somebody listens to a tracepoint.
-macro_rules! wanted {
+/// Whether a tracepoint is enabled. `trace_NAME_enabled()`
+macro_rules! enabled {
     ($name:ident) => {{
         #[cfg(all(CONFIG_TRACEPOINTS, not(untraced)))]
         kernel::macros::paste! {
-            // SAFETY: The static key of a tracepoint.
+            // SAFETY: `trace.h` defines the tracepoint, and `key` is its static key.
             unsafe {
                 kernel::jump_label::static_branch_unlikely!(
-                    bindings::[<__tracepoint_ $name>],
-                    bindings::tracepoint,
+                    crate::bindings::[<__tracepoint_ $name>],
+                    crate::bindings::tracepoint,
                     key
                 )
             }
@@ -34,23 +37,35 @@ macro_rules! wanted {
     }};
 }
 
+/// Calls the probes of an enabled tracepoint for a device. `CREATE_RUST_TRACE_POINTS` makes the
+/// function.
+macro_rules! emit {
+    ($name:ident, $device:expr, $($arg:expr),* $(,)?) => {{
+        let device = $device.as_char_ptr();
+        #[cfg(CONFIG_TRACEPOINTS)]
+        kernel::macros::paste! {
+            // SAFETY: The event copies the name, a NUL-terminated string; the other arguments are
+            // numbers.
+            unsafe { crate::bindings::[<rust_do_trace_ $name>](device, $($arg),*) };
+        }
+        #[cfg(not(CONFIG_TRACEPOINTS))]
+        let _ = (device, $($arg),*);
+    }};
+}
+
 macro_rules! tracepoints {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty = $raw:expr);* $(;)?);)*) => {$(
         $(#[$doc])*
         #[inline(always)]
         pub fn $name(device: &CStr, $($arg: $ty),*) {
-            /// Out of the way of who does not trace.
+            /// Out of line: the caller keeps only the test whether the tracepoint is enabled.
             #[cold]
             #[inline(never)]
-            fn tell(device: &CStr, $($arg: $ty),*) {
-                let device = device.as_char_ptr();
-                kernel::macros::paste! {
-                    // SAFETY: A string, which is copied.
-                    unsafe { bindings::[<kernel_ext_trace_ $name>](device, $($raw),*) };
-                }
+            fn emit(device: &CStr, $($arg: $ty),*) {
+                emit!($name, device, $($raw),*);
             }
-            if wanted!($name) {
-                tell(device, $($arg),*);
+            if enabled!($name) {
+                emit(device, $($arg),*);
             }
         }
     )*};
@@ -58,17 +73,18 @@ macro_rules! tracepoints {
 
 // CAST: A function has few BARs; pages and orders of a mapping fit.
 tracepoints! {
-    /// Importers are kept out of all buffers, and faults, too, if it is a reset.
+    /// The driver invalidates the importers of all buffers and refuses new mappings. In a reset,
+    /// faults wait, too.
     fn memory_suspend();
-    /// They are let in again.
+    /// Importers may map again, and faults proceed.
     fn memory_resume();
-    /// A buffer of so many pages was made at page `window` of the offset space.
+    /// A buffer of `pages` pages was exported at page `window` of the offset space.
     fn buffer_export(
         bar: usize = bar as u32;
         window: usize = bytes(window);
         pages: usize = bytes(pages);
     );
-    /// A process maps a buffer of so many pages, from page `page` of the offset space.
+    /// A process maps a buffer of `pages` pages, from page `page` of the offset space.
     fn buffer_mmap(
         bar: usize = bar as u32;
         page: usize = bytes(page);
@@ -80,7 +96,7 @@ tracepoints! {
         window: usize = bytes(window);
         pages: usize = bytes(pages);
     );
-    /// The last file of a buffer is gone.
+    /// The last reference to the file of a buffer is gone.
     fn buffer_release(
         bar: usize = bar as u32;
         window: usize = bytes(window);
@@ -92,7 +108,7 @@ tracepoints! {
         window: usize = bytes(window);
         pages: usize = bytes(pages);
     );
-    /// The importers of a buffer are told to look again.
+    /// The importers of a buffer are invalidated.
     fn importer_invalidate(
         bar: usize = bar as u32;
         window: usize = bytes(window);
@@ -100,20 +116,17 @@ tracepoints! {
     );
 }
 
-/// Whether somebody listens to what becomes of faults.
+/// Whether [`buffer_fault`] is enabled.
 #[inline(always)]
-pub(crate) fn wants_faults() -> bool {
-    wanted!(buffer_fault)
+pub(crate) fn buffer_fault_enabled() -> bool {
+    enabled!(buffer_fault)
 }
 
-/// What became of a fault.
+/// A fault was handled. The caller has asked [`buffer_fault_enabled`].
 pub(crate) fn buffer_fault(device: &CStr, fault: &Fault<'_>, outcome: Outcome) {
-    let device = device.as_char_ptr();
     let offset = fault.block().map_or(u64::MAX, |block| bytes(block.page_offset()));
     // CAST: There are few outcomes.
-    let outcome = outcome as u32;
-    // SAFETY: A string, which is copied.
-    unsafe { bindings::kernel_ext_trace_buffer_fault(device, offset, fault.order(), outcome) };
+    emit!(buffer_fault, device, offset, fault.order(), outcome as u32);
 }
 
 fn bytes(pages: usize) -> u64 {

@@ -16,8 +16,8 @@ use kernel::{
 
 /// Reads the next `count` values. `memdup_array_user()`
 ///
-/// `count` is to be bounded by the caller: that many are allocated, at the expense of its memory
-/// cgroup. A caller can make reading take as long as it likes (`userfaultfd`), and hold them.
+/// The caller bounds `count`: the values are charged to the memory cgroup of the current task,
+/// which can make the copy last as long as it likes (`userfaultfd`).
 ///
 /// # Errors
 ///
@@ -29,11 +29,13 @@ pub fn read_array<T: FromBytes + Copy>(
     let size = count.checked_mul(size_of::<T>()).ok_or(ENOMEM)?;
     let mut values = KVVec::<T>::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
     let spare = values.spare_capacity_mut().as_mut_ptr();
-    // CAST: Uninitialised values are uninitialised bytes.
-    // SAFETY: The capacity is at least `count` values, which have `size` bytes.
+    // CAST: `MaybeUninit<u8>` has no alignment, and every byte is one.
+    // SAFETY: `spare` begins at least `count` values of spare capacity, that is `size` bytes, which
+    // nothing else refers to while `bytes` is used.
     let bytes = unsafe { slice::from_raw_parts_mut(spare.cast(), size) };
     reader.read_raw(bytes)?;
-    // SAFETY: The bytes of `count` values were written, and any bytes make a value.
+    // SAFETY: `read_raw()` has written all `size` bytes, and by `FromBytes` any bytes are a value.
+    // The length was 0, so it does not exceed the capacity.
     unsafe { values.inc_len(count) };
     Ok(values)
 }

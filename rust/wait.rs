@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting until something comes true, with any kind of patience.
+//! Waiting: what ends a wait early ([`Wait`]), a queue of waiting tasks ([`WaitQueue`]), and a flag
+//! that tasks can sleep on until it clears ([`Flag`]).
 //!
-//! The `CondVar` of the `kernel` crate has no wait that ends by time only.
+//! The `CondVar` of the `kernel` crate has neither a killable wait nor one that only a deadline
+//! ends.
 //!
 //! C header: [`include/linux/wait.h`](srctree/include/linux/wait.h)
 
@@ -13,12 +15,15 @@ use crate::{
 use core::ptr;
 use kernel::{
     prelude::*,
-    sync::LockClassKey,
-    task::{
-        TASK_INTERRUPTIBLE,
-        TASK_NORMAL,
-        TASK_UNINTERRUPTIBLE, //
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        LockClassKey, //
     },
+    task::TASK_NORMAL,
     time::{
         msecs_to_jiffies,
         Delta,
@@ -29,49 +34,75 @@ use kernel::{
     types::Opaque, //
 };
 
-/// How long to wait.
+/// What ends a wait before its condition holds.
 #[derive(Clone, Copy)]
-pub enum Patience {
-    /// Until it is true.
-    Forever,
-    /// Until it is true or the waiting task gets a signal.
-    UntilSignal,
-    /// Until it is true or that moment has come, whatever signals there are.
-    Until(Instant<Monotonic>),
+pub enum Wait {
+    /// Nothing.
+    Uninterruptible,
+    /// Any signal that the task does not block.
+    Interruptible,
+    /// A signal that kills the task.
+    Killable,
+    /// This moment; signals do not.
+    Deadline(Instant<Monotonic>),
 }
 
-impl Patience {
-    /// Patience for so many milliseconds from now on.
+impl Wait {
+    /// A deadline so many milliseconds from now.
     pub fn milliseconds(msecs: u32) -> Self {
-        Self::Until(Instant::now() + Delta::from_millis(msecs.into()))
+        Self::Deadline(Instant::now() + Delta::from_millis(msecs.into()))
     }
 
-    /// How much is left.
-    pub(crate) fn left(self) -> Jiffies {
-        let Self::Until(end) = self else {
-            // `MAX_SCHEDULE_TIMEOUT`
+    /// The time until the deadline: 0 once it has passed, `MAX_SCHEDULE_TIMEOUT` without one.
+    pub(crate) fn timeout(self) -> Jiffies {
+        let Self::Deadline(deadline) = self else {
             return c_long::MAX as c_ulong;
         };
-        let left = (end - Instant::now()).as_micros_ceil().max(0);
+        let left = (deadline - Instant::now()).as_micros_ceil().max(0);
         msecs_to_jiffies(u32::try_from((left + 999) / 1000).unwrap_or(u32::MAX))
     }
 
-    /// Whether a signal ends it.
-    pub(crate) fn ends_by_signal(self) -> bool {
-        matches!(self, Self::UntilSignal)
+    /// The state in which the task sleeps.
+    fn task_state(self) -> c_uint {
+        match self {
+            Self::Uninterruptible | Self::Deadline(_) => bindings::TASK_UNINTERRUPTIBLE,
+            Self::Interruptible => bindings::TASK_INTERRUPTIBLE,
+            Self::Killable => bindings::TASK_KILLABLE,
+        }
+    }
+
+    /// Whether the wait has to end now.
+    ///
+    /// # Errors
+    ///
+    /// `ERESTARTSYS`: a signal that ends it is pending. `ETIME`: the deadline has passed.
+    fn check(self) -> Result {
+        if self.timeout() == 0 {
+            return Err(ETIME);
+        }
+        // SAFETY: The function reads the signals of the current task, which any task may do.
+        if unsafe { bindings::kernel_ext_signal_pending_state(self.task_state()) } {
+            return Err(ERESTARTSYS);
+        }
+        Ok(())
     }
 }
 
-/// Tasks that wait for something. `wait_queue_head_t`
+/// A queue of tasks that wait for a condition. `wait_queue_head_t`
+///
+/// # Invariants
+///
+/// `head` is initialised.
 #[pin_data]
 pub struct WaitQueue {
     #[pin]
     head: Opaque<bindings::wait_queue_head>,
 }
 
-// SAFETY: A wait queue has its own lock, and no thread of its own.
+// SAFETY: The queue belongs to no task, and whoever drops it has the only reference: each entry
+// borrows the queue in `wait`.
 unsafe impl Send for WaitQueue {}
-// SAFETY: As above.
+// SAFETY: `head.lock` serialises all that the methods do to the queue.
 unsafe impl Sync for WaitQueue {}
 
 /// Makes a [`WaitQueue`] with a lock class of its own.
@@ -85,61 +116,96 @@ macro_rules! new_wait_queue {
 impl WaitQueue {
     /// See [`new_wait_queue!`](crate::new_wait_queue).
     pub fn new(name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
+        // INVARIANT: Initialised here.
         pin_init!(Self {
-            // SAFETY: `slot` is valid for writes and stays where it is; the others are static.
+            // SAFETY: `slot` is valid for writes and pinned; the name and the key are static.
             head <- Opaque::ffi_init(|slot| unsafe {
                 bindings::__init_waitqueue_head(slot, name.as_char_ptr(), key.as_ptr())
             }),
         })
     }
 
-    /// Lets all look whether it is true now, which it was made before.
+    /// Makes all waiting tasks test their condition again. What the condition depends on was
+    /// changed before.
     pub fn wake_all(&self) {
-        // SAFETY: Initialised by `new`. 0 wakes all.
+        // SAFETY: By the type invariant. 0 wakes all.
         unsafe { bindings::__wake_up(self.head.get(), TASK_NORMAL, 0, ptr::null_mut()) };
     }
 
-    /// Waits until `is_true` says so. It is asked at least once, and may sleep.
+    /// Sleeps until `condition` is true, which is tested at least once and may sleep itself.
     ///
     /// # Errors
     ///
-    /// `EINTR`: a signal came, and `patience` is [`Patience::UntilSignal`]. `ETIME`: too late.
-    pub fn wait(&self, patience: Patience, is_true: impl FnMut() -> bool) -> Result {
+    /// `ERESTARTSYS`: a signal has ended the wait. `ETIME`: the deadline has passed.
+    pub fn wait(&self, wait: Wait, mut condition: impl FnMut() -> bool) -> Result {
+        if condition() {
+            return Ok(());
+        }
         let entry = Opaque::<bindings::wait_queue_entry>::uninit();
-        // SAFETY: To be initialised.
+        // SAFETY: `entry` is valid for writes; the function sets every field.
         unsafe { bindings::init_wait_entry(entry.get(), 0) };
-        // SAFETY: Initialised just now, and in no queue.
+        // SAFETY: Initialised just now, and not in a queue yet.
         unsafe { (*entry.get()).func = Some(bindings::woken_wake_function) };
-        // SAFETY: Both are initialised, and the entry stays where it is until it is out again.
+        // SAFETY: The queue is initialised by the type invariant and the entry just now. The entry
+        // does not move, and is removed before this function returns.
         unsafe { bindings::add_wait_queue(self.head.get(), entry.get()) };
-        let result = sleep_until(&entry, patience, is_true);
-        // SAFETY: It was added above.
+        let result = loop {
+            if condition() {
+                break Ok(());
+            }
+            if let Err(error) = wait.check() {
+                break Err(error);
+            }
+            // CAST: `MAX_SCHEDULE_TIMEOUT` is the largest.
+            let timeout = wait.timeout() as c_long;
+            // SAFETY: The entry is in a queue, with `woken_wake_function()`, and `init_wait_entry()`
+            // made it the current task's.
+            unsafe { bindings::wait_woken(entry.get(), wait.task_state(), timeout) };
+        };
+        // SAFETY: The entry was added to this queue above.
         unsafe { bindings::remove_wait_queue(self.head.get(), entry.get()) };
         result
     }
 }
 
-/// The loop of [`WaitQueue::wait`], with `entry` in the queue.
-fn sleep_until(
-    entry: &Opaque<bindings::wait_queue_entry>,
-    patience: Patience,
-    mut is_true: impl FnMut() -> bool,
-) -> Result {
-    let state = if patience.ends_by_signal() {
-        TASK_INTERRUPTIBLE
-    } else {
-        TASK_UNINTERRUPTIBLE
+/// A flag that tasks can sleep on until it clears.
+#[pin_data]
+pub struct Flag {
+    is_set: Atomic<u32>,
+    #[pin]
+    waiters: WaitQueue,
+}
+
+/// Makes a [`Flag`] with a lock class of its own.
+#[macro_export]
+macro_rules! new_flag {
+    ($name:literal) => {
+        $crate::wait::Flag::new(kernel::optional_name!($name), kernel::static_lock_class!())
     };
-    while !is_true() {
-        let left = patience.left();
-        if left == 0 {
-            return Err(ETIME);
-        }
-        if patience.ends_by_signal() && current!().signal_pending() {
-            return Err(EINTR);
-        }
-        // SAFETY: The entry is this task's, and in a queue.
-        unsafe { bindings::wait_woken(entry.get(), state as c_uint, left as c_long) };
+}
+
+impl Flag {
+    /// Makes a clear flag. See [`new_flag!`](crate::new_flag).
+    pub fn new(name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
+        pin_init!(Self {
+            is_set: Atomic::new(0),
+            waiters <- WaitQueue::new(name, key),
+        })
     }
-    Ok(())
+
+    /// Sets or clears the flag, and wakes all waiting tasks. Concurrent callers agree on an order.
+    pub fn set(&self, is_set: bool) {
+        // Pairs with `Acquire` in `wait`.
+        self.is_set.store(is_set.into(), Release);
+        self.waiters.wake_all();
+    }
+
+    /// Sleeps until the flag is clear. It may be set again when this returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`WaitQueue::wait`].
+    pub fn wait(&self, wait: Wait) -> Result {
+        self.waiters.wait(wait, || self.is_set.load(Acquire) == 0)
+    }
 }

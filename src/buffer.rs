@@ -68,10 +68,10 @@ use kernel_ext::{
         OpenCore,
         REGION_PAGES, //
     },
-    wait_bit::Ends, //
+    wait::Wait, //
 };
 
-static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build();
+static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build(crate::NAME);
 static NONCACHED: VmOps<Buffer> = VmOps::build(CacheMode::Noncached);
 static WRITE_COMBINING: VmOps<Buffer> = VmOps::build(CacheMode::WriteCombining);
 
@@ -443,8 +443,8 @@ impl Exporter for Buffer {
         outcome
     }
 
-    fn wait(exported: &Exported<Self>, ends: Ends, again: bool) -> Result {
-        exported.memory.gate.wait(ends, again)
+    fn wait(exported: &Exported<Self>, wait: Wait, again: bool) -> Result {
+        exported.memory.gate.wait(wait, again)
     }
 
     fn mapping_added(exported: &Exported<Self>) {

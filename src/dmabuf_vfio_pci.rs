@@ -64,7 +64,7 @@
 
 use kernel::prelude::*;
 use kernel_ext::{
-    module::Placeholder,
+    module::NameReservation,
     parameter,
     pci, //
 };
@@ -86,20 +86,23 @@ mod registry;
 mod state;
 mod windows;
 
+/// What the driver is called, whatever name it registers under.
+const NAME: &CStr = c"dmabuf-vfio-pci";
+
 #[pin_data]
 struct DmabufVfioPci {
     #[pin]
     _driver: pci::Registration<device::DeviceData>,
     /// Goes after the driver.
-    _stand_in: Option<Placeholder>,
+    _reserved: Option<NameReservation>,
 }
 
 impl kernel::InPlaceModule for DmabufVfioPci {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let as_vfio_pci = parameter(module_parameters::as_vfio_pci.value());
         try_pin_init!(Self {
-            _stand_in: driver::stand_in(module, as_vfio_pci)?,
-            _driver <- pci::Registration::new(module, driver::NAME, driver::ops(as_vfio_pci)),
+            _reserved: driver::reserve_module_name(module, as_vfio_pci)?,
+            _driver <- pci::Registration::new(module, NAME, driver::ops(as_vfio_pci)),
         })
     }
 }

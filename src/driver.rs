@@ -22,7 +22,7 @@ use kernel::{
 use kernel_ext::{
     debugfs::Dir,
     mm::BarMapping,
-    module::Placeholder,
+    module::NameReservation,
     trace,
     uapi,
     vfio::{
@@ -42,10 +42,7 @@ use kernel_ext::{
     }, //
 };
 
-/// The driver's name, which its directory in debugfs has under whatever name it registers.
-pub(crate) const NAME: &CStr = c"dmabuf-vfio-pci";
-
-static OPS: Ops<DeviceData> = Ops::build(NAME);
+static OPS: Ops<DeviceData> = Ops::build(crate::NAME);
 static OPS_AS_VFIO_PCI: Ops<DeviceData> = Ops::build(c"vfio-pci");
 
 /// What to register with. `as_vfio_pci` is the module parameter.
@@ -62,13 +59,13 @@ pub(crate) fn ops(as_vfio_pci: u8) -> &'static Ops<DeviceData> {
 /// # Errors
 ///
 /// `EBUSY`: the in-tree one is loaded, or built in. `EINVAL`: the parameter is neither 0 nor 1.
-pub(crate) fn stand_in(
+pub(crate) fn reserve_module_name(
     module: &'static ThisModule,
     as_vfio_pci: u8,
-) -> Result<Option<Placeholder>> {
+) -> Result<Option<NameReservation>> {
     match as_vfio_pci {
         0 => Ok(None),
-        1 => Placeholder::new(module, c"vfio_pci")
+        1 => NameReservation::new(module, c"vfio_pci")
             .map(Some)
             .inspect_err(|error| {
                 if *error == EBUSY {

@@ -30,6 +30,7 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
+    new_flag,
     new_rwlock,
     rwsem::{
         RwLock,
@@ -40,9 +41,9 @@ use kernel_ext::{
         OpenCore,
         Opened, //
     },
-    wait_bit::{
-        Ends,
-        Flag, //
+    wait::{
+        Flag,
+        Wait, //
     }, //
 };
 
@@ -55,6 +56,7 @@ pub(crate) struct Gate {
     #[pin]
     state: RwLock<State>,
     /// [`State::is_closed`], for waiters. Changes with `state` locked for writing.
+    #[pin]
     closed: Flag,
     /// Changes come one after the other.
     #[pin]
@@ -160,7 +162,7 @@ impl Gate {
         };
         pin_init!(Self {
             state <- new_rwlock!(state, "Gate::state"),
-            closed: Flag::unset(),
+            closed <- new_flag!("Gate::closed"),
             turn <- new_rwlock!((), "Gate::turn"),
             starved: Atomic::new(0),
         })
@@ -186,7 +188,7 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// `EINTR`: the task was killed while it waited for its turn.
+    /// `ERESTARTSYS`: the task was killed while it waited for its turn.
     pub(crate) fn change(&self) -> Result<Change<'_>> {
         let turn = self.turn.write_killable()?;
         if self.starved.xchg(0, Relaxed) != 0 {
@@ -232,10 +234,10 @@ impl Gate {
     /// # Errors
     ///
     /// Something else has ended the wait.
-    pub(crate) fn wait(&self, ends: Ends, again: bool) -> Result {
+    pub(crate) fn wait(&self, wait: Wait, again: bool) -> Result {
         if again {
             self.starved.store(1, Relaxed);
         }
-        self.closed.wait(ends)
+        self.closed.wait(wait)
     }
 }

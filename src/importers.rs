@@ -27,7 +27,7 @@ use kernel_ext::{
     new_wait_queue,
     trace,
     wait::{
-        Patience,
+        Wait,
         WaitQueue, //
     }, //
 };
@@ -120,7 +120,7 @@ impl Importers {
     ///
     /// # Errors
     ///
-    /// `EINTR`: a signal came first. Importers were told to unmap, but may map again.
+    /// `ERESTARTSYS`: a signal has ended the wait. Importers were told to unmap, but may map again.
     pub(crate) fn suspend(&self) -> Result<Suspension<'_>> {
         self.suspensions.fetch_add(1, Full);
         let suspension = Suspension(self);
@@ -128,7 +128,7 @@ impl Importers {
             return Ok(suspension);
         }
         self.invalidate_all();
-        self.for_each_live(|dma_buf| self.wait(dma_buf, Patience::UntilSignal))?;
+        self.for_each_live(|dma_buf| self.wait(dma_buf, Wait::Interruptible))?;
         Ok(suspension)
     }
 
@@ -136,10 +136,10 @@ impl Importers {
     /// unmapped after `msecs` milliseconds are not waited for. [`Importers::resume`] ends it.
     pub(crate) fn suspend_for_reset(&self, msecs: u32) {
         self.suspensions.fetch_add(1, Full);
-        let patience = Patience::milliseconds(msecs);
+        let wait = Wait::milliseconds(msecs);
         self.invalidate_all();
         let _ = self.for_each_live(|dma_buf| {
-            let _ = self.wait(dma_buf, patience);
+            let _ = self.wait(dma_buf, wait);
             Ok(())
         });
     }
@@ -157,7 +157,7 @@ impl Importers {
             invalidate(dma_buf);
             Ok(())
         });
-        let _ = self.for_each(|dma_buf| self.wait(dma_buf, Patience::Forever));
+        let _ = self.for_each(|dma_buf| self.wait(dma_buf, Wait::Uninterruptible));
     }
 
     /// Takes away what importers have mapped of the buffer at page `place` of the offset space,
@@ -165,14 +165,15 @@ impl Importers {
     ///
     /// # Errors
     ///
-    /// `EINTR`: a signal came first. The importers were told to unmap.
+    /// `EINTR`: a signal has ended the wait. The importers were told to unmap. Not `ERESTARTSYS`:
+    /// what the caller was to do has happened, and only the wait would start again.
     pub(crate) fn drain(&self, place: usize, dma_buf: &DmaBuf<Buffer>) -> Result {
         // Who attaches later finds the buffer revoked.
         if self.count.load(Acquire) == 0 || self.attached.lock().get(&place).is_none() {
             return Ok(());
         }
         invalidate(dma_buf);
-        self.wait(dma_buf, Patience::UntilSignal)
+        self.wait(dma_buf, Wait::Interruptible).map_err(|_| EINTR)
     }
 
     /// Tells the importers of all live buffers to look again.
@@ -187,11 +188,11 @@ impl Importers {
     ///
     /// # Errors
     ///
-    /// `EINTR`: a signal came first. `ETIME`: it took too long.
-    fn wait(&self, dma_buf: &DmaBuf<Buffer>, patience: Patience) -> Result {
-        dma_buf.wait_for_fences(patience)?;
+    /// `ERESTARTSYS`: a signal has ended the wait. `ETIME`: the deadline has passed.
+    fn wait(&self, dma_buf: &DmaBuf<Buffer>, wait: Wait) -> Result {
+        dma_buf.wait_for_fences(wait)?;
         let buffer = dma_buf.exported();
-        self.drained.wait(patience, || !buffer.is_imported())
+        self.drained.wait(wait, || !buffer.is_imported())
     }
 
     /// As [`Importers::for_each`], but leaves buffers out that are revoked: their importers were

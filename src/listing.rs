@@ -28,10 +28,10 @@ use kernel::{
 };
 use kernel_ext::{
     debugfs::{
+        Contents,
         Dir,
         File,
-        Files,
-        Text, //
+        Files, //
     },
     fault::PMD_ORDER, //
 };
@@ -138,8 +138,8 @@ impl Listing {
 /// What is in `buffers`.
 struct Table;
 
-impl Text for Table {
-    type Of = Device;
+impl Contents for Table {
+    type Object = Device;
     const NAME: &'static CStr = c"buffers";
 
     fn write(device: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,8 +150,8 @@ impl Text for Table {
 /// What is in `buffers.jsonl`.
 struct JsonLines;
 
-impl Text for JsonLines {
-    type Of = Device;
+impl Contents for JsonLines {
+    type Object = Device;
     const NAME: &'static CStr = c"buffers.jsonl";
 
     fn write(device: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,7 +28,7 @@ impl Call {
     /// Lets a child, with copies of all that this process has, make the call.
     pub fn start(call: impl FnOnce() -> Result<(), Errno>) -> Result<Call> {
         let pid = start_child(|| {
-            interruptible();
+            handle_interruptions(SaFlags::empty());
             call().map_or_else(|errno| errno as i32, |()| 0)
         })?;
         Ok(Call { pid, result: None })
@@ -110,10 +110,14 @@ impl Drop for Call {
 
 extern "C" fn ignore(_signal: i32) {}
 
-/// SIGUSR1 interrupts system calls of this process from here on.
-fn interruptible() {
-    // Without SA_RESTART.
-    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
+/// SIGUSR1 interrupts the system calls of this process from here on, which then start again.
+pub fn restart_interrupted() {
+    handle_interruptions(SaFlags::SA_RESTART);
+}
+
+/// Gives SIGUSR1 a handler in this process.
+fn handle_interruptions(flags: SaFlags) {
+    let action = SigAction::new(SigHandler::Handler(ignore), flags, SigSet::empty());
     // SAFETY: the handler does nothing.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("sigaction takes SIGUSR1");
 }

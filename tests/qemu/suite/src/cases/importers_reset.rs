@@ -142,7 +142,7 @@ fn interrupted_memory_off_does_not_happen() -> Result<()> {
 }
 
 /// One write() that clears the command register; [`Device::set_config16`] would start over.
-fn clear_command(device: &Device) -> Result<(), Errno> {
+pub(super) fn clear_command(device: &Device) -> Result<(), Errno> {
     let config = device.region(uapi::VFIO_PCI_CONFIG_REGION_INDEX)?.offset;
     let at = config + u64::from(uapi::PCI_COMMAND);
     pwrite(device, &[0, 0], at as i64).map(drop)

@@ -38,6 +38,7 @@ mod race_orders;
 mod race_waits;
 mod readme;
 mod revoke;
+mod signals;
 mod soak;
 mod sriov;
 mod tools_broker;
@@ -78,6 +79,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         importers::CASES,
         importers_reset::CASES,
         importers_race::CASES,
+        signals::CASES,
         aer::CASES,
         p2p::CASES,
         windows::CASES,

@@ -92,7 +92,7 @@ fn futex_that_waits_for_a_reset_can_be_killed() -> Result<()> {
 }
 
 /// The signals that a process was sent and has not taken yet.
-fn pending(pid: i32) -> Result<u64> {
+pub(super) fn pending(pid: i32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
     Ok(u64::from_str_radix(line.context("no ShdPnd")?.trim(), 16)?)
