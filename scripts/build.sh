@@ -151,7 +151,7 @@ main() {
 		;;
 	apps-test/*)
 		build_module
-		build_guest --package nested
+		build_guest --package guest
 		;;
 	bench/*)
 		build_module /src/build/bench-module

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A module for the tests only: what user space cannot do by itself.
+//! A module for the tests only: it does what user space cannot.
 //!
 //! Four misc devices, whose interface is [`uapi`]:
 //!
-//! - [`importer`]: stands in for a driver that imports dma-bufs, and behaves as badly as it is
-//!   told.
-//! - [`pause`]: stops a task where a race is to be won or lost.
-//! - [`ptes`]: reads page table entries of device memory back.
-//! - [`race`]: has a data race, so that it is known whether data races are found.
+//! - [`importer`]: imports dma-bufs as a driver does, and unmaps at once, late or never.
+//! - [`pause`]: stops a task in the window of a race.
+//! - [`ptes`]: reads page table entries of device memory.
+//! - [`race`]: has a data race, which KCSAN must find.
 //!
 //! All unsafe code is in [`sys`].
 

@@ -18,7 +18,7 @@ pub const PTES: &core::ffi::CStr = c"dmabuf-test-ptes";
 /// `/dev/` name of the pauser: one pause per open file, which ends when the file is closed.
 pub const PAUSE: &core::ffi::CStr = c"dmabuf-test-pause";
 
-/// `/dev/` name of the data race: for a kernel with KCSAN, which has to find it.
+/// `/dev/` name of the data race, which a kernel with KCSAN must find.
 pub const RACE: &core::ffi::CStr = c"dmabuf-test-race";
 
 /// Attaches a device to a dma-buf. Argument: [`Attach`].
@@ -36,25 +36,25 @@ pub const MAP: u32 = iowr::<Map>(1);
 pub const UNMAP: u32 = io(2);
 /// Unmaps it if it is mapped, and detaches. No argument. Error: `ENOTCONN`: no attachment.
 pub const DETACH: u32 = io(3);
-/// Says what happened to the attachment. Argument: [`Stats`]. Works without one, too.
+/// Counts what happened to the attachment. Argument: [`Stats`]. Works without an attachment.
 pub const STATS: u32 = ior::<Stats>(4);
 /// Reads a page table entry. Argument: [`Pte`].
 ///
 /// Errors: `ESRCH`: no such process; `EFAULT`: nothing is mapped there; `ENXIO`: what is mapped
 /// there is no device memory (`VM_IO`).
 pub const READ_PTE: u32 = iowr::<Pte>(8);
-/// Stops the next thread that enters a function, there, until [`RELEASE`]. Argument: [`Arm`].
+/// Stops the next thread that enters a function until [`RELEASE`]. Argument: [`Arm`].
 ///
 /// It sleeps, so the function must be one that may; with the locks that its callers hold.
 ///
-/// Errors: `EBUSY`: was done with this file; `EINVAL`: no name; and what `register_kprobe()` says:
+/// Errors: `EBUSY`: done before with this file; `EINVAL`: no name; and what `register_kprobe()` says:
 /// `ENOENT`, `EINVAL`: no such function, or not one that can have a probe.
 pub const ARM: u32 = iow::<Arm>(16);
-/// Lets the thread go on; none stops after this. No argument. Error: `ENOTCONN`: not armed.
+/// Lets the thread continue; no thread stops after this. No argument. Error: `ENOTCONN`: not armed.
 pub const RELEASE: u32 = io(17);
-/// Says what became of the pause. Argument: [`PauseStats`]. Error: `ENOTCONN`: not armed.
+/// Reads the state of the pause. Argument: [`PauseStats`]. Error: `ENOTCONN`: not armed.
 pub const PAUSE_STATS: u32 = ior::<PauseStats>(18);
-/// Changes a number that all who call this share, without a lock. Argument: how often.
+/// Changes a number that all callers share, without a lock. Argument: how often.
 pub const CHANGE: u32 = io(24);
 
 /// [`Attach::flags`]: the importer can do without `struct page` (`allow_peer2peer`).
@@ -66,11 +66,11 @@ pub const STATIC: u32 = 4;
 /// [`Attach::flags`]: the importing device is not a PCI device.
 pub const NOT_PCI: u32 = 8;
 
-/// [`Attach::policy`]: when told that its mapping is void, the importer unmaps at once.
+/// [`Attach::policy`]: the importer unmaps from its invalidate callback.
 pub const AT_ONCE: u32 = 0;
 /// [`Attach::policy`]: it unmaps after [`Attach::delay_ms`], from a workqueue.
 pub const LATER: u32 = 1;
-/// [`Attach::policy`]: it never does.
+/// [`Attach::policy`]: it never unmaps by itself.
 pub const NEVER: u32 = 2;
 
 /// [`Map::direction`]: `DMA_BIDIRECTIONAL`.
@@ -203,11 +203,11 @@ pub struct PauseStats {
     pub timed_out: u32,
 }
 
-/// [`PauseStats::state`]: nobody has come yet.
+/// [`PauseStats::state`]: no thread has come yet.
 pub const PAUSE_ARMED: u32 = 0;
 /// [`PauseStats::state`]: a thread has stopped.
 pub const PAUSE_INSIDE: u32 = 1;
-/// [`PauseStats::state`]: it goes on, or was let go before it came.
+/// [`PauseStats::state`]: it continued, or was released before it came.
 pub const PAUSE_OVER: u32 = 2;
 
 const TYPE: u32 = 0xdb;

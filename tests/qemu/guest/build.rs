@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Runs bindgen over this project's UAPI header, so that the programs use the header itself and
-//! not a copy, and so that a header which bindgen cannot read fails the build.
+//! not a copy, and so that a header which bindgen cannot read fails the build. Compiles the C
+//! program of the README.
 
 use std::env;
 use std::path::PathBuf;
@@ -30,4 +31,11 @@ fn main() {
         .status()
         .expect("bindgen must be in PATH (Debian: apt install bindgen)");
     assert!(status.success(), "bindgen cannot read include/uapi/linux/vfio_dmabuf.h");
+
+    println!("cargo:rerun-if-changed=src/readme/slice.c");
+    cc::Build::new()
+        .file("src/readme/slice.c")
+        .include(&include)
+        .warnings_into_errors(true)
+        .compile("slice");
 }

@@ -3,8 +3,7 @@
 //!
 //!     fuzz [--seed N] [--from ROUND] [--minutes N] [--rounds N]
 //!
-//! First a table of border cases ([`table`]), each with the one answer that is right. Then rounds:
-//! in each, some processes ([`player`]) make calls by chance on one device at the same time: its
+//! In each round some processes ([`player`]) make calls by chance on one device at the same time: its
 //! owner, an unprivileged holder of its fd, an unprivileged holder of buffers only, and, where
 //! there are cdevs, one that has not bound the device's file. Each call may answer only what
 //! [`verdict`] has for it. After each round a witness, which nobody else has, must be as it was
@@ -17,11 +16,9 @@
 
 mod memory;
 mod op;
-mod others;
 mod player;
 mod run;
 mod stage;
-mod table;
 mod tally;
 mod verdict;
 mod words;
@@ -82,8 +79,6 @@ fn main() -> ExitCode {
 fn fuzz(options: &Options) -> Result<()> {
     let start = Instant::now();
     stage::bind()?;
-    let bordering = table::run().context("the table of border cases")?;
-    println!("fuzz: {bordering} border cases answered as they should");
 
     let started = Instant::now();
     let limit = Duration::from_secs(options.minutes.saturating_mul(60));

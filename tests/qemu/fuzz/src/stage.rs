@@ -11,15 +11,15 @@ use guest::device::{Device, Via};
 use guest::fault::Fault;
 use guest::mm::Mapping;
 use guest::module::Module;
-use guest::patience::patient;
 use guest::pci::{self, Pci};
+use guest::timeout::scaled;
 use guest::worker::Worker;
 use guest::{uapi, Errno, PAGE};
 
-use crate::others::Elsewhere;
 use crate::player::{play, Part};
 use crate::tally::Tally;
 use crate::world::{open_fds, Role, Start, Target};
+use guest::others::Elsewhere;
 
 /// How long a round may take.
 const LIMIT: Duration = Duration::from_secs(100);
@@ -149,7 +149,7 @@ impl Scene {
 
 /// Opens a device that was just closed.
 fn reopen(pci: &Pci) -> Result<Device> {
-    let deadline = Instant::now() + patient(Duration::from_secs(10));
+    let deadline = Instant::now() + scaled(Duration::from_secs(10));
     loop {
         match Device::open(pci, Via::Group) {
             Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
@@ -223,7 +223,7 @@ impl Stage {
     pub fn end(self) -> Result<Tally> {
         drop((self.scenes, self.orphan, self.elsewhere));
         let module = Module::driver();
-        let deadline = Instant::now() + patient(Duration::from_secs(10));
+        let deadline = Instant::now() + scaled(Duration::from_secs(10));
         while module.references()? != 0 {
             ensure!(Instant::now() < deadline, "{} references are left", module.references()?);
             sleep(Duration::from_millis(10));

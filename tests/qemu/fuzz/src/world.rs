@@ -15,7 +15,7 @@ use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::memory::Memory;
-use crate::others::{others, Elsewhere};
+use guest::others::{others, Elsewhere};
 
 /// How many buffers a process holds at most.
 const POOL: usize = 12;

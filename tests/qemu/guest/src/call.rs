@@ -10,7 +10,7 @@ use nix::sys::signal::{kill, sigaction, SaFlags, SigAction, SigHandler, SigSet, 
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
-use crate::patience::{a_while, patient};
+use crate::timeout::{scaled, scaled_delay};
 use crate::waiting::is_asleep;
 use crate::worker::start_child;
 
@@ -54,13 +54,13 @@ impl Call {
 
     /// Checks that it comes to wait for something, and does so for at least `time`.
     pub fn hangs_for(&mut self, time: Duration) -> Result<()> {
-        let limit = Instant::now() + patient(LIMIT);
+        let limit = Instant::now() + scaled(LIMIT);
         while !is_asleep(self.pid()) {
             ensure!(!self.is_over()?, "it did not wait: {:?}", self.result);
             ensure!(Instant::now() < limit, "it is at work and does not wait");
             sleep(Duration::from_millis(1));
         }
-        let deadline = Instant::now() + a_while(time);
+        let deadline = Instant::now() + scaled_delay(time);
         while Instant::now() < deadline {
             ensure!(!self.is_over()?, "it did not wait: {:?}", self.result);
             sleep(Duration::from_millis(10));
@@ -70,7 +70,7 @@ impl Call {
 
     /// Waits for what comes of it.
     pub fn finish(mut self) -> Result<Result<(), Errno>> {
-        let deadline = Instant::now() + patient(LIMIT);
+        let deadline = Instant::now() + scaled(LIMIT);
         while !self.is_over()? {
             ensure!(Instant::now() < deadline, "the call does not end");
             sleep(Duration::from_millis(2));
@@ -88,7 +88,7 @@ impl Call {
 
     /// Interrupts it with a signal that has a handler, and waits for what comes of it.
     pub fn interrupt(mut self) -> Result<Result<(), Errno>> {
-        let deadline = Instant::now() + patient(LIMIT);
+        let deadline = Instant::now() + scaled(LIMIT);
         // A signal that comes before the call waits interrupts nothing.
         while !self.is_over()? {
             ensure!(Instant::now() < deadline, "the call cannot be interrupted");

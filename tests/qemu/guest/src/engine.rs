@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 
 use crate::mm::{self, Mapping};
-use crate::patience::patient;
 use crate::pci::Pci;
+use crate::timeout::scaled;
 use crate::uapi;
 
 const SOURCE: u64 = 0x80;
@@ -60,7 +60,7 @@ impl Engine {
         {
             self.registers.store(register, value)?;
         }
-        let deadline = Instant::now() + patient(Duration::from_secs(20));
+        let deadline = Instant::now() + scaled(Duration::from_secs(20));
         while self.registers.load(COMMAND)? & START != 0 {
             ensure!(Instant::now() < deadline, "the engine of {} does not end", self.pci);
             sleep(Duration::from_millis(5));

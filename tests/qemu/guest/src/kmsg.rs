@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kernel log: marks in it, so that a splat can be told from which case it came, and what the
+//! The kernel log: marks in it, which say from which case a splat came, and what the
 //! kernel has said since.
 
 use std::fs::{File, OpenOptions};

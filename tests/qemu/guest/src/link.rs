@@ -19,7 +19,7 @@ use nix::sys::time::TimeVal;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use crate::patience::patient;
+use crate::timeout::scaled;
 
 /// The longest message, bytes.
 const LONGEST: usize = 32 << 10;
@@ -54,7 +54,7 @@ impl Link {
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         let address = UnixAddr::new(path)?;
         let step = Duration::from_millis(20);
-        let mut left = patient(limit);
+        let mut left = scaled(limit);
         while let Err(errno) = connect(fd.as_raw_fd(), &address) {
             ensure!(!left.is_zero(), "connect {}: {errno}", path.display());
             std::thread::sleep(step);
@@ -132,6 +132,6 @@ impl AsFd for Link {
 }
 
 fn time_val(limit: Duration) -> TimeVal {
-    let limit = patient(limit);
+    let limit = scaled(limit);
     TimeVal::new(limit.as_secs() as i64, i64::from(limit.subsec_micros()))
 }

@@ -12,7 +12,7 @@ use anyhow::{bail, Context, Result};
 use nix::errno::Errno;
 use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
 
-use crate::patience::patient;
+use crate::timeout::scaled;
 
 /// A kernel module in a file.
 pub struct Module {
@@ -90,7 +90,7 @@ impl Module {
 
     /// rmmod, waiting a little for references that a file's deferred release still holds.
     pub fn unload_soon(&self) -> Result<()> {
-        let deadline = Instant::now() + patient(Duration::from_secs(10));
+        let deadline = Instant::now() + scaled(Duration::from_secs(10));
         loop {
             match self.unload() {
                 Ok(()) => return Ok(()),

@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use nix::unistd::gettid;
 
 use crate::call::Call;
-use crate::patience::patient;
 use crate::sys::{ioctl, ioctl_with};
 use crate::testmod::{self, uapi};
+use crate::timeout::scaled;
 use crate::windows::Window;
 
 /// How long a thread stops if nobody lets it go, unless a case wants it shorter.
@@ -56,7 +56,7 @@ impl Pause {
         let mut arg = uapi::Arm {
             function: [0; uapi::MAX_FUNCTION],
             task: thread,
-            limit_ms: patient(limit).as_millis() as u32,
+            limit_ms: scaled(limit).as_millis() as u32,
         };
         let room = arg.function.get_mut(..self.function.len()).ok_or(Errno::ENAMETOOLONG)?;
         room.copy_from_slice(self.function.as_bytes());
@@ -84,7 +84,7 @@ impl Pause {
 
     /// Waits until the thread has stopped.
     pub fn wait(&self) -> Result<()> {
-        let deadline = Instant::now() + patient(LIMIT);
+        let deadline = Instant::now() + scaled(LIMIT);
         while !self.is_inside()? {
             ensure!(Instant::now() < deadline, "nobody came: {:?}", self.stats());
             sleep(Duration::from_millis(1));

@@ -23,8 +23,8 @@ pub mod uapi;
 
 pub use uapi::{Attach, Entry, Stats};
 
-/// An importer that unmaps at once, as it should be.
-pub const GOOD: Attach = Attach {
+/// An importer that unmaps from its invalidate callback.
+pub const UNMAPS_AT_ONCE: Attach = Attach {
     dmabuf_fd: -1,
     domain: 0,
     bus: 0,
@@ -34,13 +34,13 @@ pub const GOOD: Attach = Attach {
     delay_ms: 0,
 };
 
-/// One that takes so many milliseconds to unmap.
-pub const fn slow(delay_ms: u32) -> Attach {
-    Attach { policy: uapi::LATER, delay_ms, ..GOOD }
+/// One that unmaps so many milliseconds after it was invalidated.
+pub const fn unmaps_after(delay_ms: u32) -> Attach {
+    Attach { policy: uapi::LATER, delay_ms, ..UNMAPS_AT_ONCE }
 }
 
-/// One that never unmaps by itself.
-pub const STUBBORN: Attach = Attach { policy: uapi::NEVER, ..GOOD };
+/// One that ignores invalidations.
+pub const NEVER_UNMAPS: Attach = Attach { policy: uapi::NEVER, ..UNMAPS_AT_ONCE };
 
 /// The test module itself, which lies beside the driver.
 pub fn module() -> Module {
@@ -54,7 +54,7 @@ pub(crate) fn open(name: &CStr) -> Result<File> {
     File::open(&path).with_context(|| path.display().to_string())
 }
 
-/// An importer; lets go of everything when dropped.
+/// An importer; unmaps and detaches when dropped.
 #[derive(Debug)]
 pub struct Importer(File);
 
@@ -64,7 +64,7 @@ impl Importer {
         Ok(Importer(open(uapi::IMPORTER)?))
     }
 
-    /// Attaches the device at `pci` to `buffer`. What matters in `how` is all but fd and address.
+    /// Attaches the device at `pci` to `buffer`. Fd and address of `how` are ignored.
     pub fn attach(&self, buffer: &Buffer, pci: &Pci, how: Attach) -> Result<(), Errno> {
         let (domain, bus, devfn) = pci.numbers().ok_or(Errno::EINVAL)?;
         let mut arg = Attach { dmabuf_fd: buffer.raw(), domain, bus, devfn, ..how };
@@ -94,7 +94,7 @@ impl Importer {
         ioctl(self.0.as_raw_fd(), uapi::DETACH, 0).map(drop)
     }
 
-    /// What happened since the attach.
+    /// Counts what happened since the attach.
     pub fn stats(&self) -> Result<Stats, Errno> {
         let mut stats = Stats::default();
         self.call(uapi::STATS, &mut stats)?;
@@ -114,17 +114,17 @@ pub fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Has data races with its like.
+/// Has data races with other racers.
 #[derive(Debug)]
 pub struct Racer(File);
 
 impl Racer {
-    /// One that does nothing yet.
+    /// Opens one.
     pub fn new() -> Result<Racer> {
         Ok(Racer(open(uapi::RACE)?))
     }
 
-    /// Changes a number that all of them share, so many times, without a lock.
+    /// Changes a number that all racers share, so many times, without a lock.
     pub fn change(&self, times: usize) -> Result<(), Errno> {
         ioctl(self.0.as_raw_fd(), uapi::CHANGE, times).map(drop)
     }

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::mm::{self, Mapping};
-use crate::patience::patient;
 use crate::sys::ioctl_with;
+use crate::timeout::scaled;
 use crate::uapi;
 use crate::PAGE;
 
@@ -61,7 +61,7 @@ impl Userfault {
 
     /// Whether somebody touches a page that is not there, which takes a while.
     pub fn is_touched(&self) -> Result<bool> {
-        let limit = patient(Duration::from_secs(5)).as_millis();
+        let limit = scaled(Duration::from_secs(5)).as_millis();
         Ok(self.wait(limit.try_into()?)?.is_some())
     }
 

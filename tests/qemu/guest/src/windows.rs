@@ -81,13 +81,13 @@ windows! {
     RELEASE = Driver(&["dma_buf", "release"]);
     /// A function is about to be reset; the driver has taken everything away (`reset_prepare`).
     RESET = Kernel(&["__pci_reset_function_locked"]);
-    /// The link is about to be reset; drivers were told of the error (`error_detected`).
+    /// The link is about to be reset; drivers have been notified (`error_detected`).
     LINK_RESET = Kernel(&["pci_bus_error_reset"]);
-    /// A recovery from a link error has failed; drivers are about to be told.
+    /// A recovery from a link error has failed; drivers are about to be notified.
     RECOVERY_FAILS = Kernel(&["report_perm_failure_detected"]);
-    /// User space is about to be told of a link error. In vfio_pci_core; the driver is through.
+    /// User space is about to be notified of a link error. In vfio_pci_core; the driver has handled it.
     ERROR_EVENT = Kernel(&["vfio_pci_core_aer_err_detected"]);
-    /// A recovery from a link error is over; all drivers were told.
+    /// A recovery from a link error is over; all drivers have been notified.
     RECOVERY_ENDS = Kernel(&["pcie_clear_device_status"]);
     /// `remove` is about to wait until the device is closed.
     UNREGISTER = Kernel(&["vfio_unregister_group_dev"]);

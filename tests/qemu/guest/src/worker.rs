@@ -10,7 +10,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, getppid, pipe, ForkResult, Pid};
 
-use crate::patience::patient;
+use crate::timeout::scaled;
 
 /// A child that runs a function.
 pub struct Worker {
@@ -48,7 +48,7 @@ impl Worker {
 
     /// Waits for its end, which must come within `limit` and be a good one.
     pub fn finish(mut self, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + patient(limit);
+        let deadline = Instant::now() + scaled(limit);
         loop {
             match waitpid(self.pid, Some(WaitPidFlag::WNOHANG))? {
                 WaitStatus::StillAlive => {

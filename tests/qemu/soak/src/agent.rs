@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A process that does what the conductor says, and tells what came of it.
+//! A process that follows the orders of the conductor and answers with the outcomes.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -25,7 +25,7 @@ use crate::op::{
     MAPS,
 };
 
-/// What a process is told.
+/// An order to a process.
 #[derive(Serialize, Deserialize)]
 pub enum Order {
     /// Do these, one after the other.
@@ -45,7 +45,7 @@ pub enum Order {
     Fork,
 }
 
-/// What a process answers.
+/// An answer of a process.
 #[derive(Serialize, Deserialize)]
 pub enum Answer {
     /// To [`Order::Do`].
@@ -59,7 +59,7 @@ pub enum Answer {
 /// Bytes between the places of mappings: enough for the largest BAR and a skew.
 const STRIDE: usize = 128 << 20;
 
-/// The life of a process.
+/// A process and what it has.
 pub struct Agent<'a> {
     link: Link,
     flag: Flag,
@@ -77,7 +77,7 @@ pub struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    /// One that has nothing yet.
+    /// Makes one that has nothing yet.
     pub fn new(hardware: &'a Hardware, link: Link, flag: Flag) -> Result<Agent<'a>> {
         Ok(Agent {
             link,
@@ -128,12 +128,12 @@ impl<'a> Agent<'a> {
     }
 
     fn hammer(&self, targets: &[Target]) -> Result<Answer> {
-        let mut told = Ok(());
-        let tell = || told = self.link.send(&Answer::Done(0), None);
+        let mut sent = Ok(());
+        let begun = || sent = self.link.send(&Answer::Done(0), None);
         // An error means that the conductor is gone.
         let stop = || self.link.has_message().unwrap_or(true);
-        let seen = hammer::hammer(&self.spots(targets), self.flag, tell, stop);
-        told?;
+        let seen = hammer::hammer(&self.spots(targets), self.flag, begun, stop);
+        sent?;
         self.link.receive::<Order>()?;
         Ok(Answer::Saw(seen))
     }

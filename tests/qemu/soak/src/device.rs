@@ -7,7 +7,7 @@ use anyhow::Result;
 use guest::buffer::{self, Export, Range};
 use guest::device::{self, Device};
 use guest::feature::{self, Call};
-use guest::testmod::{self, Importer, GOOD};
+use guest::testmod::{self, Importer, UNMAPS_AT_ONCE};
 use guest::{uapi, Errno, PAGE};
 
 use crate::agent::{errno_of, Agent};
@@ -233,13 +233,13 @@ impl Agent<'_> {
             *slot = Importer::new().ok();
         }
         let how = match manners {
-            Manners::Good => GOOD,
-            Manners::Slow => testmod::slow(1),
+            Manners::Good => UNMAPS_AT_ONCE,
+            Manners::Slow => testmod::unmaps_after(1),
             Manners::NoPeerToPeer => {
-                testmod::uapi::Attach { flags: testmod::uapi::REVOCABLE, ..GOOD }
+                testmod::uapi::Attach { flags: testmod::uapi::REVOCABLE, ..UNMAPS_AT_ONCE }
             }
             Manners::NotRevocable => {
-                testmod::uapi::Attach { flags: testmod::uapi::PEER_TO_PEER, ..GOOD }
+                testmod::uapi::Attach { flags: testmod::uapi::PEER_TO_PEER, ..UNMAPS_AT_ONCE }
             }
         };
         match (slot, &self.fds[usize::from(fd)]) {

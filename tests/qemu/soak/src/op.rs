@@ -183,7 +183,7 @@ pub enum Manners {
     Slow,
     /// Cannot do without `struct page`.
     NoPeerToPeer,
-    /// Cannot be told to unmap.
+    /// Has no invalidate callback.
     NotRevocable,
 }
 
@@ -355,7 +355,7 @@ pub enum Outcome {
     Entry { load: Option<Result<u32, Signal>>, pte: Option<Pte> },
     /// Of the operation, and of the accesses meanwhile.
     Race { outcome: Box<Outcome>, seen: Vec<Seen> },
-    /// What happened to an importer: attached, mapped, how often told while mapped.
+    /// What happened to an importer: attached, mapped, how often invalidated while mapped.
     Importer { attached: bool, mapped: bool, hits: u32 },
 }
 

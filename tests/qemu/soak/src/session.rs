@@ -20,8 +20,8 @@ use crate::model::{Expect, Model};
 use crate::op::{Op, Outcome, Proc, Step, Target, PROCS};
 
 /// How long a process may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The most operations that a process is told at once.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// The most operations that a process is sent at once.
 const BATCH: usize = 128;
 
 /// Where the next step comes from.
@@ -182,7 +182,7 @@ impl Session<'_> {
             Op::Fork { to } => {
                 self.end(to)?;
                 let (ours, theirs) = Link::pair()?;
-                ours.set_limit(PATIENCE)?;
+                ours.set_limit(ANSWER_LIMIT)?;
                 self.order(by, &Order::Fork, Some(theirs.as_fd().as_raw_fd()))?;
                 let (Answer::Done(pid), _) = self.answer(by)? else { bail!("no new process") };
                 self.players[usize::from(to)] = Some(Player { pid, link: ours });
@@ -235,7 +235,7 @@ impl Session<'_> {
 
     fn start(&mut self, by: Proc) -> Result<()> {
         let (ours, theirs) = Link::pair()?;
-        ours.set_limit(PATIENCE)?;
+        ours.set_limit(ANSWER_LIMIT)?;
         let mut ours = Some(ours);
         let pid = worker::start_away(|| {
             // So that all see when the conductor is gone.

@@ -67,7 +67,7 @@ mod test {
     }
 
     #[test]
-    fn stops_when_told() {
+    fn stops_on_request() {
         let mut left = 3;
         let enough = move || {
             left -= 1;

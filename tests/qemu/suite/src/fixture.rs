@@ -12,9 +12,9 @@ use guest::device::{Device, Via};
 use guest::fault::Fault;
 use guest::mm::Mapping;
 use guest::module::Module;
-use guest::patience::patient;
 use guest::pci::{self, Id, Pci};
 use guest::ptes::MemoryType;
+use guest::timeout::scaled;
 use guest::{uapi, PAGE};
 
 use crate::check;
@@ -83,7 +83,7 @@ pub fn fds() -> Result<usize> {
 
 /// Waits until `done` says so; deferred work of the kernel takes its time.
 pub fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + patient(Duration::from_secs(20));
+    let deadline = Instant::now() + scaled(Duration::from_secs(20));
     while !done()? {
         if Instant::now() >= deadline {
             bail!("waited in vain: {what}");

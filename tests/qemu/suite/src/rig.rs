@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
 use guest::device::{Device, Via};
-use guest::patience::patient;
 use guest::pci::{self, Pci};
-use guest::testmod::{Attach, Importer, GOOD};
+use guest::testmod::{Attach, Importer, UNMAPS_AT_ONCE};
+use guest::timeout::scaled;
 use guest::{uapi, Errno};
 
 use crate::case::Skip;
@@ -70,7 +70,7 @@ impl Rig {
     /// Checks that nobody can attach or map, with an importer that was attached before.
     pub fn refuses(&self, when: &str, attached: &Importer) -> Result<()> {
         check::errno(&format!("map {when}"), attached.map(), Errno::ENODEV)?;
-        let late = Importer::new()?.attach(&self.buffer, &self.importing, GOOD);
+        let late = Importer::new()?.attach(&self.buffer, &self.importing, UNMAPS_AT_ONCE);
         check::errno(&format!("attach {when}"), late, Errno::ENODEV)
     }
 
@@ -139,13 +139,13 @@ pub fn soon(what: &str, done: impl FnOnce() -> Result<(), Errno>) -> Result<()> 
     let start = Instant::now();
     check::works(what, done())?;
     let took = start.elapsed();
-    ensure!(took < patient(SOON), "{what} took {took:?}");
+    ensure!(took < scaled(SOON), "{what} took {took:?}");
     Ok(())
 }
 
-/// Checks that the importer was told to unmap, `times` times in all, and has.
-pub fn expelled(what: &str, importer: &Importer, times: u32) -> Result<()> {
+/// Checks that the importer was invalidated `times` times in all while it was mapped, and unmapped.
+pub fn invalidated(what: &str, importer: &Importer, times: u32) -> Result<()> {
     let stats = importer.stats()?;
     let got = (stats.attached, stats.mapped, stats.hits);
-    check::equal(&format!("{what}: attached, mapped, times told to unmap"), got, (1, 0, times))
+    check::equal(&format!("{what}: attached, mapped, times invalidated"), got, (1, 0, times))
 }

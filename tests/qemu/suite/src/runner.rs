@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use guest::kmsg;
 use guest::module::Module;
-use guest::patience::patient;
 use guest::pci::{Id, Pci};
+use guest::timeout::scaled;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{killpg, Signal};
@@ -138,7 +138,7 @@ fn supervise(case: &Case) -> Result<Verdict> {
         .spawn()
         .context("start the case")?;
     let group = Pid::from_raw(child.id() as i32);
-    let limit = patient(LIMIT);
+    let limit = scaled(LIMIT);
     let deadline = Instant::now() + limit;
     let mut status = None;
     while status.is_none() && Instant::now() < deadline {
@@ -166,7 +166,7 @@ fn verdict(status: ExitStatus, output: &str) -> Verdict {
 
 /// Kills whatever is left of a case and waits until it is gone.
 fn kill(group: Pid) -> Result<()> {
-    let deadline = Instant::now() + patient(Duration::from_secs(20));
+    let deadline = Instant::now() + scaled(Duration::from_secs(20));
     loop {
         let _ = killpg(group, Signal::SIGKILL);
         match waitpid(Pid::from_raw(-group.as_raw()), Some(WaitPidFlag::WNOHANG)) {
@@ -197,7 +197,7 @@ fn stacks(group: Pid) -> String {
 /// With all processes of a case gone, nothing of it may hold the module.
 fn left_behind() -> Result<()> {
     let module = Module::driver();
-    let deadline = Instant::now() + patient(Duration::from_secs(10));
+    let deadline = Instant::now() + scaled(Duration::from_secs(10));
     while module.is_loaded() {
         let references = module.references()?;
         if references == 0 {

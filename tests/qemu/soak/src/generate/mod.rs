@@ -2,7 +2,7 @@
 //! Random steps that make sense.
 //!
 //! The generator sees the model, so that most of what it picks is possible, and goes on for a while
-//! with one process, so that it can be told many operations at once. What is slow is rare: an
+//! with one process, so that it can be sent many operations at once. What is slow is rare: an
 //! emulator builds its memory map anew whenever a device's memory goes off or on, which happens
 //! many times when one is opened, closed or reset; and each fork and each kill may close some.
 

@@ -2,8 +2,8 @@
 //! Errors of the link to a device, from which the kernel recovers by a reset that neither the
 //! device's user nor the administrator has asked for.
 //!
-//! That reset leaves the device without addresses, with in-tree vfio-pci too: its user is told, and
-//! switches the memory of the device off and on, which writes them anew.
+//! That reset leaves the device without addresses, with in-tree vfio-pci too: its user gets an event, and
+//! disables and enables the memory of the device, which writes them anew.
 
 use std::os::fd::AsRawFd;
 use std::thread::{sleep, ScopedJoinHandle};
@@ -16,7 +16,7 @@ use guest::mm::Mapping;
 use guest::pause::Pause;
 use guest::pci::{Pci, EDU};
 use guest::ptes::Ptes;
-use guest::testmod::{Attach, Importer, GOOD, STUBBORN};
+use guest::testmod::{Attach, Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
 use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};
 use guest::uapi::{VFIO_DMA_BUF_STATUS_LIVE, VFIO_DMA_BUF_STATUS_REVOKED_TEMP};
 use guest::windows;
@@ -25,7 +25,7 @@ use guest::{Errno, PAGE};
 use crate::case::{cases, Setup, Skip};
 use crate::check;
 use crate::fixture::{driver, edu, wait_for, ID, ID_AT};
-use crate::rig::{self, expelled, Rig, WHILE};
+use crate::rig::{self, invalidated, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -97,13 +97,13 @@ impl Scene {
 }
 
 fn link_error_takes_everything_away_until_the_link_is_back() -> Result<()> {
-    let scene = Scene::new(Rig::new()?, GOOD)?;
+    let scene = Scene::new(Rig::new()?, UNMAPS_AT_ONCE)?;
     for round in [1, 3] {
         let [reset, end] =
             [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_ENDS)?];
         error(&scene.rig.pci, LinkError::Fatal)?;
         reset.wait()?;
-        expelled("link error", &scene.importer, round)?;
+        invalidated("link error", &scene.importer, round)?;
         scene.is_out_of_reach("when the link is being reset")?;
         let mut load = scene.begin_load()?;
         load.hangs_for(WHILE)?;
@@ -112,14 +112,14 @@ fn link_error_takes_everything_away_until_the_link_is_back() -> Result<()> {
         end.end()?;
         check::works("the load that waited", load.finish()?)?;
         check::works("map when the link is back", scene.importer.map())?;
-        // The second time that it is told to unmap in this round.
+        // The second invalidation in this round.
         scene.heals()?;
     }
     Ok(())
 }
 
 fn link_error_does_not_wait_for_ever() -> Result<()> {
-    let scene = Scene::new(Rig::new()?, STUBBORN)?;
+    let scene = Scene::new(Rig::new()?, NEVER_UNMAPS)?;
     let end = Pause::of_any(windows::RECOVERY_ENDS)?;
     error(&scene.rig.pci, LinkError::Fatal)?;
     end.wait()?;
@@ -131,18 +131,18 @@ fn link_error_does_not_wait_for_ever() -> Result<()> {
 }
 
 /// The kernel may reset the link then, too: when another driver below the port asks for it, which
-/// it does after ours was told.
+/// it does after ours was notified.
 fn harmless_error_takes_everything_away_until_it_is_over() -> Result<()> {
-    let scene = Scene::new(Rig::new()?, GOOD)?;
-    let [told, end] =
+    let scene = Scene::new(Rig::new()?, UNMAPS_AT_ONCE)?;
+    let [event, end] =
         [Pause::of_any(windows::ERROR_EVENT)?, Pause::of_any(windows::RECOVERY_ENDS)?];
     error(&scene.rig.pci, LinkError::NonFatal)?;
-    told.wait()?;
-    expelled("harmless error", &scene.importer, 1)?;
-    scene.is_out_of_reach("when its user is about to be told")?;
+    event.wait()?;
+    invalidated("harmless error", &scene.importer, 1)?;
+    scene.is_out_of_reach("when its user is about to get an event")?;
     let mut load = scene.begin_load()?;
     load.hangs_for(WHILE)?;
-    told.end()?;
+    event.end()?;
     end.wait()?;
     end.end()?;
     check::works("the load that waited", load.finish()?)?;
@@ -160,7 +160,7 @@ fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
     sibling.release()?;
     ours.bind(&driver())?;
     let config = Config::of(&sibling)?;
-    let scene = Scene::new(Rig::with(ours)?, GOOD)?;
+    let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
     let [reset, gives_up] =
         [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_FAILS)?];
     error(&scene.rig.pci, LinkError::Fatal)?;
@@ -172,7 +172,7 @@ fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
     load.hangs_for(WHILE)?;
     gives_up.end()?;
     check::errno("the load that waited", load.finish()?, Errno::EIO)?;
-    expelled("link error", &scene.importer, 1)?;
+    invalidated("link error", &scene.importer, 1)?;
     scene.is_out_of_reach("when the kernel has given up")?;
     for mapping in &scene.mappings {
         check::bus_error("when the kernel has given up", mapping.load(ID_AT))?;

@@ -22,7 +22,7 @@ use crate::program;
 cases! {
     Setup::Unloaded(&[EDU]) =>
         "the name vfio-pci: on request, by override only, not beside the in-tree driver": [
-            driver_registers_as_vfio_pci_when_told_so,
+            driver_registers_as_vfio_pci_on_request,
             device_binds_to_the_name_vfio_pci_by_override_only,
             driver_is_itself_under_the_name_vfio_pci,
             name_vfio_pci_is_refused_while_the_in_tree_driver_has_it,
@@ -91,7 +91,7 @@ impl Drop for DropIn {
     }
 }
 
-fn driver_registers_as_vfio_pci_when_told_so() -> Result<()> {
+fn driver_registers_as_vfio_pci_on_request() -> Result<()> {
     let module = Module::driver();
     let named = DropIn::load()?;
     check::equal("module", module_of(IN_TREE).as_deref(), Some(module.name()))?;
@@ -104,7 +104,7 @@ fn driver_registers_as_vfio_pci_when_told_so() -> Result<()> {
     drop(named);
     check::equal("module afterwards", module_of(IN_TREE).as_deref(), Some("vfio_pci"))?;
     module.load()?;
-    check::equal("without being told", module_of(&driver()).as_deref(), Some(module.name()))
+    check::equal("without the parameter", module_of(&driver()).as_deref(), Some(module.name()))
 }
 
 fn device_binds_to_the_name_vfio_pci_by_override_only() -> Result<()> {

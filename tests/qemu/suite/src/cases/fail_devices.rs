@@ -7,7 +7,7 @@ use guest::buffer::{self, Buffer, Export};
 use guest::device::{Device, Via};
 use guest::failnth::Whose;
 use guest::pci::{Pci, BOCHS, EDU};
-use guest::testmod::{Importer, GOOD};
+use guest::testmod::{Importer, UNMAPS_AT_ONCE};
 use guest::uapi::{self, VFIO_DMA_BUF_STATUS_CLOSED, VFIO_DMA_BUF_STATUS_LIVE};
 use guest::windows;
 use guest::{Errno, PAGE};
@@ -17,7 +17,7 @@ use crate::cases::observe::objects;
 use crate::check;
 use crate::failing::{exhaust, failed, injector, Tally, ALL, COPIES, MANY, MEMORY};
 use crate::fixture::{backwards, driver, edu, export_edu, nth, open_edu, ID, ID_AT};
-use crate::rig::{self, expelled, Rig};
+use crate::rig::{self, invalidated, Rig};
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -96,7 +96,7 @@ fn attach_survives_every_failure() -> Result<()> {
     let importer = Importer::new()?;
     let injector = injector(MEMORY, Whose::All)?;
     let attach = || {
-        importer.attach(&rig.buffer, &rig.importing, GOOD)?;
+        importer.attach(&rig.buffer, &rig.importing, UNMAPS_AT_ONCE)?;
         Ok(Attached(&importer))
     };
     let after = |result: &Result<_, _>| {
@@ -109,7 +109,7 @@ fn attach_survives_every_failure() -> Result<()> {
 fn imports(what: &str, device: &Device, buffer: &Buffer, importing: &Pci) -> Result<()> {
     rig::peers_reach_each_other()?;
     let importer = Importer::new()?;
-    check::works("attach", importer.attach(buffer, importing, GOOD))?;
+    check::works("attach", importer.attach(buffer, importing, UNMAPS_AT_ONCE))?;
     let injector = injector(MEMORY, Whose::All)?;
     let map = || importer.map().and_then(|_| importer.unmap());
     let after = |_: &Result<(), Errno>| {
@@ -121,7 +121,7 @@ fn imports(what: &str, device: &Device, buffer: &Buffer, importing: &Pci) -> Res
     failed(&exhaust(what, &injector, &[Errno::ENOMEM], map, after)?, &[Errno::ENOMEM])?;
     check::works("map", importer.map())?;
     check::works("REVOKE", buffer::revoke(device, buffer))?;
-    expelled("the importer", &importer, 1)
+    invalidated("the importer", &importer, 1)
 }
 
 fn import_survives_every_failure() -> Result<()> {
@@ -141,7 +141,7 @@ fn edu_without_driver() -> Result<Pci> {
     Ok(pci)
 }
 
-/// Nobody could be told that a revoke, or a close, did not work.
+/// A revoke or a close that failed could not be reported to anybody.
 fn revoke_allocates_nothing() -> Result<()> {
     let rig = Rig::new()?;
     let can_map = rig::may_go_through_host_bridge()?;
@@ -151,7 +151,7 @@ fn revoke_allocates_nothing() -> Result<()> {
         let buffer = export_edu(&rig.device)?;
         let mapping = buffer.map(0, PAGE)?;
         check::value("before", mapping.load(ID_AT), ID)?;
-        let importer = rig.attached_to(&buffer, GOOD)?;
+        let importer = rig.attached_to(&buffer, UNMAPS_AT_ONCE)?;
         if can_map {
             check::works("map", importer.map())?;
         }
@@ -179,7 +179,7 @@ fn revoke_that_cannot_read_its_argument_does_nothing() -> Result<()> {
 
 fn unread(what: &str, revoke: impl Fn(&Device, &Buffer) -> Result<(), Errno>) -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.attached(GOOD)?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
     let mapping = rig.buffer.map(0, PAGE)?;
     let injector = injector(COPIES, Whose::All)?;
     let mut tally = Tally::default();

@@ -8,15 +8,15 @@ use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
 use guest::call::Call;
 use guest::fence::Fence;
-use guest::patience::patient;
 use guest::pci::{BOCHS, EDU};
-use guest::testmod::{self, slow, Attach, Importer, GOOD, STUBBORN};
+use guest::testmod::{self, unmaps_after, Attach, Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
+use guest::timeout::scaled;
 use guest::{uapi, Errno, PAGE};
 
 use crate::case::{cases, Setup, Skip};
 use crate::check;
 use crate::fixture::{ID, ID_AT};
-use crate::rig::{self, expelled, soon, Rig, WHILE};
+use crate::rig::{self, invalidated, soon, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
@@ -53,7 +53,7 @@ cases! {
 fn importer_maps_and_unmaps() -> Result<()> {
     let rig = Rig::new()?;
     rig::peers_reach_each_other()?;
-    let importer = rig.attached(GOOD)?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
     for direction in
         [testmod::uapi::BOTH_WAYS, testmod::uapi::TO_DEVICE, testmod::uapi::FROM_DEVICE]
     {
@@ -65,21 +65,22 @@ fn importer_maps_and_unmaps() -> Result<()> {
         check::works("unmap", importer.unmap())?;
         check::errno("second unmap", importer.unmap(), Errno::EALREADY)?;
     }
-    expelled("nobody revoked it", &importer, 0)?;
+    invalidated("nobody revoked it", &importer, 0)?;
     check::works("detach", importer.detach())?;
     check::works("REVOKE without importers", buffer::revoke(&rig.device, &rig.buffer))
 }
 
 fn several_importers_share_a_buffer() -> Result<()> {
     let rig = Rig::new()?;
-    let importers = (0..4).map(|_| rig.mapped(GOOD)).collect::<Result<Vec<Importer>>>()?;
+    let importers =
+        (0..4).map(|_| rig.mapped(UNMAPS_AT_ONCE)).collect::<Result<Vec<Importer>>>()?;
     check::works("unmap of the first", importers[0].unmap())?;
     check::works("detach of the second", importers[1].detach())?;
     rig.revoke()?;
     for (number, importer) in importers.iter().enumerate().skip(2) {
-        expelled(&format!("importer {number}"), importer, 1)?;
+        invalidated(&format!("importer {number}"), importer, 1)?;
     }
-    expelled("the first, which had unmapped", &importers[0], 0)
+    invalidated("the first, which had unmapped", &importers[0], 0)
 }
 
 fn importer_of_bad_manners_cannot_attach() -> Result<()> {
@@ -91,20 +92,24 @@ fn importer_of_bad_manners_cannot_attach() -> Result<()> {
         ("neither", 0),
         ("static", STATIC),
     ] {
-        let result = Importer::new()?.attach(&rig.buffer, &rig.importing, Attach { flags, ..GOOD });
+        let result = Importer::new()?.attach(
+            &rig.buffer,
+            &rig.importing,
+            Attach { flags, ..UNMAPS_AT_ONCE },
+        );
         check::errno(&format!("attach {what}"), result, Errno::EOPNOTSUPP)?;
     }
-    rig.attached(GOOD).map(drop)
+    rig.attached(UNMAPS_AT_ONCE).map(drop)
 }
 
 /// An importer must be a PCI device, and one that the kernel believes can reach the exporter; see
 /// [`rig::may_go_through_host_bridge`].
 fn importer_out_of_reach_cannot_map() -> Result<()> {
     let rig = Rig::new()?;
-    let flags = GOOD.flags | testmod::uapi::NOT_PCI;
-    let importer = rig.attached(Attach { flags, ..GOOD })?;
+    let flags = UNMAPS_AT_ONCE.flags | testmod::uapi::NOT_PCI;
+    let importer = rig.attached(Attach { flags, ..UNMAPS_AT_ONCE })?;
     check::errno("map for no PCI device", importer.map(), Errno::EINVAL)?;
-    let importer = rig.attached(GOOD)?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
     if rig::may_go_through_host_bridge()? {
         check::works("map through a trusted host bridge", importer.map()).map(drop)
     } else {
@@ -115,7 +120,7 @@ fn importer_out_of_reach_cannot_map() -> Result<()> {
 
 fn revoked_buffer_takes_no_importer() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.attached(GOOD)?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
     rig.revoke()?;
     rig.refuses("after REVOKE", &importer)?;
     rig.device.set_memory(false)?;
@@ -125,9 +130,9 @@ fn revoked_buffer_takes_no_importer() -> Result<()> {
 
 fn revoke_unmaps_importers() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.mapped(GOOD)?;
+    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
     rig.revoke()?;
-    expelled("REVOKE", &importer, 1)?;
+    invalidated("REVOKE", &importer, 1)?;
     rig.refuses("after REVOKE", &importer)?;
     let again = buffer::revoke(&rig.device, &rig.buffer);
     check::errno("second REVOKE", again, Errno::EBADFD)
@@ -136,17 +141,17 @@ fn revoke_unmaps_importers() -> Result<()> {
 fn revoke_waits_for_a_slow_importer() -> Result<()> {
     const DELAY: Duration = Duration::from_millis(700);
     let rig = Rig::new()?;
-    let importer = rig.mapped(slow(DELAY.as_millis() as u32))?;
+    let importer = rig.mapped(unmaps_after(DELAY.as_millis() as u32))?;
     let start = Instant::now();
     rig.revoke()?;
     let (took, now) = (start.elapsed(), testmod::now());
-    expelled("REVOKE", &importer, 1)?;
+    invalidated("REVOKE", &importer, 1)?;
     let stats = importer.stats()?;
     let unmapped_after = Duration::from_nanos(stats.unmapped_at - stats.hit_at);
     ensure!(unmapped_after >= DELAY, "it unmapped after {unmapped_after:?}");
     ensure!(took >= DELAY, "REVOKE took {took:?} only");
     ensure!(stats.unmapped_at < now, "REVOKE returned before the unmap");
-    ensure!(took < DELAY + patient(rig::SOON), "REVOKE took {took:?}");
+    ensure!(took < DELAY + scaled(rig::SOON), "REVOKE took {took:?}");
     Ok(())
 }
 
@@ -161,8 +166,8 @@ fn revoke_waiting_for_an_importer_is_interruptible() -> Result<()> {
     let rig = Rig::new()?;
     let mapping = rig.buffer.map(0, PAGE)?;
     check::value("before", mapping.load(ID_AT), ID)?;
-    let importer = rig.mapped(STUBBORN)?;
-    let idle = rig.attached(GOOD)?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let idle = rig.attached(UNMAPS_AT_ONCE)?;
     for round in 0..3 {
         let call = hanging_revoke(&rig)?;
         check::errno(&format!("REVOKE, round {round}"), call.interrupt()?, Errno::EINTR)?;
@@ -184,7 +189,7 @@ fn revoke_waiting_for_an_importer_can_be_killed() -> Result<()> {
     let rig = Rig::new()?;
     let mapping = rig.buffer.map(0, PAGE)?;
     check::value("before", mapping.load(ID_AT), ID)?;
-    let importer = rig.mapped(STUBBORN)?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
     // Kills the process, and waits until nothing is left of it.
     drop(hanging_revoke(&rig)?);
     check::bus_error("CPU", mapping.load(ID_AT))?;
@@ -196,15 +201,14 @@ fn revoke_waiting_for_an_importer_can_be_killed() -> Result<()> {
 
 fn revoke_that_waits_for_an_importer_stalls_nothing_else() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.mapped(STUBBORN)?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
     stalls_nothing(&rig)?;
-    // Nobody told it more than once.
-    check::equal("times told to unmap", importer.stats()?.hits, 1)
+    check::equal("times invalidated", importer.stats()?.hits, 1)
 }
 
 fn revoke_that_waits_for_a_fence_stalls_nothing_else() -> Result<()> {
     let rig = Rig::new()?;
-    let _importer = rig.mapped(GOOD)?;
+    let _importer = rig.mapped(UNMAPS_AT_ONCE)?;
     let _fence = fence(&rig)?;
     stalls_nothing(&rig)
 }
@@ -215,7 +219,7 @@ fn stalls_nothing(rig: &Rig) -> Result<()> {
     let third = Buffer::export(&rig.device, 0, 0, PAGE)?;
     let bar = rig.device.map_bar(0)?;
     let mut call = hanging_revoke(rig)?;
-    let importer = rig.attached_to(&other, GOOD)?;
+    let importer = rig.attached_to(&other, UNMAPS_AT_ONCE)?;
     for round in 0..2 {
         let when = |what| format!("{what} beside a REVOKE, round {round}");
         check::works(&when("map of another buffer"), importer.map())?;
@@ -230,7 +234,7 @@ fn stalls_nothing(rig: &Rig) -> Result<()> {
     }
     check::works("map of another buffer", importer.map())?;
     soon("REVOKE of another buffer", || buffer::revoke(&rig.device, &other))?;
-    expelled("REVOKE of another buffer", &importer, 5)?;
+    invalidated("REVOKE of another buffer", &importer, 5)?;
     soon("REVOKE of a third", || buffer::revoke(&rig.device, &third))?;
     soon("export", || Buffer::export(&rig.device, 0, 0, PAGE).map(drop))?;
     call.hangs_for(WHILE)?;
@@ -250,24 +254,24 @@ fn fence_on(buffer: &Buffer) -> Result<Fence> {
 
 fn revoke_waits_for_a_fence() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.mapped(GOOD)?;
+    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
     let mapping = rig.buffer.map(0, PAGE)?;
     let fence = fence(&rig)?;
     let call = hanging_revoke(&rig)?;
     check::bus_error("CPU", mapping.load(ID_AT))?;
     check::works("signal", fence.signal())?;
     check::works("REVOKE", call.finish()?)?;
-    expelled("REVOKE", &importer, 1)
+    invalidated("REVOKE", &importer, 1)
 }
 
 /// Any holder of a buffer can add a fence. That must not hold up its owner, nor must importers of
 /// other buffers make it do so.
 fn revoke_of_what_nobody_imports_waits_for_no_fence() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.mapped(GOOD)?;
+    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
     let never = Buffer::export(&rig.device, 0, 0, PAGE)?;
     let no_longer = Buffer::export(&rig.device, 0, 0, PAGE)?;
-    check::works("detach", rig.attached_to(&no_longer, GOOD)?.detach())?;
+    check::works("detach", rig.attached_to(&no_longer, UNMAPS_AT_ONCE)?.detach())?;
     for (what, buffer) in [("never imported", never), ("no longer imported", no_longer)] {
         let _fence = fence_on(&buffer)?;
         let revoke = Call::start(|| buffer::revoke(&rig.device, &buffer))?;
@@ -277,12 +281,12 @@ fn revoke_of_what_nobody_imports_waits_for_no_fence() -> Result<()> {
         check::errno("once more", again, Errno::EBADFD)?;
     }
     let stats = importer.stats()?;
-    check::equal("importer: mapped, times told", (stats.mapped, stats.hits), (1, 0))
+    check::equal("importer: mapped, times invalidated", (stats.mapped, stats.hits), (1, 0))
 }
 
 fn revoke_waiting_for_a_fence_is_interruptible() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.attached(GOOD)?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
     let fence = fence(&rig)?;
     let call = hanging_revoke(&rig)?;
     check::errno("REVOKE", call.interrupt()?, Errno::EINTR)?;
@@ -297,22 +301,22 @@ fn revoke_waiting_for_a_fence_is_interruptible() -> Result<()> {
 fn last_close_waits_for_an_importer() -> Result<()> {
     const DELAY: Duration = Duration::from_millis(700);
     let rig = Rig::new()?;
-    let importer = rig.mapped(slow(DELAY.as_millis() as u32))?;
+    let importer = rig.mapped(unmaps_after(DELAY.as_millis() as u32))?;
     let Rig { device, buffer, importing, .. } = rig;
     let start = Instant::now();
     drop(device);
     let took = start.elapsed();
     ensure!(took >= DELAY, "close took {took:?}");
-    expelled("close", &importer, 1)?;
+    invalidated("close", &importer, 1)?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
     check::errno("map", importer.map(), Errno::ENODEV)?;
-    let late = Importer::new()?.attach(&buffer, &importing, GOOD);
+    let late = Importer::new()?.attach(&buffer, &importing, UNMAPS_AT_ONCE);
     check::errno("attach", late, Errno::ENODEV)
 }
 
 fn last_close_waits_for_a_fence() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.mapped(GOOD)?;
+    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
     let fence = fence(&rig)?;
     // The last fds of the device are this child's, which closes them when it ends.
     let mut close = Call::start(|| {
@@ -323,14 +327,14 @@ fn last_close_waits_for_a_fence() -> Result<()> {
     drop(device);
     close.hangs_for(3 * WHILE)?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
-    expelled("close", &importer, 1)?;
+    invalidated("close", &importer, 1)?;
     check::works("signal", fence.signal())?;
     check::works("close", close.finish()?)
 }
 
 fn unbind_waits_for_an_importer() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.mapped(STUBBORN)?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
     // The last fds of the device are this child's, which closes them when it ends.
     let mut close = Call::start(|| {
         sleep(WHILE);
@@ -342,7 +346,7 @@ fn unbind_waits_for_an_importer() -> Result<()> {
     unbind.hangs_for(3 * WHILE)?;
     close.hangs_for(WHILE)?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
-    check::equal("times told to unmap", importer.stats()?.hits, 1)?;
+    check::equal("times invalidated", importer.stats()?.hits, 1)?;
     check::works("unmap", importer.unmap())?;
     check::works("close", close.finish()?)?;
     check::works("unbind", unbind.finish()?)?;
@@ -352,12 +356,12 @@ fn unbind_waits_for_an_importer() -> Result<()> {
 
 fn attachment_outlives_the_device() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.attached(GOOD)?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
     let Rig { device, buffer, pci, importing } = rig;
     drop(device);
     pci.unbind()?;
     check::errno("map without a driver", importer.map(), Errno::ENODEV)?;
-    let late = Importer::new()?.attach(&buffer, &importing, GOOD);
+    let late = Importer::new()?.attach(&buffer, &importing, UNMAPS_AT_ONCE);
     check::errno("attach without a driver", late, Errno::ENODEV)?;
     drop(buffer);
     pci.bind(&crate::fixture::driver())?;
@@ -368,11 +372,11 @@ fn attachment_outlives_the_device() -> Result<()> {
 fn revoke_leaves_importers_of_other_buffers_alone() -> Result<()> {
     let rig = Rig::with(crate::fixture::nth(BOCHS, 0)?)?;
     let alias = Buffer::export(&rig.device, 0, 0, 4 * PAGE)?;
-    let importer = rig.mapped(GOOD)?;
-    let other = rig.attached_to(&alias, GOOD)?;
+    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
+    let other = rig.attached_to(&alias, UNMAPS_AT_ONCE)?;
     check::works("map of the alias", other.map())?;
     rig.revoke()?;
-    expelled("REVOKE", &importer, 1)?;
+    invalidated("REVOKE", &importer, 1)?;
     let stats = other.stats()?;
     check::equal("the alias: mapped, invalidations", (stats.mapped, stats.invalidations), (1, 0))
 }

@@ -9,7 +9,7 @@ use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
 use guest::device::{Device, Via};
 use guest::pci::{Pci, EDU};
-use guest::testmod::{slow, Attach, Importer, GOOD};
+use guest::testmod::{unmaps_after, Attach, Importer, UNMAPS_AT_ONCE};
 use guest::worker::Worker;
 use guest::{Errno, PAGE};
 
@@ -60,7 +60,7 @@ struct Crowd {
 impl Crowd {
     fn new(buffer: &Buffer, importing: &Pci) -> Result<Crowd> {
         let (mut importers, mut workers) = (Vec::new(), Vec::new());
-        for how in [GOOD, slow(1), slow(20)] {
+        for how in [UNMAPS_AT_ONCE, unmaps_after(1), unmaps_after(20)] {
             let importer = attach(buffer, importing, how)?;
             workers.push(Worker::start(|| map_all_the_time(&importer))?);
             importers.push(importer);
@@ -153,7 +153,7 @@ fn importers_race_with_revokes() -> Result<()> {
 }
 
 fn importers_race_with_closing() -> Result<()> {
-    const MANNERS: [Attach; 3] = [GOOD, slow(1), slow(20)];
+    const MANNERS: [Attach; 3] = [UNMAPS_AT_ONCE, unmaps_after(1), unmaps_after(20)];
     rig::peers_reach_each_other()?;
     let importing = rig::importing()?;
     let importers = MANNERS.iter().map(|_| Importer::new()).collect::<Result<Vec<_>>>()?;

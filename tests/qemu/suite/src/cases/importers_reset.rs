@@ -11,10 +11,10 @@ use guest::device::{Device, Via};
 use guest::fence::Fence;
 use guest::kmsg;
 use guest::module::Module;
-use guest::patience::patient;
 use guest::pause::Pause;
 use guest::pci::{Pci, BOCHS, EDU, IGB};
-use guest::testmod::{slow, Importer, GOOD, STUBBORN};
+use guest::testmod::{unmaps_after, Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
+use guest::timeout::scaled;
 use guest::windows;
 use guest::{uapi, Errno, PAGE};
 use nix::sys::signal::{kill, Signal};
@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use crate::case::{cases, Setup, Skip};
 use crate::check;
 use crate::fixture::{driver, nth, wait_for, ID, ID_AT};
-use crate::rig::{self, expelled, soon, Rig, WHILE};
+use crate::rig::{self, invalidated, soon, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
@@ -54,22 +54,22 @@ cases! {
 
 const TEMPORARILY: u32 = uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP;
 
-/// Memory goes by `off` and comes back by `on`: importers are told, refused, and welcome again.
+/// Disables memory by `off` and enables it by `on`: importers are invalidated, refused, and admitted.
 fn away_and_back(
     rig: &Rig,
     off: impl Fn(&Device) -> Result<()>,
     on: impl Fn(&Device) -> Result<()>,
 ) -> Result<()> {
-    let importer = rig.mapped(GOOD)?;
+    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
     for round in 1..4 {
         off(&rig.device)?;
-        expelled(&format!("round {round}"), &importer, round)?;
+        invalidated(&format!("round {round}"), &importer, round)?;
         rig.refuses(&format!("while it is away, round {round}"), &importer)?;
         rig.has_status("while it is away", TEMPORARILY)?;
         on(&rig.device)?;
         rig.has_status("when it is back", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
         check::works("map when it is back", importer.map())?;
-        rig.attached(GOOD)?;
+        rig.attached(UNMAPS_AT_ONCE)?;
     }
     // A buffer can be revoked for good while it is away.
     off(&rig.device)?;
@@ -102,12 +102,12 @@ fn no_importer_maps_in_d3hot() -> Result<()> {
 fn memory_off_waits_for_a_slow_importer() -> Result<()> {
     const DELAY: Duration = Duration::from_millis(700);
     let rig = Rig::new()?;
-    let importer = rig.mapped(slow(DELAY.as_millis() as u32))?;
+    let importer = rig.mapped(unmaps_after(DELAY.as_millis() as u32))?;
     let start = Instant::now();
     rig.device.set_memory(false)?;
     let took = start.elapsed();
     ensure!(took >= DELAY, "the write took {took:?}");
-    expelled("memory off", &importer, 1)?;
+    invalidated("memory off", &importer, 1)?;
     rig.device.set_memory(true)?;
     check::works("map", importer.map()).map(drop)
 }
@@ -115,7 +115,7 @@ fn memory_off_waits_for_a_slow_importer() -> Result<()> {
 fn interrupted_memory_off_does_not_happen() -> Result<()> {
     let rig = Rig::new()?;
     let mapping = rig.buffer.map(0, PAGE)?;
-    let importer = rig.mapped(STUBBORN)?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
     for round in 1..4 {
         let mut call = Call::start(|| clear_command(&rig.device))?;
         call.hangs_for(WHILE)?;
@@ -126,14 +126,14 @@ fn interrupted_memory_off_does_not_happen() -> Result<()> {
             Errno::EINTR,
         )?;
         // When the write came, and when it was given up.
-        check::equal("times told to look again", importer.stats()?.hits, 2 * round)?;
+        check::equal("times invalidated", importer.stats()?.hits, 2 * round)?;
         let command = rig.device.config16(uapi::PCI_COMMAND.into())?;
         ensure!(command & uapi::PCI_COMMAND_MEMORY as u16 != 0, "PCI_COMMAND is {command:#x}");
         check::value("CPU", mapping.load(ID_AT), ID)?;
         rig.has_status("after EINTR", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
     }
     // Others may map again at once, and so may this one.
-    check::works("map by another", rig.attached(GOOD)?.map())?;
+    check::works("map by another", rig.attached(UNMAPS_AT_ONCE)?.map())?;
     check::works("unmap", importer.unmap())?;
     check::works("map", importer.map())?;
     check::works("unmap", importer.unmap())?;
@@ -153,7 +153,7 @@ fn interrupted_reset_does_not_happen() -> Result<()> {
     let rig = Rig::new()?;
     let mapping = rig.buffer.map(0, PAGE)?;
     mapping.store(INVERTER, 5)?;
-    let importer = rig.mapped(STUBBORN)?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
     let mut call = Call::start(|| rig.device.reset())?;
     call.hangs_for(WHILE)?;
     check::errno("VFIO_DEVICE_RESET", call.interrupt()?, Errno::EINTR)?;
@@ -164,13 +164,13 @@ fn interrupted_reset_does_not_happen() -> Result<()> {
 
 /// Each `reset` tells importers to unmap; afterwards they may map again.
 fn resets(rig: &Rig, reset: impl Fn(&Device) -> Result<()>) -> Result<()> {
-    let importer = rig.mapped(GOOD)?;
+    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
     for round in 1..4 {
         reset(&rig.device)?;
-        expelled(&format!("round {round}"), &importer, round)?;
+        invalidated(&format!("round {round}"), &importer, round)?;
         rig.has_status("after the reset", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
         check::works("map after the reset", importer.map())?;
-        rig.attached(GOOD)?;
+        rig.attached(UNMAPS_AT_ONCE)?;
     }
     Ok(())
 }
@@ -211,7 +211,7 @@ fn bounded(
         took >= SECOND * 9 / 10,
         "{what} took {took:?} only, with an importer that had not unmapped"
     );
-    ensure!(took < SECOND + patient(SECOND * 3 / 2), "{what} took {took:?}");
+    ensure!(took < SECOND + scaled(SECOND * 3 / 2), "{what} took {took:?}");
     let stats = importer.stats()?;
     ensure!(stats.mapped == 1 && stats.hits > 0, "{stats:?}");
     Ok(())
@@ -219,7 +219,7 @@ fn bounded(
 
 fn sysfs_reset_does_not_wait_for_ever() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.mapped(STUBBORN)?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
     bounded("reset through sysfs", &importer, || rig.pci.reset())?;
     check::value("CPU", rig.buffer.map(0, PAGE)?.load(ID_AT), ID)?;
     check::works("unmap", importer.unmap())?;
@@ -229,24 +229,24 @@ fn sysfs_reset_does_not_wait_for_ever() -> Result<()> {
 fn sysfs_reset_waits_although_its_caller_has_a_signal() -> Result<()> {
     const DELAY: Duration = Duration::from_millis(700);
     let rig = Rig::new()?;
-    let importer = rig.mapped(slow(DELAY.as_millis() as u32))?;
+    let importer = rig.mapped(unmaps_after(DELAY.as_millis() as u32))?;
     let pause = Pause::at(windows::RESET)?;
     let mut reset = Call::start(|| {
         pause.arm_here()?;
         rig.pci.reset()
     })?;
-    wait_for("the importer is told to unmap", || Ok(importer.stats()?.hits > 0))?;
+    wait_for("the invalidation", || Ok(importer.stats()?.hits > 0))?;
     check::equal("over", reset.is_over()?, false)?;
     kill(Pid::from_raw(reset.pid()), Signal::SIGUSR1)?;
     pause.wait()?;
-    expelled("when the device is about to be reset", &importer, 1)?;
+    invalidated("when the device is about to be reset", &importer, 1)?;
     pause.end()?;
     check::works("reset through sysfs", reset.finish()?)
 }
 
 fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
     let rig = Rig::new()?;
-    let _importer = rig.mapped(GOOD)?;
+    let _importer = rig.mapped(UNMAPS_AT_ONCE)?;
     let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
     check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
     let mut call = Call::start(|| rig.device.reset())?;
@@ -259,7 +259,7 @@ fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
 
 fn reset_waits_for_a_fence() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.mapped(GOOD)?;
+    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
     let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
     check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
     let mut call = Call::start(|| rig.device.reset())?;
@@ -286,7 +286,7 @@ fn several_slow_importers_do_not_add_up() -> Result<()> {
     let mut buffers = Vec::new();
     for _ in 0..COUNT {
         let buffer = Buffer::export(&rig.device, 0, 0, PAGE)?;
-        let importer = rig.attached_to(&buffer, slow(DELAY.as_millis() as u32))?;
+        let importer = rig.attached_to(&buffer, unmaps_after(DELAY.as_millis() as u32))?;
         check::works("map", importer.map())?;
         importers.push(importer);
         buffers.push(buffer);
@@ -299,7 +299,7 @@ fn several_slow_importers_do_not_add_up() -> Result<()> {
     for importer in &importers {
         // Again when it is over, if that took until then.
         let hits = importer.stats()?.hits;
-        ensure!((1..=2).contains(&hits), "told to unmap {hits} times");
+        ensure!((1..=2).contains(&hits), "invalidated {hits} times");
     }
     Ok(())
 }
@@ -342,7 +342,7 @@ fn siblings_hot_reset_takes_importers_mappings() -> Result<()> {
 
 fn siblings_hot_reset_does_not_wait_for_ever() -> Result<()> {
     let pair = Pair::new()?;
-    let importer = pair.rig.mapped(STUBBORN)?;
+    let importer = pair.rig.mapped(NEVER_UNMAPS)?;
     bounded("HOT_RESET by the sibling", &importer, || pair.hot_reset())?;
     drop(importer);
     pair.release()
@@ -350,16 +350,16 @@ fn siblings_hot_reset_does_not_wait_for_ever() -> Result<()> {
 
 fn siblings_hot_reset_does_not_wait_for_a_revoke() -> Result<()> {
     let pair = Pair::new()?;
-    let importer = pair.rig.mapped(STUBBORN)?;
+    let importer = pair.rig.mapped(NEVER_UNMAPS)?;
     let mut call = Call::start(|| buffer::revoke(&pair.rig.device, &pair.rig.buffer))?;
     call.hangs_for(WHILE)?;
     for round in 0..3 {
         let start = Instant::now();
         check::works("HOT_RESET by the sibling", pair.hot_reset())?;
         let took = start.elapsed();
-        ensure!(took < patient(rig::SOON), "HOT_RESET took {took:?}, round {round}");
+        ensure!(took < scaled(rig::SOON), "HOT_RESET took {took:?}, round {round}");
     }
-    check::equal("times told to unmap", importer.stats()?.hits, 1)?;
+    check::equal("times invalidated", importer.stats()?.hits, 1)?;
     check::works("unmap", importer.unmap())?;
     check::works("REVOKE", call.finish()?)?;
     pair.release()

@@ -3,6 +3,7 @@
 
 mod aer;
 mod bar_mmap;
+mod borders;
 mod bytes;
 mod container;
 mod dmabuf_mmap;
@@ -61,6 +62,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         bar_mmap::CASES,
         export::CASES,
         feature::CASES,
+        borders::CASES,
         dmabuf_mmap::CASES,
         names::CASES,
         observe::CASES,

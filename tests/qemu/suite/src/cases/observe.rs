@@ -11,7 +11,7 @@ use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::mm;
 use guest::pci::{BOCHS, EDU};
-use guest::testmod::{Importer, GOOD};
+use guest::testmod::{Importer, UNMAPS_AT_ONCE};
 use guest::{uapi, Errno, PAGE};
 use serde_json::Value;
 
@@ -115,7 +115,7 @@ fn listing_counts_mappings_and_importers() -> Result<()> {
     let second = buffer.map(0, PAGE)?;
     counts("after another mmap", 3, 0)?;
     let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &importing()?, GOOD))?;
+    check::works("attach", importer.attach(&buffer, &importing()?, UNMAPS_AT_ONCE))?;
     counts("attached", 3, 0)?;
     check::works("map", importer.map())?;
     counts("imported", 3, 1)?;
@@ -208,12 +208,12 @@ fn tracepoints_tell_the_life_of_a_buffer() -> Result<()> {
     ensure!(faults.contains(&want), "no {want:?} in {faults:?}");
 
     let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &importing()?, GOOD))?;
+    check::works("attach", importer.attach(&buffer, &importing()?, UNMAPS_AT_ONCE))?;
     check::equal("events of attach", trace.take()?, vec![format!("importer_attach: {whole}")])?;
     device.set_memory(false)?;
-    let told = format!("importer_invalidate: {whole}");
+    let invalidated = format!("importer_invalidate: {whole}");
     let (suspend, resume) = (format!("memory_suspend: {name}"), format!("memory_resume: {name}"));
-    let want = vec![suspend, told.clone(), resume, told.clone()];
+    let want = vec![suspend, invalidated.clone(), resume, invalidated.clone()];
     check::equal("events of memory off", trace.take()?, want)?;
     check::bus_error("load", mapping.load(0x80))?;
     let want = format!("buffer_fault: {name} offset={page:#x} order=0 sigbus");
@@ -223,7 +223,7 @@ fn tracepoints_tell_the_life_of_a_buffer() -> Result<()> {
     trace.take()?;
 
     check::works("REVOKE", buffer::revoke(&device, &buffer))?;
-    let want = vec![format!("buffer_revoke: {whole}"), told];
+    let want = vec![format!("buffer_revoke: {whole}"), invalidated];
     check::equal("events of REVOKE", trace.take()?, want)?;
     drop((importer, mapping, buffer));
     let last = trace.take()?;

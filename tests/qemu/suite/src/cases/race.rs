@@ -10,9 +10,9 @@ use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::fault::Fault;
 use guest::mm::{self, Mapping};
-use guest::patience::patient;
 use guest::pci::{BOCHS, EDU};
 use guest::peer::{Loads, Peer};
+use guest::timeout::scaled;
 use guest::worker::Worker;
 use guest::{Errno, PAGE};
 
@@ -133,7 +133,7 @@ fn revokes_race_with_loads() -> Result<()> {
             client.begin_loads(address, ID)?;
             addresses.push(address);
         }
-        sleep(patient(Duration::from_millis(round % 7)));
+        sleep(scaled(Duration::from_millis(round % 7)));
         check::works("REVOKE", buffer::revoke(&device, &buffer))?;
         for client in &clients {
             seen.push(client.end_loads()?);
@@ -185,7 +185,7 @@ fn opening_and_closing_races_with_loads() -> Result<()> {
         let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
         client.close(fd)?;
         client.begin_loads(address, ID)?;
-        sleep(patient(Duration::from_millis(round % 5)));
+        sleep(scaled(Duration::from_millis(round % 5)));
         drop(device);
         seen.push(client.end_loads()?);
         check::bus_error("after the close", client.load(address)?)?;

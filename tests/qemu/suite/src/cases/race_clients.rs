@@ -10,12 +10,12 @@ use guest::call::Call;
 use guest::device::Device;
 use guest::kmsg;
 use guest::mm::{self, Mapping};
-use guest::patience::patient;
 use guest::pause::{meanwhile, Pause};
 use guest::pci::EDU;
 use guest::peer::Peer;
 use guest::ptes::Ptes;
-use guest::waiting::{is_in_driver, told};
+use guest::timeout::scaled;
+use guest::waiting::{is_in_driver, with_thread_id};
 use guest::windows;
 use guest::{Errno, PAGE};
 use nix::sys::ptrace;
@@ -207,7 +207,7 @@ fn stalls_no_mmap(blocks: bool, act: impl Fn(&Device) -> bool + Sync) -> Result<
     for (name, reset) in resets {
         let (pause, reset) = Pause::call(windows::RESET, reset)?;
         std::thread::scope(|scope| {
-            let (act, id) = told(|| act(&device));
+            let (act, id) = with_thread_id(|| act(&device));
             let thread = scope.spawn(act);
             let id = id.recv()?;
             wait_for("the thread waits for the reset, or is done", || {
@@ -216,7 +216,7 @@ fn stalls_no_mmap(blocks: bool, act: impl Fn(&Device) -> bool + Sync) -> Result<
             let took = mmaps()?;
             pause.holds()?;
             let [median, worst] = [took[took.len() / 2], took[took.len() - 1]];
-            let fine = median < patient(MEDIAN) && worst < patient(WORST);
+            let fine = median < scaled(MEDIAN) && worst < scaled(WORST);
             ensure!(fine, "others took {median:?} and {worst:?} during a {name} reset");
             kmsg::mark(&format!(
                 "suite: during a {name} reset an mmap took {median:?}, the slowest {worst:?}"

@@ -12,12 +12,12 @@ use guest::call::Call;
 use guest::device::{Device, Via};
 use guest::mm::{self, Mapping};
 use guest::module::Module;
-use guest::patience::a_while;
 use guest::pause::{meanwhile, Pause};
 use guest::pci::EDU;
 use guest::peer::Peer;
-use guest::testmod::{Importer, GOOD};
-use guest::waiting::{is_in_driver, told};
+use guest::testmod::{Importer, UNMAPS_AT_ONCE};
+use guest::timeout::scaled_delay;
+use guest::waiting::{is_in_driver, with_thread_id};
 use guest::windows::{self, Window};
 use guest::{Errno, PAGE};
 use nix::sys::memfd::{memfd_create, MFdFlags};
@@ -25,7 +25,7 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT};
-use crate::rig::{self, expelled, Rig, WHILE};
+use crate::rig::{self, invalidated, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
@@ -62,7 +62,7 @@ fn holds_up(
     call: impl FnOnce(&Rig) -> Result<(), Errno>,
 ) -> Result<Importer> {
     rig::peers_reach_each_other()?;
-    let importer = rig.attached(GOOD)?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
     let (pause, map) = half_way(&importer)?;
     let act = Pause::at(acts)?;
     let mut call = Call::start(|| {
@@ -77,21 +77,21 @@ fn holds_up(
     act.end()?;
     check::works("map that was in time", map.finish()?)?;
     check::works("the call", call.finish()?)?;
-    expelled("the importer", &importer, 1)?;
+    invalidated("the importer", &importer, 1)?;
     Ok(importer)
 }
 
 fn import_half_way_holds_up_a_revoke() -> Result<()> {
     let rig = Rig::new()?;
     rig::peers_reach_each_other()?;
-    let importer = rig.attached(GOOD)?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
     let (pause, map) = half_way(&importer)?;
     let mut revoke = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
     revoke.hangs_for(WHILE)?;
     pause.end()?;
     check::works("map that was in time", map.finish()?)?;
     check::works("REVOKE", revoke.finish()?)?;
-    expelled("the importer", &importer, 1)?;
+    invalidated("the importer", &importer, 1)?;
     rig.refuses("after REVOKE", &importer)
 }
 
@@ -117,7 +117,7 @@ fn import_half_way_holds_up_the_last_close() -> Result<()> {
     let importer = Importer::new()?;
     let map = Pause::at(windows::IMPORT_CHECKED)?;
     let Rig { device, buffer, importing, .. } = Rig::new()?;
-    check::works("attach", importer.attach(&buffer, &importing, GOOD))?;
+    check::works("attach", importer.attach(&buffer, &importing, UNMAPS_AT_ONCE))?;
     // A child would hold the device open: threads.
     std::thread::scope(|scope| {
         let mapper = scope.spawn(|| {
@@ -125,37 +125,37 @@ fn import_half_way_holds_up_the_last_close() -> Result<()> {
             importer.map().map(drop)
         });
         map.wait()?;
-        let (close, id) = told(move || drop(device));
+        let (close, id) = with_thread_id(move || drop(device));
         let close = spawn(close);
         let id = id.recv()?;
         wait_for("the last close waits", || Ok(close.is_finished() || is_in_driver(id)))?;
-        sleep(a_while(WHILE));
+        sleep(scaled_delay(WHILE));
         ensure!(!close.is_finished(), "the last close did not wait");
         map.release()?;
         check::equal("map that was in time", mapper.join().ok(), Some(Ok(())))?;
         close.join().map_err(|_| anyhow!("close: panic"))
     })?;
-    expelled("the importer", &importer, 1)?;
+    invalidated("the importer", &importer, 1)?;
     check::errno("map after the last close", importer.map(), Errno::ENODEV)
 }
 
 fn import_after_the_start_of_a_revoke_is_refused() -> Result<()> {
     rig::peers_reach_each_other()?;
     let rig = Rig::new()?;
-    let importer = rig.attached(GOOD)?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
     check::works("map", importer.map())?;
     check::works("unmap", importer.unmap())?;
     let (pause, revoke) = Pause::call(windows::ZAP, || buffer::revoke(&rig.device, &rig.buffer))?;
-    rig.refuses("before anybody is told", &importer)?;
+    rig.refuses("before any invalidation", &importer)?;
     pause.end()?;
     check::works("REVOKE", revoke.finish()?)?;
-    expelled("the importer", &importer, 0)
+    invalidated("the importer", &importer, 0)
 }
 
 fn attach_that_a_revoke_overtook_maps_nothing() -> Result<()> {
     let rig = Rig::new()?;
     let importer = Importer::new()?;
-    let attach = || importer.attach(&rig.buffer, &rig.importing, GOOD);
+    let attach = || importer.attach(&rig.buffer, &rig.importing, UNMAPS_AT_ONCE);
     let (check, attach) = Pause::call(windows::ATTACH_CHECKS, attach)?;
     let note = Pause::of(attach.pid(), windows::MUTEX_LOCK)?;
     check.end()?;
@@ -174,7 +174,7 @@ fn attach_that_unbind_overtook_is_refused() -> Result<()> {
     std::thread::scope(|scope| {
         let attach = scope.spawn(|| {
             pause.arm_here()?;
-            importer.attach(&buffer, &importing, GOOD)
+            importer.attach(&buffer, &importing, UNMAPS_AT_ONCE)
         });
         pause.wait()?;
         drop(device);
@@ -192,14 +192,14 @@ fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
     let Rig { device, buffer, importing, pci } = Rig::new()?;
     let address = check::works("mmap", peer.map(peer.take(&buffer)?, PAGE, mm::RW, 0)?)?;
     check::value("before", peer.load(address)?, ID)?;
-    check::works("attach", old.attach(&buffer, &importing, GOOD))?;
+    check::works("attach", old.attach(&buffer, &importing, UNMAPS_AT_ONCE))?;
     drop(device);
     let unbind = || pci.unbind().map_err(|_| Errno::EIO);
     let (pause, unbind) = Pause::call(windows::UNREGISTERED, unbind)?;
     check::bus_error("load", peer.load(address)?)?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
     check::errno("map", old.map(), Errno::ENODEV)?;
-    check::errno("attach", new.attach(&buffer, &importing, GOOD), Errno::ENODEV)?;
+    check::errno("attach", new.attach(&buffer, &importing, UNMAPS_AT_ONCE), Errno::ENODEV)?;
     ensure!(Device::open(&pci, Via::Group).is_err(), "the device was opened");
     pause.end()?;
     check::works("unbind", unbind.finish()?)?;

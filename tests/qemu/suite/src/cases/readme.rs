@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result};
 use guest::mm::{self, Mapping};
 use guest::pci::EDU;
+use guest::readme::{c, slice};
 use guest::PAGE;
-use readme::{c, slice};
 
 use crate::case::{cases, Setup};
 use crate::check;

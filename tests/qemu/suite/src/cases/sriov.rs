@@ -9,7 +9,7 @@ use guest::feature;
 use guest::mm::Mapping;
 use guest::pci::{Pci, EDU, IGB};
 use guest::ptes::{Pte, Ptes};
-use guest::testmod::{Importer, GOOD};
+use guest::testmod::{Importer, UNMAPS_AT_ONCE};
 use guest::uapi;
 use guest::{Errno, PAGE};
 
@@ -17,7 +17,7 @@ use super::unload::{comes_to_an_end, start, still_waits};
 use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::{driver, nth};
-use crate::rig::{expelled, importing, peers_reach_each_other};
+use crate::rig::{importing, invalidated, peers_reach_each_other};
 use crate::trace::Trace;
 
 cases! {
@@ -227,21 +227,25 @@ fn reset_of_a_virtual_function_is_its_own() -> Result<()> {
         let slice = Slices::of(device)?;
         slice.load()?;
         let importer = Importer::new()?;
-        check::works("attach", importer.attach(&slice.buffer, &peer, GOOD))?;
+        check::works("attach", importer.attach(&slice.buffer, &peer, UNMAPS_AT_ONCE))?;
         check::works("map", importer.map())?;
         slices.push((slice, importer));
     }
-    let [(own, told), others @ ..] = &slices[..] else { unreachable!() };
+    let [(own, imported), others @ ..] = &slices[..] else { unreachable!() };
     check::works("reset", device.reset())?;
     own.are_mapped("entries of the one", false)?;
-    expelled("importer of the one", told, 1)?;
+    invalidated("importer of the one", imported, 1)?;
     for (other, importer) in others {
         other.are_mapped("entries of another", true)?;
         let stats = importer.stats()?;
-        check::equal("importer of another: mapped, told", (stats.mapped, stats.hits), (1, 0))?;
+        check::equal(
+            "importer of another: mapped, invalidated",
+            (stats.mapped, stats.hits),
+            (1, 0),
+        )?;
     }
     own.load().context("after the reset")?;
-    check::works("map after the reset", told.map()).map(drop)
+    check::works("map after the reset", imported.map()).map(drop)
 }
 
 fn buffer_outlives_its_virtual_function() -> Result<()> {
@@ -253,7 +257,7 @@ fn buffer_outlives_its_virtual_function() -> Result<()> {
     let memory = buffer.map(0, PAGE)?;
     memory.load(STATUS)?;
     let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &importing()?, GOOD))?;
+    check::works("attach", importer.attach(&buffer, &importing()?, UNMAPS_AT_ONCE))?;
     drop((device, owner));
     check::works("none", physical.0.set_virtual_functions(0))?;
     ensure!(!function.dir().exists(), "{function} is still there");

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use guest::mm::{self, Mapping};
-use guest::patience::patient;
 use guest::pci::{Pci, BOCHS};
+use guest::timeout::scaled;
 use guest::PAGE;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
@@ -107,7 +107,7 @@ impl Scene {
         paint(&memory, pages)?;
         let bar = format!("{}/0", bochs.address());
         let (count, first) = (SLICES.to_string(), (FIRST * PAGE).to_string());
-        let heartbeat = patient(HEARTBEAT).as_millis().to_string();
+        let heartbeat = scaled(HEARTBEAT).as_millis().to_string();
         let args = [
             &["serve", &bar, SOCKET, "--clear", "--size", "8K", "--heartbeat", &heartbeat],
             &["--count", &count, "--first", &first][..],
@@ -120,7 +120,7 @@ impl Scene {
 
     /// Starts clients; `more` are more arguments for them.
     fn clients(&mut self, count: usize, more: &[&str]) -> Result<Vec<Running>> {
-        let beat = patient(BEAT).as_millis().to_string();
+        let beat = scaled(BEAT).as_millis().to_string();
         let args = [&[SOCKET, &beat], more].concat();
         let numbers = self.started..self.started + count;
         self.started += count;
@@ -184,7 +184,7 @@ fn all_have_slices(clients: &[Running]) -> Result<()> {
 fn broker_serves_a_hundred_clients_that_die_hang_and_leave() -> Result<()> {
     let mut scene = Scene::new(&nth(BOCHS, 0)?)?;
     // Some have started a program that keeps their connection when they are killed.
-    let linger = format!("sleep {}", patient(LINGER).as_secs());
+    let linger = format!("sleep {}", scaled(LINGER).as_secs());
     let mut clients = scene.clients(5, &[&linger])?;
     clients.extend(scene.clients(SLICES - 5, &[])?);
     all_have_slices(&clients)?;

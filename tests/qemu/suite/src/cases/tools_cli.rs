@@ -150,7 +150,7 @@ fn tool_runs_a_command_that_inherits_the_slice_only() -> Result<()> {
 fn tool_revokes_the_slice_when_the_command_ends() -> Result<()> {
     let bar = format!("{}/0", edu()?.address());
     let tool = program::path("vfio-dmabuf");
-    // A process that the command leaves behind keeps the slice mapped, and is told.
+    // A process that the command leaves behind keeps the slice mapped, and gets SIGBUS.
     let script = format!(
         "({tool} --json map fd --watch >/tmp/watch 2>/tmp/watch.err; echo $? >/tmp/watch.status) & \
          while ! grep -q maps /tmp/watch; do sleep 0.1; done; \

@@ -12,10 +12,10 @@ use guest::buffer::{self, Buffer};
 use guest::device::{Device, Via};
 use guest::mm;
 use guest::module::Module;
-use guest::patience::patient;
 use guest::pci::{Pci, EDU};
 use guest::peer::Peer;
-use guest::testmod::{Importer, GOOD};
+use guest::testmod::{Importer, UNMAPS_AT_ONCE};
+use guest::timeout::scaled;
 use guest::{Errno, PAGE};
 
 use super::observe::listing;
@@ -69,7 +69,7 @@ pub(super) fn still_waits(event: &Receiver<Result<()>>) -> Result<()> {
 
 /// Checks that it is over soon.
 pub(super) fn comes_to_an_end(event: &Receiver<Result<()>>) -> Result<()> {
-    event.recv_timeout(patient(Duration::from_secs(30))).context("it did not end")?
+    event.recv_timeout(scaled(Duration::from_secs(30))).context("it did not end")?
 }
 
 fn unbind_waits_for_the_device_fd() -> Result<()> {
@@ -89,7 +89,7 @@ fn unbind_waits_for_the_device_fd() -> Result<()> {
 fn owner_goes_on_while_unbind_waits() -> Result<()> {
     let Rig { device, buffer, importing, pci } = Rig::new()?;
     let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &importing, GOOD))?;
+    check::works("attach", importer.attach(&buffer, &importing, UNMAPS_AT_ONCE))?;
     let mapping = buffer.map(0, PAGE)?;
     check::value("before", mapping.load(ID_AT), ID)?;
     let can_map = rig::may_go_through_host_bridge()?;
@@ -119,7 +119,7 @@ fn owner_goes_on_while_unbind_waits() -> Result<()> {
     check::bus_error("after REVOKE", mapping.load(ID_AT))?;
     check::equal("mapped for a device after REVOKE", importer.stats()?.mapped, 0)?;
     check::works("detach", importer.detach())?;
-    check::works("attach to another", importer.attach(&new, &importing, GOOD))?;
+    check::works("attach to another", importer.attach(&new, &importing, UNMAPS_AT_ONCE))?;
 
     still_waits(&unbind)?;
     drop((device, bar));

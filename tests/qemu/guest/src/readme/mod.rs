@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The two programs that the README shows, as they stand there, for a case of the suite to run.
-//!
-//! `make check` compares them with the README.
+//! The programs that the README shows, for a case of the suite to run. `make check` compares them
+//! with the README.
 
 pub mod slice;
 

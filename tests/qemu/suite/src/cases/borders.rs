@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Border cases: each has one right answer, and a buffer that is not asked for stays as it is.
+//! Arguments at every border: each has one right answer, and a buffer that they are not about stays
+//! as it is.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -8,11 +9,33 @@ use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::feature::{Call, GET, HEADER, PROBE, SET};
 use guest::mm::{self, Mapping};
-use guest::pci::{self, Pci};
+use guest::others::{others, Elsewhere, DMA_BUFS};
+use guest::pci::{BOCHS, EDU, TESTDEV};
 use guest::{raw, uapi, Errno, PAGE};
 
-use crate::others::{others, Elsewhere, DMA_BUFS};
-use crate::world::open_fds;
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{fds, nth, open_bochs};
+
+cases! {
+    Setup::Bound(&[BOCHS]) =>
+        "features: PROBE, allowed operations, argsz": [
+            every_argsz_and_length_of_arguments_has_its_answer,
+            every_combination_of_operations_has_its_answer,
+        ],
+        "export: EINVAL if a length is 0, not aligned, past the BAR, or the sum overflows": [
+            ranges_at_every_border_have_their_answers,
+        ],
+        "mmap: EINVAL past the end, or not shared": [mmap_at_every_border_has_its_answer];
+    Setup::Bound(&[BOCHS, EDU]) =>
+        "REVOKE, MEMATTR, INFO: EBADF, EINVAL and ENODEV for fds that are no live buffer": [
+            files_of_every_other_kind_are_refused,
+        ];
+    Setup::Bound(&[TESTDEV]) =>
+        "export: ENOSPC if the offset space of the BAR is full": [
+            full_offset_space_is_enospc_until_a_buffer_is_closed,
+        ];
+}
 
 const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
 const IOMMUFD: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
@@ -20,62 +43,41 @@ const REVOKE: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
 const MEMATTR: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
 const INFO: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
 
-/// What the table is about.
-struct Table {
-    device: Device,
-    size: u64,
-    witness: Buffer,
-    mapping: Mapping,
-    count: u64,
-}
-
 /// A feature: its number, its operations, the bytes of its payload, and of these how many argsz
 /// has to have. The core does not look whether it has the ranges, too.
 type Feature = (u32, u32, usize, usize);
 const EXPORTS: [Feature; 2] = [(DMA_BUF, GET, 32, 32), (IOMMUFD, GET, 32, 16)];
 const OTHERS: [Feature; 3] = [(REVOKE, SET, 4, 4), (MEMATTR, GET | SET, 8, 8), (INFO, GET, 24, 24)];
 
-/// Runs all; gives how many there were.
-pub fn run() -> Result<u64> {
-    let pci = Pci::find(pci::BOCHS)?.into_iter().next().context("no bochs-display")?;
-    let device = Device::open(&pci, Via::Group)?;
+/// A device, and a buffer of it that no call is about.
+struct Borders {
+    device: Device,
+    size: u64,
+    witness: Buffer,
+    mapping: Mapping,
+}
+
+/// Runs checks that leave no fd open.
+fn at_borders(checks: impl FnOnce(&Borders) -> Result<()>) -> Result<()> {
+    let device = open_bochs()?;
     let witness = Buffer::export(&device, 0, 0, PAGE)?;
     let mapping = witness.map(0, PAGE)?;
     mapping.store(0, 0x600d)?;
     let size = device.region(0)?.size;
-    let mut table = Table { device, size, witness, mapping, count: 0 };
-    let fds = open_fds()?.len();
-    table.sizes().context("sizes")?;
-    table.operations().context("operations")?;
-    table.ranges().context("ranges")?;
-    table.fds().context("fds")?;
-    table.mmaps().context("mmap")?;
-    let now = open_fds()?.len();
-    ensure!(now == fds, "{now} fds are open, {fds} were");
-    let count = table.count;
-    drop(table);
-    Ok(count + exhaustion().context("the offset space")?)
+    let before = fds()?;
+    let borders = Borders { device, size, witness, mapping };
+    checks(&borders)?;
+    check::equal("open fds", fds()?, before)
 }
 
-impl Table {
-    /// One case.
-    fn case<T>(
-        &mut self,
-        what: impl Fn() -> String,
-        got: Result<T, Errno>,
-        want: Option<Errno>,
-    ) -> Result<()> {
-        self.count += 1;
-        let got = got.err();
-        ensure!(got == want, "{}: {got:?}, expected {want:?}", what());
-        // Seldom enough, as it is the same for all.
-        if self.count % 16 == 0 {
-            let info = buffer::info(&self.device, self.witness.raw())?;
-            let live = info.status == uapi::VFIO_DMA_BUF_STATUS_LIVE && info.size == PAGE;
-            ensure!(live, "{}: the witness is {info:?}", what());
-            ensure!(self.mapping.load(0)? == 0x600d, "{}: the witness has changed", what());
-        }
-        Ok(())
+impl Borders {
+    /// Checks the answer of a call.
+    fn answer<T>(&self, what: &str, got: Result<T, Errno>, want: Option<Errno>) -> Result<()> {
+        check::equal(what, got.err(), want)?;
+        let info = buffer::info(&self.device, self.witness.raw())?;
+        let live = info.status == uapi::VFIO_DMA_BUF_STATUS_LIVE && info.size == PAGE;
+        ensure!(live, "{what}: the witness is {info:?}");
+        check::value(&format!("the witness after {what}"), self.mapping.load(0), 0x600d)
     }
 
     /// A good payload of a feature, for a buffer that may be lost.
@@ -99,7 +101,7 @@ impl Table {
     }
 
     /// argsz, and how much of the payload there is.
-    fn sizes(&mut self) -> Result<()> {
+    fn sizes(&self) -> Result<()> {
         for (feature, ops, bytes, least) in features() {
             for op in [GET, SET].into_iter().filter(|op| ops & op != 0) {
                 let full = HEADER + bytes;
@@ -110,7 +112,7 @@ impl Table {
                     let mut call = Call { flags: op | feature, argsz: argsz as u32, payload };
                     let want = (argsz < HEADER + least).then_some(Errno::EINVAL);
                     let got = self.make(&mut call, false);
-                    self.case(|| format!("{feature:#x} {op:#x} argsz {argsz:#x}"), got, want)?;
+                    self.answer(&format!("{feature:#x} {op:#x} argsz {argsz:#x}"), got, want)?;
                 }
                 for there in 0..=bytes / 4 {
                     let (mut payload, _buffer) = self.payload(feature)?;
@@ -119,7 +121,7 @@ impl Table {
                     let mut call = Call { flags, argsz: full as u32, payload };
                     let want = (there * 4 < bytes).then_some(Errno::EFAULT);
                     let got = self.make(&mut call, true);
-                    self.case(|| format!("{feature:#x} {op:#x}, {there} words"), got, want)?;
+                    self.answer(&format!("{feature:#x} {op:#x}, {there} words"), got, want)?;
                 }
             }
         }
@@ -127,7 +129,7 @@ impl Table {
     }
 
     /// Every combination of the operation bits, and each unknown bit.
-    fn operations(&mut self) -> Result<()> {
+    fn operations(&self) -> Result<()> {
         let unknown = (19..32).map(|bit| 1 << bit);
         let known = (0..8).map(|bits| bits << 16);
         for ops in known.chain(unknown.flat_map(|bit| [bit, bit | GET, bit | SET, bit | PROBE])) {
@@ -140,14 +142,14 @@ impl Table {
                     asked & !has == 0 && ops >> 19 == 0 && (probe || asked == GET || asked == SET);
                 let got = self.make(&mut call, false);
                 let want = (!good).then_some(Errno::EINVAL);
-                self.case(|| format!("{feature:#x}, operations {ops:#x}"), got, want)?;
+                self.answer(&format!("{feature:#x}, operations {ops:#x}"), got, want)?;
             }
         }
         Ok(())
     }
 
     /// Counts, offsets and lengths.
-    fn ranges(&mut self) -> Result<()> {
+    fn ranges(&self) -> Result<()> {
         let most = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES;
         for (nr, argsz, want) in [
             (0, u32::MAX, Errno::EINVAL),
@@ -165,9 +167,9 @@ impl Table {
             call.payload[3] = nr;
             call.argsz = argsz;
             let got = self.make(&mut call, true);
-            self.case(|| format!("nr_ranges {nr:#x} argsz {argsz:#x}"), got, Some(want))?;
+            self.answer(&format!("nr_ranges {nr:#x} argsz {argsz:#x}"), got, Some(want))?;
         }
-        let (size, start) = (self.size, Pci::find(pci::BOCHS)?[0].bar_start(0)?);
+        let (size, start) = (self.size, nth(BOCHS, 0)?.bar_start(0)?);
         let borders = [0, 1, PAGE - 1, PAGE, size - PAGE, size, 1 << 31, 1 << 32, 1 << 40];
         let top = [1u64 << 52, 1 << 63, u64::MAX - PAGE + 1, u64::MAX - 1, u64::MAX];
         let numbers: Vec<u64> = borders.into_iter().chain(top).collect();
@@ -175,19 +177,19 @@ impl Table {
             for &length in &numbers {
                 let got = Export::new(0, &[Range(offset, length)]).make(&self.device);
                 let want = range_error(start, size, offset, length);
-                self.case(|| format!("range {offset:#x} {length:#x}"), got, want)?;
+                self.answer(&format!("range {offset:#x} {length:#x}"), got, want)?;
             }
         }
         for region in [1, 5, 6, 7, 8, 9, 255, 256, 1 << 31, u32::MAX] {
             let got = Export::new(region, &[Range(0, PAGE)]).make(&self.device);
-            self.case(|| format!("region {region:#x}"), got, Some(Errno::ENODEV))?;
+            self.answer(&format!("region {region:#x}"), got, Some(Errno::ENODEV))?;
         }
         Ok(())
     }
 
     /// REVOKE, MEMATTR and INFO of what is no buffer.
-    fn fds(&mut self) -> Result<()> {
-        let elsewhere = Elsewhere::new(pci::EDU)?;
+    fn files(&self) -> Result<()> {
+        let elsewhere = Elsewhere::new(EDU)?;
         let others = others(&self.witness, &elsewhere)?;
         let o_path = |fd: &OwnedFd| {
             let flags = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFL);
@@ -209,20 +211,20 @@ impl Table {
             for (feature, ops, ..) in OTHERS {
                 for op in [GET, SET].into_iter().filter(|op| ops & op != 0) {
                     let got = self.make(&mut Call::new(op | feature, fd_payload(fd)), false);
-                    self.case(|| format!("{feature:#x} {op:#x} of fd {fd}"), got, Some(want))?;
+                    self.answer(&format!("{feature:#x} {op:#x} of fd {fd}"), got, Some(want))?;
                 }
             }
             for argsz in [0, 7, 8, u32::MAX] {
                 let want = if argsz < 8 { Errno::EINVAL } else { want };
                 let got = buffer::revoke_by_ioctl(&self.device, fd, argsz);
-                self.case(|| format!("ioctl REVOKE of fd {fd}, argsz {argsz}"), got, Some(want))?;
+                self.answer(&format!("ioctl REVOKE of fd {fd}, argsz {argsz}"), got, Some(want))?;
             }
         }
         Ok(())
     }
 
     /// mmap() of the device and of a buffer.
-    fn mmaps(&mut self) -> Result<()> {
+    fn mmaps(&self) -> Result<()> {
         let device = (self.device.raw(), self.size);
         let buffer = (self.witness.raw(), PAGE);
         for (fd, size) in [device, buffer] {
@@ -236,24 +238,43 @@ impl Table {
                         if let Ok(address) = got {
                             mm::unmap(address, len)?;
                         }
-                        let what = || format!("fd {fd}: {len:#x} at {offset:#x}, {flags:#x}");
-                        self.case(what, got, want)?;
+                        let what = format!("fd {fd}: {len:#x} at {offset:#x}, {flags:#x}");
+                        self.answer(&what, got, want)?;
                     }
                 }
             }
             for offset in [1, PAGE - 1, u64::MAX, (1 << 63) | 1] {
                 let got = mm::map(fd, PAGE, mm::RO, libc::MAP_SHARED, offset);
-                self.case(|| format!("fd {fd} at {offset:#x}"), got, Some(Errno::EINVAL))?;
+                self.answer(&format!("fd {fd} at {offset:#x}"), got, Some(Errno::EINVAL))?;
             }
             for offset in [1 << 63, u64::MAX - PAGE + 1] {
                 let got = mm::map(fd, PAGE, mm::RO, libc::MAP_SHARED, offset);
                 let fine = matches!(got, Err(Errno::EOVERFLOW | Errno::EINVAL));
                 ensure!(fine, "fd {fd} at {offset:#x}: {got:?}");
-                self.count += 1;
             }
         }
         Ok(())
     }
+}
+
+fn every_argsz_and_length_of_arguments_has_its_answer() -> Result<()> {
+    at_borders(Borders::sizes)
+}
+
+fn every_combination_of_operations_has_its_answer() -> Result<()> {
+    at_borders(Borders::operations)
+}
+
+fn ranges_at_every_border_have_their_answers() -> Result<()> {
+    at_borders(Borders::ranges)
+}
+
+fn files_of_every_other_kind_are_refused() -> Result<()> {
+    at_borders(Borders::files)
+}
+
+fn mmap_at_every_border_has_its_answer() -> Result<()> {
+    at_borders(Borders::mmaps)
 }
 
 fn features() -> impl Iterator<Item = Feature> {
@@ -279,48 +300,41 @@ fn range_error(start: u64, size: u64, offset: u64, length: u64) -> Option<Errno>
 }
 
 /// Fills the offset space of a device: exports say so, what was made works, and room comes back.
-fn exhaustion() -> Result<u64> {
-    const GIB: u64 = 1 << 30;
-    let pci = Pci::find(pci::TESTDEV)?.into_iter().next().context("no pci-testdev")?;
-    let device = Device::open(&pci, Via::Group)?;
-    let bar = 2;
-    let size = device.region(bar)?.size;
+fn full_offset_space_is_enospc_until_a_buffer_is_closed() -> Result<()> {
+    const BAR: u32 = 2;
+    let device = Device::open(&nth(TESTDEV, 0)?, Via::Group)?;
+    let size = device.region(BAR)?.size;
     let region = (1 << 40) / size;
-    let whole = |times: u64| Export::new(bar, &vec![Range(0, size); times as usize]);
+    let whole = |times: u64| Export::new(BAR, &vec![Range(0, size); times as usize]).make(&device);
+    let full = |what: &str, got| check::errno(what, got, Errno::ENOSPC);
 
     // More than a BAR's part of the offset space, up to the most ranges that there can be.
     for times in [region + 1, 65536] {
-        let got = whole(times).make(&device).err();
-        ensure!(got == Some(Errno::ENOSPC), "{times} times the BAR: {got:?}");
+        full(&format!("{times} times the BAR"), whole(times))?;
     }
     let fill = |buffers: &mut Vec<Buffer>| loop {
-        match whole(region / 4).make(&device) {
+        match whole(region / 4) {
             Ok(buffer) => buffers.push(buffer),
-            Err(errno) => break errno,
+            failed => break full("one too many", failed),
         }
     };
     let mut buffers = Vec::new();
-    let end = fill(&mut buffers);
+    fill(&mut buffers)?;
     let count = buffers.len();
-    let full = 6 * 4 - 1;
-    ensure!(end == Errno::ENOSPC, "with {count} buffers: {end}");
-    ensure!((18..=full).contains(&count), "{count} buffers of {} GiB fit", region / 4 * size / GIB);
+    ensure!((18..6 * 4).contains(&count), "{count} buffers of a quarter of a region fit");
     for buffer in &buffers {
         let last = buffer.map(region / 4 * size - PAGE, PAGE)?;
         last.load(0).context("load in the last page")?;
         buffer::info(&device, buffer.raw())?;
     }
-    // There is room for a small one, and for one more where one was closed or revoked and closed.
-    Buffer::export(&device, bar, 0, PAGE).context("a page")?;
+    Buffer::export(&device, BAR, 0, PAGE).context("a page")?;
     buffer::revoke(&device, &buffers[count / 2])?;
-    let got = whole(region / 4).make(&device).err();
-    ensure!(got == Some(Errno::ENOSPC), "a revoked buffer has given its place away: {got:?}");
+    full("in the place of a revoked one", whole(region / 4))?;
     drop(buffers.remove(count / 2));
-    let again = whole(region / 4).make(&device).context("in the place of a closed one")?;
+    let again = check::works("in the place of a closed one", whole(region / 4))?;
     again.map(0, PAGE)?.load(0)?;
     drop((buffers, again));
     let mut buffers = Vec::new();
-    fill(&mut buffers);
-    ensure!(buffers.len() == count, "{} buffers fit now, {count} did before", buffers.len());
-    Ok(count as u64 * 2 + 6)
+    fill(&mut buffers)?;
+    check::equal("buffers that fit once more", buffers.len(), count)
 }

@@ -7,15 +7,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::pci::{Id, Pci};
-use guest::{feature, raw, uapi, PAGE};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::EventFd;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::SignalFd;
+
+use crate::buffer::{Buffer, Export, Range};
+use crate::device::{Device, Via};
+use crate::pci::{Id, Pci};
+use crate::{feature, raw, uapi, PAGE};
 
 /// How many of [`others`] are dma-bufs. They are the first.
 pub const DMA_BUFS: usize = 3;
@@ -60,7 +61,7 @@ pub fn others(buffer: &Buffer, elsewhere: &Elsewhere) -> Result<Vec<OwnedFd>> {
         to,
         Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?.0,
         EventFd::new()?.into(),
-        memfd_create("fuzz", MFdFlags::MFD_CLOEXEC)?,
+        memfd_create("other", MFdFlags::MFD_CLOEXEC)?,
         File::options().read(true).write(true).open("/dev/null")?.into(),
         File::open("/proc/self/maps")?.into(),
         File::open("/sys")?.into(),
