@@ -10,9 +10,10 @@ use anyhow::{bail, Context, Result};
 use guest::buffer::{Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::fault::Fault;
-use guest::mm::Mapping;
+use guest::mm::{self, Mapping};
 use guest::module::Module;
 use guest::pci::{self, Id, Pci};
+use guest::peer::Peer;
 use guest::ptes::MemoryType;
 use guest::timeout::scaled;
 use guest::{uapi, PAGE};
@@ -103,4 +104,12 @@ pub const WITH_EACH_TYPE: [(u32, MemoryType); 2] = [
 pub fn export_with(device: &Device, flags: u32, ranges: &[Range]) -> Result<Buffer> {
     let export = Export { flags, ..Export::new(0, ranges) };
     check::works("export", export.make(device))
+}
+
+/// Maps the first page of a buffer in another process, which has only the mapping afterwards.
+pub fn map_in(process: &Peer, buffer: &Buffer) -> Result<usize> {
+    let fd = process.take(buffer)?;
+    let address = check::works("mmap", process.map(fd, PAGE, mm::RW, 0)?)?;
+    process.close(fd)?;
+    Ok(address)
 }

@@ -13,7 +13,7 @@ use guest::{uapi, PAGE};
 
 use crate::case::{cases, Setup};
 use crate::check;
-use crate::fixture::nth;
+use crate::fixture::{map_in, nth};
 
 cases! {
     Setup::Bound(&[IVSHMEM, IVSHMEM]) =>
@@ -126,8 +126,7 @@ fn bytes_written_before_a_revoke_stay_and_later_ones_never_arrive() -> Result<()
     let device = open()?;
     let mut oracle = Oracle::new()?;
     let buffer = Buffer::export(&device, 2, 3 * PAGE, PAGE)?;
-    let fd = client.take(&buffer)?;
-    let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+    let address = map_in(&client, &buffer)?;
     client.store(address, 1)??;
     oracle.expect(3, 0, 1);
     check::works("REVOKE", guest::buffer::revoke(&device, &buffer))?;

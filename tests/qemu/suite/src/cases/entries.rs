@@ -15,7 +15,7 @@ use guest::{uapi, PAGE};
 use crate::case::{cases, Setup, Skip};
 use crate::check;
 use crate::fixture::{
-    edu, export_edu, export_with, nth, open_bochs, open_edu, ID, ID_AT, WITH_EACH_TYPE,
+    edu, export_edu, export_with, map_in, nth, open_bochs, open_edu, ID, ID_AT, WITH_EACH_TYPE,
 };
 
 cases! {
@@ -91,8 +91,7 @@ impl Everywhere {
     fn new() -> Result<Everywhere> {
         let (client, device) = (Peer::fork()?, open_edu()?);
         let buffer = export_edu(&device)?;
-        let fd = client.take(&buffer)?;
-        let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+        let address = map_in(&client, &buffer)?;
         check::value("client", client.load(address)?, ID)?;
         let other = export_edu(&device)?;
         let mappings = [buffer.map(0, PAGE)?, other.map(0, PAGE)?, device.map_bar(0)?];

@@ -15,7 +15,7 @@ use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
 use crate::check;
-use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT};
+use crate::fixture::{edu, export_edu, map_in, open_edu, wait_for, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -219,8 +219,7 @@ fn death_of_a_client_leaves_the_others_alone() -> Result<()> {
     let buffer = export_edu(&device)?;
     let mut places = Vec::new();
     for client in &clients {
-        let fd = client.take(&buffer)?;
-        places.push(check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?);
+        places.push(map_in(client, &buffer)?);
     }
     drop(buffer);
     let [first, second, third] = clients;

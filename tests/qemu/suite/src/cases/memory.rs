@@ -15,8 +15,8 @@ use guest::{Errno, PAGE};
 use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::{
-    colour, edu, export_edu, open_bochs, open_edu, paint, BOCHS_SIZE, BOCHS_SIZE_AT, ID, ID_AT,
-    INVERTER,
+    colour, edu, export_edu, map_in, open_bochs, open_edu, paint, BOCHS_SIZE, BOCHS_SIZE_AT, ID,
+    ID_AT, INVERTER,
 };
 
 cases! {
@@ -140,8 +140,7 @@ fn memory_off_reaches_other_processes() -> Result<()> {
     let device = open_edu()?;
     let bar = device.map_bar(0)?;
     let buffer = export_edu(&device)?;
-    let fd = client.take(&buffer)?;
-    let address = check::works("mmap in the client", client.map(fd, PAGE, mm::RW, 0)?)?;
+    let address = map_in(&client, &buffer)?;
     let child = Peer::fork()?;
     for round in 0..3 {
         check::value("client, on", client.load(address)?, ID)?;
@@ -203,8 +202,7 @@ fn export_while_memory_is_off_heals() -> Result<()> {
     let device = open_edu()?;
     device.set_memory(false)?;
     let buffer = export_edu(&device)?;
-    let fd = client.take(&buffer)?;
-    let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+    let address = map_in(&client, &buffer)?;
     check::bus_error("off", client.load(address)?)?;
     device.set_memory(true)?;
     check::value("on", client.load(address)?, ID)?;
@@ -234,8 +232,7 @@ fn resets_heal(reset: impl Fn(&Device) -> Result<(), Errno>) -> Result<()> {
     let device = open_edu()?;
     let bar = device.map_bar(0)?;
     let buffer = export_edu(&device)?;
-    let fd = client.take(&buffer)?;
-    let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+    let address = map_in(&client, &buffer)?;
     check::value("client, before", client.load(address)?, ID)?;
     check::value("BAR, before", bar.load(ID_AT), ID)?;
     let untouched = buffer.map(0, PAGE)?;
@@ -270,8 +267,7 @@ fn hammer(disturb: impl Fn(&Device) -> Result<()>) -> Result<Vec<Loads>> {
     let device = open_edu()?;
     let buffer = export_edu(&device)?;
     for client in &clients {
-        let fd = client.take(&buffer)?;
-        let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+        let address = map_in(client, &buffer)?;
         client.begin_loads(address, ID)?;
     }
     for _ in 0..60 {

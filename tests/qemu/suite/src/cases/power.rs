@@ -9,14 +9,14 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context, Result};
 use guest::buffer::{self, Buffer};
 use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
+use guest::mm::Mapping;
 use guest::pci::{self, Id, Pci, BOCHS, EDU, IGB};
 use guest::peer::Peer;
 use guest::PAGE;
 
 use crate::case::{cases, Setup, Skip};
 use crate::check;
-use crate::fixture::{nth, BOCHS_SIZE_AT, ID_AT};
+use crate::fixture::{map_in, nth, BOCHS_SIZE_AT, ID_AT};
 
 cases! {
     Setup::Bound(&[IGB]) =>
@@ -66,8 +66,7 @@ impl Watch {
             let want = through_bar.load(within)?;
             anyhow::ensure!(want != u32::MAX, "BAR{bar} at {at:#x} reads as if it were off");
             let buffer = Buffer::export(device, bar, page, PAGE)?;
-            let fd = client.take(&buffer)?;
-            let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+            let address = map_in(&client, &buffer)?;
             there.push((address + within as usize, want));
             here.push((buffer.map(0, PAGE)?, within, want));
             here.push((through_bar, within, want));

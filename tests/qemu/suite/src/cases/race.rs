@@ -18,7 +18,7 @@ use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
 use crate::check;
-use crate::fixture::{edu, export_edu, open_bochs, open_edu, ID, ID_AT};
+use crate::fixture::{edu, export_edu, map_in, open_bochs, open_edu, ID, ID_AT};
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -127,9 +127,7 @@ fn revokes_race_with_loads() -> Result<()> {
         let buffer = export_edu(&device)?;
         let mut addresses = Vec::new();
         for client in &clients {
-            let fd = client.take(&buffer)?;
-            let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
-            client.close(fd)?;
+            let address = map_in(client, &buffer)?;
             client.begin_loads(address, ID)?;
             addresses.push(address);
         }
@@ -154,9 +152,7 @@ fn revoke_wins_over_faults_under_way() -> Result<()> {
         let buffer = export_edu(&device)?;
         let mut addresses = Vec::new();
         for client in &clients {
-            let fd = client.take(&buffer)?;
-            addresses.push(check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?);
-            client.close(fd)?;
+            addresses.push(map_in(client, &buffer)?);
         }
         for (client, &address) in clients.iter().zip(&addresses) {
             client.begin_load(address)?;

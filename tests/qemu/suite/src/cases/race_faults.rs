@@ -19,7 +19,7 @@ use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
 use crate::check;
-use crate::fixture::{edu, export_edu, open_bochs, open_edu, ID, ID_AT};
+use crate::fixture::{edu, export_edu, map_in, open_bochs, open_edu, ID, ID_AT};
 use crate::rig::{SOON, WHILE};
 
 cases! {
@@ -53,9 +53,7 @@ impl Client {
     /// Made by `peer`, which was forked before `device` was opened.
     fn new(peer: Peer, device: &Device) -> Result<Client> {
         let buffer = export_edu(device)?;
-        let fd = peer.take(&buffer)?;
-        let address = check::works("mmap", peer.map(fd, PAGE, mm::RW, 0)?)?;
-        peer.close(fd)?;
+        let address = map_in(&peer, &buffer)?;
         Ok(Client { peer, buffer, address })
     }
 

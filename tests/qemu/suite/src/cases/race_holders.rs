@@ -24,7 +24,7 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 
 use crate::case::{cases, Setup};
 use crate::check;
-use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT};
+use crate::fixture::{edu, export_edu, map_in, open_edu, wait_for, ID, ID_AT};
 use crate::rig::{self, invalidated, Rig, WHILE};
 
 cases! {
@@ -190,7 +190,7 @@ fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
     let peer = Peer::fork()?;
     let [old, new] = [Importer::new()?, Importer::new()?];
     let Rig { device, buffer, importing, pci } = Rig::new()?;
-    let address = check::works("mmap", peer.map(peer.take(&buffer)?, PAGE, mm::RW, 0)?)?;
+    let address = map_in(&peer, &buffer)?;
     check::value("before", peer.load(address)?, ID)?;
     check::works("attach", old.attach(&buffer, &importing, UNMAPS_AT_ONCE))?;
     drop(device);
@@ -255,7 +255,7 @@ fn fault_that_unbind_overtook_is_sigbus() -> Result<()> {
     let peer = Peer::fork()?;
     let device = open_edu()?;
     let buffer = export_edu(&device)?;
-    let address = check::works("mmap", peer.map(peer.take(&buffer)?, PAGE, mm::RW, 0)?)?;
+    let address = map_in(&peer, &buffer)?;
     let pause = Pause::of(peer.pid(), windows::FAULT)?;
     peer.begin_load(address)?;
     pause.wait()?;

@@ -15,7 +15,7 @@ use guest::{uapi, Errno, PAGE};
 use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::{
-    colour, edu, export_edu, nth, open_bochs, open_edu, paint, ID, ID_AT, INVERTER,
+    colour, edu, export_edu, map_in, nth, open_bochs, open_edu, paint, ID, ID_AT, INVERTER,
 };
 
 cases! {
@@ -80,8 +80,7 @@ fn revoke_kills_a_mapping_in_another_process() -> Result<()> {
     let buffer = export_edu(&device)?;
     let mut addresses = Vec::new();
     for client in &clients {
-        let fd = client.take(&buffer)?;
-        addresses.push(check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?);
+        addresses.push(map_in(client, &buffer)?);
     }
     for (client, &address) in clients.iter().zip(&addresses) {
         check::value("before", client.load(address)?, ID)?;
@@ -110,8 +109,7 @@ fn revoke_kills_a_mapping_in_a_stopped_process() -> Result<()> {
     let client = Peer::fork()?;
     let device = open_edu()?;
     let buffer = export_edu(&device)?;
-    let fd = client.take(&buffer)?;
-    let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
+    let address = map_in(&client, &buffer)?;
     check::value("before", client.load(address)?, ID)?;
     client.stop()?;
     revoke(&device, &buffer)?;
