@@ -52,6 +52,19 @@ impl Device {
         self.ioctl(uapi::VFIO_DEVICE_PCI_HOT_RESET, words.as_mut_ptr() as usize).map(drop)
     }
 
+    /// The ids that VFIO_DEVICE_GET_PCI_HOT_RESET_INFO tells of the devices that a hot reset
+    /// concerns, for a device that was opened through its cdev.
+    pub fn hot_reset_ids(&self) -> Result<Vec<i32>, Errno> {
+        const ROOM: usize = 16;
+        // argsz, flags, count; then id, segment and bus and devfn.
+        let mut words = [0u32; 3 + 2 * ROOM];
+        words[0] = size_of_val(&words) as u32;
+        let address = words.as_mut_ptr() as usize;
+        self.ioctl(uapi::VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, address)?;
+        let count = (words[2] as usize).min(ROOM);
+        Ok(words[3..].chunks(2).take(count).map(|entry| entry[0] as i32).collect())
+    }
+
     /// VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY.
     pub fn enter_low_power(&self) -> Result<(), Errno> {
         feature::set(self, uapi::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY, &())

@@ -81,6 +81,8 @@ windows! {
     RELEASE = Driver(&["dma_buf", "release"]);
     /// A function is about to be reset; the driver has taken everything away (`reset_prepare`).
     RESET = Kernel(&["__pci_reset_function_locked"]);
+    /// VFIO is about to reset all devices of a bus: by a hot reset, or after the last close.
+    BUS_RESET = Kernel(&["pci_reset_bus"]);
     /// The link is about to be reset; drivers have been notified (`error_detected`).
     LINK_RESET = Kernel(&["pci_bus_error_reset"]);
     /// A recovery from a link error has failed; drivers are about to be notified.

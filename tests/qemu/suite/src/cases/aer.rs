@@ -24,7 +24,7 @@ use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup, Skip};
 use crate::check;
-use crate::fixture::{driver, edu, wait_for, ID, ID_AT};
+use crate::fixture::{driver, edu, export_edu, wait_for, ID, ID_AT};
 use crate::rig::{self, invalidated, Rig, WHILE};
 
 cases! {
@@ -35,12 +35,22 @@ cases! {
     Setup::Bound(&[EDU, EDU]) =>
         "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
             link_error_takes_everything_away_until_the_link_is_back,
-            link_error_does_not_wait_for_ever,
-            harmless_error_takes_everything_away_until_it_is_over,
+            link_error_does_not_wait_for_ever, reset_amid_a_recovery_lets_nobody_in,
+        ],
+        "link error that is not fatal: nothing changes": [
+            harmless_error_leaves_everything_as_it_is,
         ];
     Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
         "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
             device_that_does_not_recover_is_out_of_reach_until_a_reset,
+        ],
+        "link error that is not fatal: nothing changes": [
+            harmless_error_without_recovery_leaves_everything_as_it_is,
+        ],
+        "lost device: restored by the next open, by enabling memory, by the owner's reset": [
+            lost_device_is_back_when_it_is_opened_anew,
+            lost_device_is_back_when_its_owner_enables_memory,
+            reset_through_a_sibling_does_not_bring_a_lost_device_back,
         ];
 }
 
@@ -130,63 +140,163 @@ fn link_error_does_not_wait_for_ever() -> Result<()> {
     scene.heals()
 }
 
-/// The kernel may reset the link then, too: when another driver below the port asks for it, which
-/// it does after ours was notified.
-fn harmless_error_takes_everything_away_until_it_is_over() -> Result<()> {
+/// Checks that everybody reaches the device, and that the importer was never invalidated.
+fn is_untouched(scene: &Scene, when: &str) -> Result<()> {
+    for mapping in &scene.mappings {
+        check::value(when, mapping.load(ID_AT), ID)?;
+    }
+    let stats = scene.importer.stats()?;
+    check::equal(&format!("mapped, invalidated {when}"), (stats.mapped, stats.hits), (1, 0))?;
+    scene.rig.has_status(when, VFIO_DMA_BUF_STATUS_LIVE)
+}
+
+fn harmless_error_leaves_everything_as_it_is() -> Result<()> {
     let scene = Scene::new(Rig::new()?, UNMAPS_AT_ONCE)?;
     let [event, end] =
         [Pause::of_any(windows::ERROR_EVENT)?, Pause::of_any(windows::RECOVERY_ENDS)?];
     error(&scene.rig.pci, LinkError::NonFatal)?;
     event.wait()?;
-    invalidated("harmless error", &scene.importer, 1)?;
-    scene.is_out_of_reach("when its user is about to get an event")?;
-    let mut load = scene.begin_load()?;
-    load.hangs_for(WHILE)?;
+    is_untouched(&scene, "when its user is about to get an event")?;
     event.end()?;
     end.wait()?;
-    end.end()?;
-    check::works("the load that waited", load.finish()?)?;
-    // Nobody has asked for a reset: its user has nothing to do.
-    scene.rig.has_status("in the end", VFIO_DMA_BUF_STATUS_LIVE)?;
-    for mapping in &scene.mappings {
-        check::value("in the end", mapping.load(ID_AT), ID)?;
-    }
-    check::works("map in the end", scene.importer.map()).map(drop)
+    is_untouched(&scene, "when the recovery is over")?;
+    end.end()
 }
 
-/// The kernel gives up where some function has no driver that knows of errors.
-fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
+/// A function of the slot whose driver does not handle errors: the kernel gives up.
+fn harmless_error_without_recovery_leaves_everything_as_it_is() -> Result<()> {
     let [ours, sibling] = rig::siblings()?;
     sibling.release()?;
     ours.bind(&driver())?;
-    let config = Config::of(&sibling)?;
     let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
-    let [reset, gives_up] =
-        [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_FAILS)?];
+    let gives_up = Pause::of_any(windows::RECOVERY_FAILS)?;
+    error(&scene.rig.pci, LinkError::NonFatal)?;
+    gives_up.wait()?;
+    is_untouched(&scene, "when the kernel is about to tell that it has given up")?;
+    // The owner is notified after the driver has dealt with it.
+    let event = Pause::of_any(windows::ERROR_EVENT)?;
+    gives_up.end()?;
+    event.wait()?;
+    is_untouched(&scene, "when the kernel has told")?;
+    event.end()
+}
+
+/// The kernel resets the link for one of them, and its recovery goes on after the owner's reset.
+fn reset_amid_a_recovery_lets_nobody_in() -> Result<()> {
+    let scene = Scene::new(Rig::new()?, UNMAPS_AT_ONCE)?;
+    let [reset, end] =
+        [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_ENDS)?];
     error(&scene.rig.pci, LinkError::Fatal)?;
     reset.wait()?;
+    check::works("VFIO_DEVICE_RESET", scene.rig.device.reset())?;
+    scene.is_out_of_reach("after a reset amid a recovery")?;
+    scene.rig.device.set_memory(false)?;
+    scene.rig.device.set_memory(true)?;
+    scene.is_out_of_reach("after memory off and on amid a recovery")?;
     let mut load = scene.begin_load()?;
     load.hangs_for(WHILE)?;
     reset.end()?;
-    gives_up.wait()?;
-    load.hangs_for(WHILE)?;
-    gives_up.end()?;
-    check::errno("the load that waited", load.finish()?, Errno::EIO)?;
-    invalidated("link error", &scene.importer, 1)?;
-    scene.is_out_of_reach("when the kernel has given up")?;
-    for mapping in &scene.mappings {
-        check::bus_error("when the kernel has given up", mapping.load(ID_AT))?;
+    end.wait()?;
+    end.end()?;
+    check::works("the load that waited", load.finish()?)?;
+    scene.heals()
+}
+
+/// A device that its link was lost of: the kernel gives up where some function has no driver that
+/// handles errors.
+struct Lost {
+    scene: Scene,
+    sibling: Pci,
+    /// Of the sibling, which has no driver.
+    config: Config,
+}
+
+impl Lost {
+    fn new() -> Result<Lost> {
+        let [ours, sibling] = rig::siblings()?;
+        sibling.release()?;
+        ours.bind(&driver())?;
+        let config = Config::of(&sibling)?;
+        let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
+        let [reset, gives_up] =
+            [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_FAILS)?];
+        error(&scene.rig.pci, LinkError::Fatal)?;
+        reset.wait()?;
+        let mut load = scene.begin_load()?;
+        load.hangs_for(WHILE)?;
+        reset.end()?;
+        gives_up.wait()?;
+        load.hangs_for(WHILE)?;
+        gives_up.end()?;
+        check::errno("the load that waited", load.finish()?, Errno::EIO)?;
+        invalidated("link error", &scene.importer, 1)?;
+        let lost = Lost { scene, sibling, config };
+        lost.is_lost("when the kernel has given up")?;
+        Ok(lost)
     }
 
-    config.restore(&sibling)?;
-    sibling.bind(&driver())?;
-    let other = scene.rig.device.open_sibling(&sibling, Via::Group)?;
-    let group = scene.rig.device.holders[0].as_raw_fd();
-    check::works("HOT_RESET", scene.rig.device.hot_reset(&[group]))?;
+    fn is_lost(&self, when: &str) -> Result<()> {
+        self.scene.is_out_of_reach(when)?;
+        for mapping in &self.scene.mappings {
+            check::bus_error(when, mapping.load(ID_AT))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the sibling, bound anew, beside the lost device.
+    fn open_sibling(&self) -> Result<Device> {
+        self.config.restore(&self.sibling)?;
+        self.sibling.bind(&driver())?;
+        self.scene.rig.device.open_sibling(&self.sibling, Via::Group)
+    }
+
+    fn group(&self) -> i32 {
+        self.scene.rig.device.holders[0].as_raw_fd()
+    }
+}
+
+fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
+    let lost = Lost::new()?;
+    let other = lost.open_sibling()?;
+    check::works("HOT_RESET", lost.scene.rig.device.hot_reset(&[lost.group()]))?;
     drop(other);
-    scene.heals()?;
+    lost.scene.rig.has_status("after HOT_RESET", VFIO_DMA_BUF_STATUS_LIVE)?;
+    lost.scene.heals()?;
+    drop(lost.scene);
+    lost.sibling.release()
+}
+
+/// `reset_done` comes for resets that fail, too, so the driver does not go by it.
+fn reset_through_a_sibling_does_not_bring_a_lost_device_back() -> Result<()> {
+    let lost = Lost::new()?;
+    let other = lost.open_sibling()?;
+    check::works("HOT_RESET", other.hot_reset(&[lost.group()]))?;
+    drop(other);
+    lost.is_lost("after HOT_RESET of the sibling")?;
+    lost.scene.heals()?;
+    drop(lost.scene);
+    lost.sibling.release()
+}
+
+/// These functions have no reset of their own, so nothing else brings the device back.
+fn lost_device_is_back_when_its_owner_enables_memory() -> Result<()> {
+    let lost = Lost::new()?;
+    lost.scene.rig.device.set_memory(false)?;
+    lost.is_lost("with memory off")?;
+    lost.scene.heals()?;
+    drop(lost.scene);
+    lost.config.restore(&lost.sibling)
+}
+
+fn lost_device_is_back_when_it_is_opened_anew() -> Result<()> {
+    let Lost { scene, sibling, config } = Lost::new()?;
+    let pci = scene.rig.pci.clone();
     drop(scene);
-    sibling.release()
+    let device = Device::open(&pci, Via::Group)?;
+    for mapping in [device.map_bar(0)?, export_edu(&device)?.map(0, PAGE)?] {
+        check::value("opened anew", mapping.load(ID_AT), ID)?;
+    }
+    config.restore(&sibling)
 }
 
 /// Who waits may be who has to give the device back, and unbinding waits for that.

@@ -6,6 +6,7 @@ mod bar_mmap;
 mod borders;
 mod bytes;
 mod container;
+mod denial;
 mod dmabuf_mmap;
 mod drop_in;
 mod entries;
@@ -45,6 +46,7 @@ mod sriov;
 mod tools_broker;
 mod tools_cli;
 mod tools_crate;
+mod unbound;
 mod unload;
 mod windows;
 
@@ -63,6 +65,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         export::CASES,
         feature::CASES,
         borders::CASES,
+        denial::CASES,
         dmabuf_mmap::CASES,
         names::CASES,
         observe::CASES,
@@ -97,6 +100,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         limits::CASES,
         hostile::CASES,
         soak::CASES,
+        unbound::CASES,
         unload::CASES,
         drop_in::CASES,
     ];

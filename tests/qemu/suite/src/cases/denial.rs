@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Clients that do nothing but fault have no power over the owner's resets, and the owner's own
+//! faults none over its calls.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use anyhow::{Context, Result};
+use guest::call::Call;
+use guest::device::{Device, Via};
+use guest::mm::{self, Mapping};
+use guest::pause::Pause;
+use guest::pci::{BOCHS, EDU, IGB};
+use guest::peer::Peer;
+use guest::uapi;
+use guest::windows::FAULT_CHECKED;
+use guest::PAGE;
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{edu, export_edu, nth, ID, ID_AT};
+use crate::rig::{siblings, WHILE};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        "clients that fault do not make resets or power changes of the owner fail": [
+            hot_reset_waits_for_a_client_in_a_fault,
+            resets_work_beside_eight_clients_that_fault,
+        ];
+    Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
+        "clients that fault do not make resets or power changes of the owner fail": [
+            hot_reset_by_a_sibling_waits_for_a_client_in_a_fault,
+        ];
+    Setup::Bound(&[IGB]) =>
+        "clients that fault do not make resets or power changes of the owner fail": [
+            function_resets_work_beside_eight_clients_that_fault,
+        ];
+    Setup::Bound(&[BOCHS]) =>
+        "the arguments of the owner's calls may lie in its own mapping of the device": [
+            config_write_reads_its_bytes_from_a_mapping_of_the_device,
+            hot_reset_reads_its_arguments_from_a_mapping_of_the_device,
+        ];
+}
+
+/// How often each reset is tried beside clients that fault.
+const ROUNDS: usize = 25;
+
+/// The groups that a hot reset is to be told of.
+fn groups(device: &Device, via: Via) -> Vec<RawFd> {
+    match via {
+        Via::Group => vec![device.holders[0].as_raw_fd()],
+        Via::Cdev => Vec::new(),
+    }
+}
+
+/// Checks that `reset` waits for a client that stands between its check and its entry, and works.
+fn waits_for_a_fault(device: &Device, reset: impl FnOnce() -> Result<(), guest::Errno>) -> Result<()> {
+    let buffer = export_edu(device)?;
+    let mapping = buffer.map(0, PAGE)?;
+    let (fault, load) = Pause::call(FAULT_CHECKED, || {
+        mapping.load(ID_AT).map(drop).or(Err(guest::Errno::EIO))
+    })?;
+    let mut call = Call::start(reset)?;
+    call.hangs_for(WHILE)?;
+    fault.end()?;
+    check::works("the reset", call.finish()?)?;
+    check::works("the load", load.finish()?)?;
+    check::value("afterwards", mapping.load(ID_AT), ID)
+}
+
+fn hot_reset_waits_for_a_client_in_a_fault() -> Result<()> {
+    for &via in Via::all() {
+        let device = Device::open(&edu()?, via)?;
+        let groups = groups(&device, via);
+        waits_for_a_fault(&device, || device.hot_reset(&groups)).with_context(|| format!("{via:?}"))?;
+    }
+    Ok(())
+}
+
+fn hot_reset_by_a_sibling_waits_for_a_client_in_a_fault() -> Result<()> {
+    let pair = siblings()?;
+    for &via in Via::all() {
+        let device = Device::open(&pair[0], via)?;
+        let sibling = device.open_sibling(&pair[1], via)?;
+        let groups = groups(&device, via);
+        waits_for_a_fault(&device, || sibling.hot_reset(&groups)).with_context(|| format!("{via:?}"))?;
+    }
+    Ok(())
+}
+
+/// Eight clients that load from a page of the device as fast as they can.
+struct Clients(Vec<(Peer, usize)>);
+
+impl Clients {
+    fn fork() -> Result<Vec<Peer>> {
+        (0..8).map(|_| Peer::fork()).collect()
+    }
+
+    fn start(peers: Vec<Peer>, device: &Device, bar: u32, offset: u64) -> Result<Clients> {
+        let buffer = guest::buffer::Buffer::export(device, bar, 0, PAGE)?;
+        let mut clients = Vec::new();
+        for peer in peers {
+            let fd = peer.take(&buffer)?;
+            let address = check::works("mmap", peer.map(fd, PAGE, mm::RW, 0)?)? + offset as usize;
+            let want = check::works("load", peer.load(address)?)?;
+            peer.begin_hammer(address, want)?;
+            clients.push((peer, address));
+        }
+        Ok(Clients(clients))
+    }
+
+    fn end(self) -> Result<()> {
+        for (peer, _) in self.0 {
+            peer.end_hammer()?;
+        }
+        Ok(())
+    }
+}
+
+fn resets_work_beside_eight_clients_that_fault() -> Result<()> {
+    for &via in Via::all() {
+        let peers = Clients::fork()?;
+        let pci = edu()?;
+        let device = Device::open(&pci, via)?;
+        let clients = Clients::start(peers, &device, 0, ID_AT)?;
+        for round in 0..ROUNDS {
+            let what = |call: &str| format!("{call}, round {round}, {via:?}");
+            check::works(&what("HOT_RESET"), device.hot_reset(&groups(&device, via)))?;
+            check::works(&what("VFIO_DEVICE_RESET"), device.reset())?;
+            check::works(&what("reset through sysfs"), pci.reset())?;
+            device.set_memory(false)?;
+            device.set_memory(true)?;
+        }
+        clients.end()?;
+    }
+    Ok(())
+}
+
+/// A register of igb that does not change by itself.
+const STATUS: u64 = 0x08;
+
+fn function_resets_work_beside_eight_clients_that_fault() -> Result<()> {
+    for &via in Via::all() {
+        let peers = Clients::fork()?;
+        let device = Device::open(&nth(IGB, 0)?, via)?;
+        let clients = Clients::start(peers, &device, 0, STATUS)?;
+        for round in 0..ROUNDS / 5 {
+            let what = |call: &str| format!("{call}, round {round}, {via:?}");
+            check::works(&what("VFIO_DEVICE_RESET"), device.reset())?;
+            device.express_flr().with_context(|| what("FLR"))?;
+            device.set_power_state(3).with_context(|| what("D3hot"))?;
+            device.set_power_state(0).with_context(|| what("D0"))?;
+            check::works(&what("LOW_POWER_ENTRY"), device.enter_low_power())?;
+            check::works(&what("LOW_POWER_EXIT"), device.leave_low_power())?;
+        }
+        clients.end()?;
+    }
+    Ok(())
+}
+
+/// The video memory of a bochs-display, with words at its start and no entry in the page table.
+fn memory_with(device: &Device, words: &[u32]) -> Result<Mapping> {
+    let memory = device.map_bar(0)?;
+    for (at, &word) in words.iter().enumerate() {
+        check::works("store", memory.store(4 * at as u64, word))?;
+    }
+    device.set_memory(false)?;
+    device.set_memory(true)?;
+    Ok(memory)
+}
+
+fn config_write_reads_its_bytes_from_a_mapping_of_the_device() -> Result<()> {
+    for &via in Via::all() {
+        let device = Device::open(&nth(BOCHS, 0)?, via)?;
+        let command = u64::from(uapi::PCI_COMMAND);
+        let on = device.config16(command)?;
+        let off = on & !(uapi::PCI_COMMAND_MEMORY as u16);
+        let memory = memory_with(&device, &[u32::from(off)])?;
+        let at = device.region(uapi::VFIO_PCI_CONFIG_REGION_INDEX)?.offset + command;
+        let written = mm::write_at(device.raw(), memory.address(), 2, at as i64);
+        check::value("pwrite() from the BAR", written, 2)?;
+        check::equal("PCI_COMMAND", device.config16(command)?, off)?;
+        check::bus_error("with memory off", memory.load(0))?;
+        device.set_memory(true)?;
+        check::value("with memory on", memory.load(0), u32::from(off))?;
+    }
+    Ok(())
+}
+
+fn hot_reset_reads_its_arguments_from_a_mapping_of_the_device() -> Result<()> {
+    for &via in Via::all() {
+        let device = Device::open(&nth(BOCHS, 0)?, via)?;
+        let groups = groups(&device, via);
+        let mut words = vec![12 + 4 * groups.len() as u32, 0, groups.len() as u32];
+        words.extend(groups.iter().map(|&fd| fd as u32));
+        let memory = memory_with(&device, &words)?;
+        let done = device.ioctl(uapi::VFIO_DEVICE_PCI_HOT_RESET, memory.address());
+        check::works("HOT_RESET with arguments in the BAR", done)?;
+        check::value("afterwards", memory.load(0), words[0])?;
+    }
+    Ok(())
+}

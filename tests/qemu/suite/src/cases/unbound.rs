@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What is left of a device that was unbound while a client kept a buffer of it: nothing that VFIO
+//! acts upon. The devices are two functions of one slot, which VFIO resets together.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use anyhow::{ensure, Context, Result};
+use guest::buffer::Buffer;
+use guest::device::{Device, Via};
+use guest::mm::Mapping;
+use guest::pause::Pause;
+use guest::pci::{Pci, EDU};
+use guest::testmod::{Importer, UNMAPS_AT_ONCE};
+use guest::windows::BUS_RESET;
+use guest::PAGE;
+
+use crate::case::{cases, Setup};
+use crate::check;
+use crate::fixture::{driver, edu, export_edu, wait_for, ID, ID_AT};
+use crate::rig::{importing, siblings};
+
+cases! {
+    Setup::Bound(&[EDU]) =>
+        "unbound device: VFIO does not act upon it, whatever clients keep": [
+            device_gets_its_name_back_although_a_client_keeps_a_buffer,
+            buffer_outlives_the_last_device,
+        ];
+    Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
+        "unbound device: VFIO does not act upon it, whatever clients keep": [
+            close_of_a_sibling_leaves_a_device_alone_that_the_host_has_back,
+            hot_reset_works_after_a_sibling_was_bound_anew,
+            hot_reset_works_after_a_sibling_was_pulled,
+            hot_reset_info_tells_the_id_of_a_sibling_that_was_bound_anew,
+        ];
+}
+
+/// What a client keeps of a buffer.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Fd,
+    Mapping,
+    Path,
+    Importer,
+}
+
+const ALL: [How; 4] = [How::Fd, How::Mapping, How::Path, How::Importer];
+
+/// A buffer, or what keeps it.
+#[expect(dead_code, reason = "kept until it is dropped")]
+enum Kept {
+    Fd(Buffer),
+    Mapping(Mapping),
+    Path(File),
+    Importer(Importer),
+}
+
+impl How {
+    /// Keeps a new buffer of the device.
+    fn keep(self, device: &Device) -> Result<Kept> {
+        let buffer = export_edu(device)?;
+        Ok(match self {
+            How::Fd => Kept::Fd(buffer),
+            How::Mapping => {
+                let mapping = buffer.map(0, PAGE)?;
+                check::value("before", mapping.load(ID_AT), ID)?;
+                Kept::Mapping(mapping)
+            }
+            How::Path => {
+                let link = format!("/proc/self/fd/{}", buffer.raw());
+                Kept::Path(File::options().read(true).custom_flags(libc::O_PATH).open(link)?)
+            }
+            How::Importer => {
+                let importer = Importer::new()?;
+                check::works("attach", importer.attach(&buffer, &importing()?, UNMAPS_AT_ONCE))?;
+                Kept::Importer(importer)
+            }
+        })
+    }
+
+    /// Keeps a buffer of a device that is closed and unbound after that.
+    fn keep_over_unbind(self, pci: &Pci, via: Via) -> Result<Kept> {
+        let device = Device::open(pci, via)?;
+        let kept = self.keep(&device)?;
+        drop(device);
+        pci.unbind()?;
+        Ok(kept)
+    }
+}
+
+/// Opens both functions, the second one through what holds the first.
+fn open_both(pair: &[Pci; 2], via: Via) -> Result<[Device; 2]> {
+    let first = Device::open(&pair[0], via)?;
+    let second = first.open_sibling(&pair[1], via)?;
+    Ok([first, second])
+}
+
+/// The groups that a hot reset is to be told of.
+fn groups(device: &Device, via: Via) -> Vec<RawFd> {
+    match via {
+        Via::Group => vec![device.holders[0].as_raw_fd()],
+        Via::Cdev => Vec::new(),
+    }
+}
+
+fn device_gets_its_name_back_although_a_client_keeps_a_buffer() -> Result<()> {
+    let pci = edu()?;
+    let name = pci.vfio_name()?;
+    for how in ALL {
+        for &via in Via::all() {
+            let kept = how.keep_over_unbind(&pci, via).with_context(|| format!("{how:?}"))?;
+            pci.bind(&driver())?;
+            check::equal(&format!("name, {how:?} kept"), pci.vfio_name()?, name.clone())?;
+            drop(kept);
+        }
+    }
+    Ok(())
+}
+
+/// VFIO unmounts its file system with the last device; the mappings of buffers are linked there.
+fn buffer_outlives_the_last_device() -> Result<()> {
+    let pci = edu()?;
+    for &via in Via::all() {
+        let device = Device::open(&pci, via)?;
+        let buffer = export_edu(&device)?;
+        let mapping = buffer.map(0, PAGE)?;
+        check::value("before", mapping.load(ID_AT), ID)?;
+        drop(device);
+        pci.unbind()?;
+        check::bus_error("after unbind", mapping.load(ID_AT))?;
+        pci.bind(&driver())?;
+        check::bus_error("after bind", mapping.load(ID_AT))?;
+        drop(buffer);
+        check::works("munmap of a part", mapping.unmap_part(0, PAGE))?;
+        let device = Device::open(&pci, via)?;
+        check::value("a new buffer", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)?;
+    }
+    Ok(())
+}
+
+fn close_of_a_sibling_leaves_a_device_alone_that_the_host_has_back() -> Result<()> {
+    let [pci, sibling] = siblings()?;
+    for how in ALL {
+        for &via in Via::all() {
+            let kept = how.keep_over_unbind(&pci, via)?;
+            let reset = Pause::of_any(BUS_RESET)?;
+            drop(Device::open(&sibling, via)?);
+            let group = format!("/dev/vfio/{}", sibling.group()?);
+            wait_for("the sibling to be closed", || Ok(File::open(&group).is_ok()))?;
+            reset.is_ahead().with_context(|| format!("{how:?} kept, {via:?}"))?;
+            drop((kept, reset));
+            pci.bind(&driver())?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the pair can be reset together.
+fn hot_reset_works(pair: &[Pci; 2], what: &str) -> Result<()> {
+    for &via in Via::all() {
+        let [first, second] = open_both(pair, via)?;
+        check::works(&format!("HOT_RESET, {what}"), first.hot_reset(&groups(&first, via)))?;
+        drop(second);
+    }
+    Ok(())
+}
+
+fn hot_reset_works_after_a_sibling_was_bound_anew() -> Result<()> {
+    let pair = siblings()?;
+    for how in ALL {
+        for &via in Via::all() {
+            let kept = how.keep_over_unbind(&pair[0], via)?;
+            pair[0].bind(&driver())?;
+            hot_reset_works(&pair, &format!("{how:?} kept"))?;
+            drop(kept);
+        }
+    }
+    Ok(())
+}
+
+fn hot_reset_works_after_a_sibling_was_pulled() -> Result<()> {
+    let pair = siblings()?;
+    for how in ALL {
+        let device = Device::open(&pair[1], Via::Group)?;
+        let kept = how.keep(&device)?;
+        drop(device);
+        check::works("remove", pair[1].remove())?;
+        check::works("rescan", Pci::rescan())?;
+        pair[1].bind(&driver())?;
+        hot_reset_works(&pair, &format!("{how:?} kept"))?;
+        drop(kept);
+    }
+    Ok(())
+}
+
+fn hot_reset_info_tells_the_id_of_a_sibling_that_was_bound_anew() -> Result<()> {
+    if Via::newest() != Via::Cdev {
+        return Err(crate::case::Skip("the kernel has no VFIO cdevs".into()).into());
+    }
+    let pair = siblings()?;
+    for how in ALL {
+        let kept = how.keep_over_unbind(&pair[0], Via::Cdev)?;
+        pair[0].bind(&driver())?;
+        let [first, second] = open_both(&pair, Via::Cdev)?;
+        let ids = second.hot_reset_ids()?;
+        ensure!(ids.len() == 2 && ids.iter().all(|&id| id > 0), "{how:?} kept: ids {ids:?}");
+        drop((first, kept));
+    }
+    Ok(())
+}
