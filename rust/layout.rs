@@ -4,7 +4,7 @@
 //!
 //! Nothing that loads a module looks at that: it was compiled with headers, and those may be of
 //! another kernel of the same name. So each fact is a line of `modinfo`, and
-//! `scripts/stock/layout` compares them with the type information (BTF) that a kernel carries.
+//! `scripts/debian/layout` compares them with the type information (BTF) that a kernel carries.
 
 use crate::bindings;
 use core::mem::{

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage (in the guest): apps.sh in-tree|stand-in|own
+# usage (in the guest): apps.sh in-tree|as-vfio-pci|own
 #
 # Runs Debian's own programs on the devices $BDF0, $BDF1 (igb), $BDF2, $BDF3 (e1000e), $BDF4 (edu)
 # and $BDF5 (which has a driver at first): `load` and those cases whose names contain $CASE. With
@@ -49,7 +49,7 @@ install_module() {
 	mkdir -p "$modules/updates/dkms"
 	cp /lib/modules/dmabuf-vfio-pci.ko "$modules/updates/dkms"
 	debian depmod
-	[ "$mode" != stand-in ] || cp /lib/as-vfio-pci.conf $root/etc/modprobe.d
+	[ "$mode" != as-vfio-pci ] || cp /lib/as-vfio-pci.conf $root/etc/modprobe.d
 	# dpdk-devbind.py asks for routes; this kernel has no IP, so there are none.
 	printf '#!/bin/sh\n' >$root/usr/local/bin/ip
 	chmod +x $root/usr/local/bin/ip
