@@ -17,6 +17,7 @@ import bench
 import boot
 import machine
 import selftests
+import stock
 import suite
 import user
 import verdict
@@ -83,6 +84,7 @@ def stock_test(run):
     status = 0
     for series in (os.environ.get("STOCK") or " ".join(STOCK_SERIES)).split():
         its = _on_stock(run, series)
+        print(f"--- {stock.name(its.kernel)}", flush=True)
         its.build("module")
         gates = [f"{boot.SCRIPTS}/stock/test-gates", its.kernel, f"{its.modules}/{boot.MODULE}.ko"]
         status |= subprocess.run(gates, check=False).returncode
@@ -100,8 +102,8 @@ TARGETS = {
     "fmt": Target(check, "test"),
     "contract": Target(contract, "", ("suite",)),
     "demo": Target(verdict.demo, "test", ("module", "demo"), 180),
-    "run": Target(user.program, "test", (), 600),
-    "shell": Target(user.shell, "test"),
+    "run": Target(user.program, "test", ("module", "tools"), 600),
+    "shell": Target(user.shell, "test", ("module", "tools")),
     "test": Target(suite.test, "test", SUITE, 900),
     "test-stress": Target(suite.test, "test", SUITE, 900, slower=4),
     "test-debug": Target(suite.test, "debug", SUITE, 900),

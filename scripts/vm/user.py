@@ -7,7 +7,7 @@ import sys
 
 import judge
 import machine
-from boot import MODULE, say, where
+from boot import say, where
 
 PROG_FD = 8  # scripts/run opens the user's program: its path does not exist in the root
 # Exit statuses of `make run` that are not the program's.
@@ -15,15 +15,8 @@ STATUS_TIME_LIMIT = 124
 STATUS_GUEST_FAILED = 125
 
 
-def parts():
-    """What to build. A module that does not build must not get in the way of another driver."""
-    driver = os.environ.get("DRIVER") or MODULE
-    return ("module", "tools") if driver == MODULE else ("tools",)
-
-
 def _job(run, *command):
     """A guest with the devices, driver and QEMU arguments that the user named."""
-    run.build(*parts())
     job = run.job(run.target, *command, driver=os.environ.get("DRIVER", ""))
     job.devices = (os.environ.get("DEVICES") or "edu").split()
     job.qemu_args = shlex.split(os.environ.get("QEMU_ARGS", ""))
