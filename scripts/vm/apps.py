@@ -29,7 +29,6 @@ DRIVERS = {"in-tree": "vfio-pci", "as-vfio-pci": "vfio-pci", "own": "dmabuf-vfio
 # Kinds of network devices. QEMU joins the two of a kind by a hub.
 KINDS = ["igb", "e1000e"]
 BURSTS = 320  # packets that each port sends first, see conduct() in apps.sh
-MARK = re.compile(r"apps: (begin|end) (\S+?)(?: (\d+))?$")
 DRIVER = re.compile(r"^driver of (\S+): (\S*)$", re.MULTILINE)
 NUMBERS = re.compile(
     r"[NF]\w+ statistics for port (\d).*?RX-packets: (\d+).*?TX-packets: (\d+)", re.DOTALL
@@ -62,21 +61,6 @@ def senders(path):
 def sent(kind, port):
     """How many packets QEMU saw a device send."""
     return senders(dump(kind, port)).get(mac(kind, port), 0)
-
-
-def read(output):
-    """{case: (text, exit status or None)} in the guest's output."""
-    found, name = {}, None
-    for line in output:
-        mark = MARK.match(line)
-        if mark and mark[1] == "begin":
-            name = mark[2]
-            found[name] = ["", None]
-        elif mark and mark[2] == name:
-            found[name][1], name = int(mark[3]), None
-        elif name:
-            found[name][0] += line + "\n"
-    return found
 
 
 def require(condition, problem):
@@ -146,7 +130,8 @@ JUDGES = {"load": load, "devbind": devbind, "testpmd-igb": testpmd, "testpmd-e10
 
 def cases(mode, output, count, pattern=""):
     """The cases of a boot. `count` returns how many packets QEMU saw a port of a kind send."""
-    found, result = read(output), []
+    found = {name: ("\n".join(lines), status) for name, lines, status in judge.sections(output)}
+    result = []
     for what in MODES[mode]:
         name = f"{mode}:{what}"
         if what != "load" and pattern not in name:

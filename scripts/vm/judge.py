@@ -37,6 +37,7 @@ ON_PURPOSE = re.compile(r"KCSAN: data-race in (\S*race_on_purpose \[\w+\])( / \1
 ZAPS = re.compile(r"KCSAN: data-race in __zap_vma_range / zap_huge_pmd$")
 MARK = re.compile(r"suite: (begin|end)\b ?(\S*)")
 RESULT = re.compile(r"(not )?ok \d")
+SECTION = re.compile(r"section: (begin|end) (\S+?)(?: (\d+))?$")
 OUTSIDE = "outside any case"
 
 
@@ -117,6 +118,21 @@ def read_ktap(lines):
     if problems:
         cases.append(Case("plan", "failed", problems))
     return cases
+
+
+def sections(lines):
+    """[name, lines, exit status or None] of each section() of a script in the guest."""
+    found, current = [], None
+    for line in lines:
+        mark = SECTION.match(line)
+        if mark and mark[1] == "begin":
+            current = [mark[2], [], None]
+            found.append(current)
+        elif mark and current and mark[2] == current[0]:
+            current[2], current = int(mark[3]), None
+        elif current:
+            current[1].append(line)
+    return found
 
 
 def any_failed(cases):

@@ -122,6 +122,7 @@ def _write_initramfs(job, path):
         archive.add_dir(name)
     archive.add_link("linuxrc", "bin/busybox")
     archive.add_file("init", f"{GUEST}/init")
+    archive.add_file("lib/guest.sh", f"{GUEST}/lib.sh")
     for name, source in job.files.items():
         archive.add_file(name, source)
     archive.add_file("bin/busybox", "/bin/busybox")

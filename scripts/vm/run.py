@@ -124,10 +124,10 @@ def main():
     name, = sys.argv[1:]
     target = TARGETS[name]
     flavour = os.environ.get("KERNEL") or target.flavour if target.choice else target.flavour
-    kernel = boot.kernel("kernel.sh", flavour) if flavour else ""
     slower = boot.SLOWER.get(flavour, target.slower)
-    run = boot.Run(name, flavour, kernel, target.seconds, slower)
     try:
+        kernel = boot.kernel("kernel.sh", flavour) if flavour else ""
+        run = boot.Run(name, flavour, kernel, target.seconds, slower)
         if target.parts:
             run.build(*target.parts)
         sys.exit(target.function(run))

@@ -30,7 +30,6 @@ KSFT_SKIP = 4
 # vfio_pci_driver_test lets a device access unmapped addresses, and vfio_pci_sriov_uapi_test opens
 # functions with wrong tokens. The kernel logs both.
 EXPECTED = re.compile(r"(dmar_fault|vfio_pci_core_match_token_uuid): \d+ callbacks suppressed")
-SECTION = re.compile(r"selftests: (begin|end) (\S+):(\S+):(\S+?)(?: (\d+))?$")
 
 
 @dataclasses.dataclass
@@ -52,22 +51,6 @@ class Comparison:
         return " / ".join(reasons)
 
 
-def sections(output):
-    """(driver, device, program, lines, exit status or None) of each program that ran."""
-    found, current = [], None
-    for line in output:
-        mark = SECTION.match(line)
-        if mark and mark[1] == "begin":
-            current = [*mark.groups()[1:4], [], None]
-            found.append(current)
-        elif mark and current and list(mark.groups()[1:4]) == current[:3]:
-            current[4] = int(mark[5])
-            current = None
-        elif current:
-            current[3].append(line)
-    return found
-
-
 def read_section(program, lines, status):
     """The cases of one run of a program."""
     if status is None:
@@ -85,7 +68,8 @@ def read_section(program, lines, status):
 def compare(output):
     """The Comparisons in the guest's output."""
     rows = {}
-    for driver, device, program, lines, status in sections(output):
+    for name, lines, status in judge.sections(output):
+        driver, device, program = name.split(":")
         for case in read_section(program, lines, status):
             row = rows.setdefault((device, case.name), Comparison(device, case.name))
             row.cases[driver] = case
@@ -145,7 +129,7 @@ def selftests(run):
     job.env["CASE"] = os.environ.get("CASE", "")
 
     def on_line(line):
-        if SECTION.match(line) and " begin " in line:
+        if line.startswith("section: begin "):
             say(line)
 
     result = machine.run(job, by_line(on_line))

@@ -11,6 +11,8 @@
 # The programs come from the Debian root that QEMU runs in, mounted (9p) at $root/host. $root
 # consists of links into it and of some writable directories.
 
+# shellcheck source=vm/guest/lib.sh
+. /lib/guest.sh
 root=/debian
 pci=/sys/bus/pci/devices
 mode=$1
@@ -58,16 +60,9 @@ install_module() {
 
 # try NAME COMMAND...: runs a case.
 try() {
-	name=$mode:$1
+	its=$mode:$1
 	shift
-	case $name in *:load | *"$CASE"*) ;; *) return ;; esac
-	echo "suite: begin $name" >/dev/kmsg
-	echo "apps: begin $name"
-	"$@" 2>&1
-	status=$?
-	echo
-	echo "apps: end $name $status"
-	echo "suite: end $name" >/dev/kmsg
+	case $its in *:load | *"$CASE"*) section "$its" "$@" ;; esac
 }
 
 # bound BDF...: prints the driver of each.
@@ -89,9 +84,8 @@ devbind() {
 
 # give BDF...: binds devices to the driver through sysfs.
 give() {
-	for device; do
-		echo "$driver" >"$pci/$device/driver_override"
-		echo "$device" >/sys/bus/pci/drivers_probe
+	for bdf; do
+		bind "$driver" "$bdf"
 	done
 	bound "$@"
 }

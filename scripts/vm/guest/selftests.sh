@@ -7,29 +7,9 @@
 # arguments name these devices. First all are bound to the in-tree vfio-pci, then to $DRIVER. Marks
 # begin and end of each program, on stdout and in the kernel log, for selftests.py.
 
+# shellcheck source=vm/guest/lib.sh
+. /lib/guest.sh
 pci=/sys/bus/pci/devices
-
-# bind DRIVER BDF
-bind() {
-	[ ! -e "$pci/$2/driver" ] || echo "$2" >"$pci/$2/driver/unbind"
-	echo "$1" >"$pci/$2/driver_override"
-	echo "$2" >/sys/bus/pci/drivers_probe
-	[ "$(basename "$(readlink "$pci/$2/driver")")" = "$1" ]
-}
-
-# run DRIVER DEVICE PROGRAM BDF...
-run() {
-	name=$1:$2:$3
-	program=$3
-	shift 3
-	echo "suite: begin $name" >/dev/kmsg
-	echo "selftests: begin $name"
-	"/selftests/$program" "$@" 2>&1
-	status=$?
-	echo
-	echo "selftests: end $name $status"
-	echo "suite: end $name" >/dev/kmsg
-}
 
 # rename_vf_driver PF DRIVER: mounts a view of sysfs in which the VF's driver is named vfio-pci: the
 # SR-IOV test accepts no other name. First makes the VF once, to check that its real driver is
@@ -68,7 +48,7 @@ run_all() {
 		program=${program##*/}
 		if [ "$program" = vfio_pci_device_init_perf_test ]; then
 			# shellcheck disable=SC2086 # one word for each device
-			run "$with" all "$program" $bdfs
+			section "$with:all:$program" "/selftests/$program" $bdfs
 			continue
 		fi
 		n=0
@@ -80,7 +60,7 @@ run_all() {
 				[ -e "$pci/$bdf/sriov_totalvfs" ]; then
 				rename_vf_driver "$bdf" "$with" && view=true
 			fi
-			run "$with" "$device" "$program" "$bdf"
+			section "$with:$device:$program" "/selftests/$program" "$bdf"
 			! $view || umount "$pci"
 		done
 	done

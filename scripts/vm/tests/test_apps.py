@@ -52,7 +52,7 @@ GOOD = {
 def sections(texts, mode="as-vfio-pci", status=0):
     """The guest's output."""
     return "".join(
-        f"apps: begin {mode}:{what}\n{text}\napps: end {mode}:{what} {status}\n"
+        f"section: begin {mode}:{what}\n{text}\nsection: end {mode}:{what} {status}\n"
         for what, text in texts.items()
     )
 
@@ -83,7 +83,7 @@ class Judge(unittest.TestCase):
 
     def test_case_that_did_not_end(self):
         text = sections(GOOD)
-        self.assertEqual(failed(text[: text.rindex("apps: end")]), ["qemu-group"])
+        self.assertEqual(failed(text[: text.rindex("section: end")]), ["qemu-group"])
 
     def test_wrong_module(self):
         self.broken("load", "dmabuf_vfio_pci", "vfio_pci")

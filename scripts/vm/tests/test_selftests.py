@@ -35,8 +35,8 @@ BROKEN = HARNESS.replace("# PASSED: 3 / 3", "# FAILED: 2 / 3").replace(
 def section(driver, text=HARNESS, status=0, program="dma_test", device="igb"):
     """The guest's output for one program."""
     name = f"{driver}:{device}:{program}"
-    end = "" if status is None else f"selftests: end {name} {status}\n"
-    return f"selftests: begin {name}\n{text}\n{end}"
+    end = "" if status is None else f"section: end {name} {status}\n"
+    return f"section: begin {name}\n{text}\n{end}"
 
 
 class Report(unittest.TestCase):
