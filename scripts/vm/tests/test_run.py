@@ -32,6 +32,10 @@ class Targets(unittest.TestCase):
             path = f"{SCRIPTS}/kernel/{target.flavour}.config"
             self.assertTrue(not target.flavour or os.path.exists(path), path)
 
+    def test_dkms_names_the_tested_series(self):
+        with open(f"{SCRIPTS}/debian/dkms-build") as file:
+            self.assertIn(f"SERIES='{' and '.join(sorted(run.STOCK_SERIES))}'", file.read())
+
     def test_modules_of_flavours_do_not_mix(self):
         flavours = ["test", "bench", "debug", "kcsan", "stock-7.2", "stock-7.3", "deb-7.3"]
         folders = {boot.Run("soak", flavour, "", 0).modules for flavour in flavours}
