@@ -89,9 +89,9 @@ def splats(log):
 
 
 def read_ktap(lines):
-    """Cases of a TAP or KTAP stream, by the kernel's parser; each lists the lines that precede it.
+    """Cases of a TAP or KTAP stream. The output of each is the lines before its result.
 
-    The parser accepts a stream without a plan, and ignores results after the planned ones.
+    A missing plan and results beyond the plan, which the kernel's parser tolerates, are failures.
     """
     # boot.kernel() adds its directory to the path.
     import kunit_parser  # pylint: disable=import-error,import-outside-toplevel
