@@ -4,7 +4,7 @@
 //!
 //! The kernel does not check them when it loads a module: the headers that the module was compiled
 //! with may be those of another kernel of the same release. So each fact is a line of `modinfo`,
-//! and `scripts/stock/layout` compares these with the type information (BTF) of a kernel.
+//! and `scripts/debian/layout` compares these with the type information (BTF) of a kernel.
 //! `scripts/check-layout` compares the list with the code.
 
 use crate::bindings;

@@ -3,16 +3,16 @@
 #
 # usage: scripts/kdir.sh KDIR
 #
-# Says, one line for each, why the module cannot be built against the kernel build
-# directory KDIR. Without output and with status 0 it can, and build/module is ready.
+# Checks that the module can be built for the kernel build directory KDIR. Prints one line per
+# problem; with none, exits with 0 and leaves build/module ready for objects.
 #
-# RUSTC and BINDGEN name the tools, as for the kernel's own build.
+# RUSTC and BINDGEN name the tools, as in the kernel's own build.
 set -eu
 
 src=$(cd "$(dirname "$0")/.." && pwd -P)
 . "$src/scripts/lib.sh"
 
-NEEDS_MAJOR=7 NEEDS_MINOR=2 # the oldest API that rust/compat.rs knows
+NEEDS_MAJOR=7 NEEDS_MINOR=2 # the oldest API that rust/compat.rs supports
 
 problems=0
 problem() {
@@ -20,7 +20,7 @@ problem() {
 	problems=1
 }
 
-# has CONFIG: is it y or m in this kernel?
+# has CONFIG: succeeds if it is y or m in this kernel.
 has() {
 	grep -q "^$1=[ym]$" "$conf"
 }
@@ -58,7 +58,7 @@ check_rust() {
 	wants=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="*\([^"]*\)"*$/\1/p' "$conf")
 	is=$("$rustc" --version 2>/dev/null) || is=
 	if [ -z "$is" ]; then
-		problem "no $rustc: KDIR was built with \"$wants\": install that or set RUSTC=/path"
+		problem "no $rustc: KDIR was built with \"$wants\": install it or set RUSTC=/path"
 	elif [ "$is" != "$wants" ]; then
 		problem "wrong rustc: KDIR was built with \"$wants\", $rustc is \"$is\":" \
 			'set RUSTC=/path'
@@ -83,7 +83,7 @@ case $kdir in
 *) problem "KDIR=$kdir: give an absolute path" ;;
 esac
 if [ ! -e "$kdir/Makefile" ] || [ ! -e "$conf" ]; then
-	problem "KDIR=$kdir is no built kernel: no Makefile or no include/config/auto.conf"
+	problem "KDIR=$kdir is not a built kernel: it lacks Makefile or include/config/auto.conf"
 else
 	check_tree
 	check_rust

@@ -1,24 +1,24 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage (inside the root): scripts/kernel.sh [FLAVOUR]
+# usage (inside the root): scripts/kernel.sh FLAVOUR
 #
-# Makes sure that the kernel of a flavour exists and prints its directory. Config
-# fragments in scripts/kernel/ name everything that is on (make allnoconfig):
-# machine.config and FLAVOUR.config; `debug` and `kcsan` are `test` and more. A later line about
-# an option replaces an earlier one. The default flavour is `test`. In that directory:
+# Makes sure that the kernel of a flavour exists and prints its directory. The config fragments
+# in scripts/kernel/ name every option that is on (make allnoconfig): machine.config, then
+# FLAVOUR.config, where `debug` and `kcsan` extend `test`. A later line about an option replaces
+# an earlier one. The directory has:
 #
 #   build/    the O= directory: bzImage, .config, what M= builds of Rust modules need
-#   modules/  lib/modules/RELEASE as the guest gets it
+#   modules/  lib/modules/RELEASE for the guest
 #   uapi/     the kernel's headers for user space
 #   source    link to the unpacked source
-#   done      written last: without it the build is resumed
+#   done      written last: without it, the next run resumes the build
 set -eu
 
-RECIPE=1 # raise it when build() changes in a way that old kernels must not survive
+RECIPE=1 # raise it when a change of build() makes cached kernels unusable
 
 . /src/scripts/lib.sh
-flavour=${1-test}
+flavour=$1
 fragments=/src/scripts/kernel
 
 ensure_source() {
@@ -52,7 +52,7 @@ config() {
 		END { for (i = 1; i <= n; i++) print line[order[i]] }'
 }
 
-# Kconfig drops what it does not know or whose dependencies are off, silently.
+# Kconfig silently drops unknown options and those whose dependencies are off.
 verify_config() {
 	lost=$(config | while read -r line; do
 		name=${line#\# }
@@ -73,14 +73,14 @@ kmake() {
 build() {
 	mkdir -p "$kernel/build"
 	ln -sfn "../${source##*/}" "$kernel/source"
-	if [ ! -e "$kernel/configured" ]; then # again, it would cost objects that are there
+	if [ ! -e "$kernel/configured" ]; then # a second time would invalidate objects
 		config >"$kernel/fragment"
 		quietly 'kernel: configure' "$kernel/config.log" \
 			kmake KCONFIG_ALLCONFIG="$kernel/fragment" allnoconfig
 		verify_config "$kernel/build/.config"
 		touch "$kernel/configured"
 	fi
-	quietly 'kernel: build (about 10 minutes on 2 cores, 1900 lines)' "$kernel/build.log" \
+	quietly 'kernel: build (about 10 minutes on 2 cores)' "$kernel/build.log" \
 		kmake bzImage modules
 	rm -rf "$kernel/modules"
 	quietly 'kernel: install modules and headers' "$kernel/install.log" \
@@ -93,6 +93,8 @@ build() {
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
 main() {
+	[ -e "$fragments/$flavour.config" ] ||
+		die "KERNEL=$flavour: there are bench, debug, kcsan and test"
 	ensure_source
 	kernel=/cache/kernel-$(key "$RECIPE" "$(cat /etc/toolchain)" "$(config)")
 	if [ ! -e "$kernel/done" ]; then

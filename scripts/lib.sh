@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=sh
 #
-# Shared by the scripts of this folder: messages with elapsed time, cache keys,
-# stages that are done completely or not at all. Source it after `set -eu`.
+# Shared by the scripts of this directory: messages with elapsed time, cache keys, locks,
+# commands with progress. Source it after `set -eu`.
 #
-# Messages go to stderr: stdout belongs to what the user asked for.
+# Messages go to stderr, because stdout carries the output that the user asked for.
 
 : "${STARTED:=$(date +%s)}"
 export STARTED
@@ -18,18 +18,18 @@ die() {
 	exit 1
 }
 
-# key WORD...: a short name for exactly these inputs.
+# key WORD...: a short hash of the words.
 key() {
 	printf '%s\n' "$@" | sha256sum | cut -c1-12
 }
 
-# content FILE...: the files without comments and empty lines, so that an edited
-# comment does not cost a kernel build. `# CONFIG_X is not set` is not a comment.
+# content FILE...: the files without comments and empty lines, so that an edited comment
+# causes no kernel build. `# CONFIG_X is not set` is not a comment.
 content() {
 	sed -e '/^# CONFIG_[A-Z0-9_]* is not set$/b' -e '/^[[:space:]]*\(#.*\)*$/d' "$@"
 }
 
-# need_space DIR: stages that build something call this first.
+# need_space DIR: dies if the disk is too full for another stage.
 need_space() {
 	free=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }')
 	[ "$free" -ge 15 ] ||
@@ -37,7 +37,7 @@ need_space() {
 			'free some, or set XDG_CACHE_HOME to another disk'
 }
 
-# lock FILE: waits for the exclusive lock and keeps it (fd 9) until unlock or exit.
+# lock FILE: takes the exclusive lock on fd 9 and holds it until unlock or exit.
 lock() {
 	exec 9>"$1"
 	flock -n 9 || {
@@ -50,7 +50,7 @@ unlock() {
 	exec 9>&-
 }
 
-# objects_for KERNEL DIR: DIR for module objects; emptied if it has those for another one.
+# objects_for KERNEL DIR: prepares DIR for objects; empties it if they are for another kernel.
 objects_for() {
 	[ "$(cat "$2/.kernel" 2>/dev/null)" != "$1" ] || return 0
 	rm -rf "$2"
@@ -58,8 +58,8 @@ objects_for() {
 	printf '%s\n' "$1" >"$2/.kernel"
 }
 
-# quietly LABEL LOG COMMAND...: output goes to LOG; a line of progress every 20 s;
-# on failure the end of the log.
+# quietly LABEL LOG COMMAND...: sends output to LOG, prints a line of progress every 20 s, and
+# after a failure the end of the log.
 quietly() {
 	label=$1 log=$2
 	shift 2
@@ -82,7 +82,7 @@ quietly() {
 	return 1
 }
 
-# outside PATH: what a path inside the Debian root is called on the host.
+# outside PATH: the host's name of a path inside the Debian root.
 outside() {
 	case $1 in
 	/src/*) printf '%s' "${HOST_SRC-/src}/${1#/src/}" ;;

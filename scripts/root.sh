@@ -3,24 +3,23 @@
 #
 # usage: scripts/root.sh [--with FILE] COMMAND... | --remove-cache
 #
-# Runs COMMAND inside the project's own Debian trixie root, which has the kernel's
-# toolchain, the kernel source and QEMU, and makes that root first if it is not
-# there. The host needs no more than Debian's base system, make and debootstrap.
-# With --with: inside another root, which has the packages of FILE, too.
+# Runs COMMAND inside the project's own Debian trixie root, which has the kernel's toolchain, the
+# kernel source and QEMU. Makes the root first if it does not exist. The host needs only Debian's
+# base system, make and debootstrap. --with selects a root that also has the packages of FILE.
 #
-# Inside, the checkout is /src and the cache is /cache; the rest is read-only.
-# Everything runs in its own mount and process namespace: when this script goes
-# away, for whatever reason, no process and no mount of it is left.
+# Inside, the checkout is /src and the cache is /cache; the rest is read-only. The command runs
+# in its own mount and PID namespaces: when this script ends, however it ends, none of its
+# processes and mounts remains.
 set -eu
 
 SUITE=trixie
-RECIPE=1 # raise it when make_root() changes in a way that old roots must not survive
+RECIPE=1 # raise it when a change of make_root() makes cached roots unusable
 
 src=$(cd "$(dirname "$0")/.." && pwd -P)
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dmabuf-vfio-pci
 . "$src/scripts/lib.sh"
 
-# What the caller may set; everything else of the environment stays outside.
+# The settings that pass from the caller's environment into the root.
 PASS='PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V MINUTES SEED FROM KERNEL
 	STOCK http_proxy https_proxy no_proxy CARGO_NET_OFFLINE'
 
@@ -36,7 +35,7 @@ check_host() {
 		die 'cannot make a mount namespace: in a container, start it with --privileged'
 }
 
-# debootstrap is the one tool that may be missing on a fresh machine.
+# Installs debootstrap, the one tool that a fresh machine may lack.
 get_debootstrap() {
 	command -v debootstrap >/dev/null &&
 		[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] && return
@@ -49,18 +48,18 @@ get_debootstrap() {
 	} >&2 || die 'apt-get could not install debootstrap: see above'
 }
 
-# contain COMMAND...: the namespaces. SIGKILL for all of it if we die.
+# contain COMMAND...: in new namespaces; SIGKILL ends all of it if this script dies.
 contain() {
 	setpriv --pdeathsig KILL \
 		unshare --mount --propagation private --pid --fork --kill-child "$@"
 }
 
-# wanted [FILE]: the packages of a root.
+# wanted [FILE]: prints the packages of a root.
 wanted() {
 	content "$src/scripts/packages" ${1:+"$src/$1"}
 }
 
-# In a namespace of its own: make the root in $1, from nothing; $2 is the FILE of --with.
+# make_root DIR [FILE]: in its own namespaces, makes the root from nothing; FILE is that of --with.
 make_root() {
 	new=$1
 	shift
@@ -69,7 +68,7 @@ make_root() {
 	# shellcheck disable=SC2086 # an empty mirror means debootstrap's own default
 	quietly 'root: debootstrap (about half a minute)' "$new.log" \
 		debootstrap --variant=minbase "$SUITE" "$new" ${DMABUF_VFIO_MIRROR-} || {
-		echo 'hint: set DMABUF_VFIO_MIRROR to a Debian mirror that you can reach' >&2
+		echo 'hint: DMABUF_VFIO_MIRROR names another Debian mirror' >&2
 		exit 1
 	}
 	mkdir -p "$new/src" "$new/cache"
@@ -92,7 +91,7 @@ make_root() {
 	sync -f "$new"
 }
 
-# A proxy that the host's apt knows is the one for debootstrap, too.
+# debootstrap uses the proxy of the host's apt.
 use_apt_proxy() {
 	[ -z "${http_proxy-}" ] && command -v apt-config >/dev/null || return 0
 	eval "$(apt-config shell http_proxy Acquire::http::Proxy)"
@@ -104,7 +103,7 @@ ensure_root() {
 	[ ! -d "$root" ] || return 0
 	get_debootstrap
 	lock "$cache/root.lock"
-	if [ ! -d "$root" ]; then # nobody made it while we waited
+	if [ ! -d "$root" ]; then # no other run made it meanwhile
 		need_space "$cache"
 		use_apt_proxy
 		contain "$src/scripts/root.sh" --make "$root.new" "$@"
@@ -115,7 +114,7 @@ ensure_root() {
 	unlock
 }
 
-# In a namespace of its own: mount what the root needs and become the command.
+# enter ROOT COMMAND...: in its own namespaces, mounts what the root needs, executes the command.
 enter() {
 	root=$1
 	shift
@@ -126,7 +125,7 @@ enter() {
 	mount --rbind /dev "$root/dev"
 	mount --bind "$src" "$root/src"
 	mount --bind "$cache" "$root/cache"
-	# The host's certificates, too: behind some proxies nothing else is accepted.
+	# The host's certificates too: some proxies present their own.
 	for file in /etc/resolv.conf /etc/ssl/certs/ca-certificates.crt; do
 		[ ! -e "$file" ] || mount --bind "$file" "$root$file"
 	done

@@ -3,19 +3,20 @@
 #
 # usage (inside the root): scripts/stock/kernel.sh X.Y
 #
-# Makes sure that Debian's own newest Linux X.Y is in the cache, ready to build modules
-# for and to boot, and prints its directory. Everything comes through apt, from where
-# the root's own packages came. In that directory:
+# Makes sure that the cache has Debian's newest Linux X.Y, ready to boot and to build modules for,
+# and prints its directory. Everything comes through apt from the mirror of the root. The
+# directory has:
 #
-#   build     what M= builds of Rust modules need (scripts/stock/prepare)
+#   build     what M= builds of Rust modules need (scripts/debian/prepare)
 #   vmlinuz   the image: the signed one if there is one
-#   modules/  lib/modules/RELEASE as the guest gets it: VFIO and what it needs
-#   config    what the kernel was built with
-#   packages  names and versions of the packages that all this is from
-#   done      written last: without it all is done again
+#   modules/  lib/modules/RELEASE for the guest: VFIO and its dependencies
+#   source/   tools/testing/kunit: the parser of test results
+#   config    the kernel's configuration
+#   packages  names and versions of the packages
+#   done      written last: without it, the next run starts again
 set -eu
 
-RECIPE=1 # raise it when make_kernel() changes in a way that old ones must not survive
+RECIPE=2 # raise it when a change of make_kernel() makes cached kernels unusable
 MODULES='vfio-pci vfio-pci-core vfio_iommu_type1 vfio irqbypass brd'
 
 . /src/scripts/lib.sh
@@ -29,7 +30,7 @@ apt() {
 		-o APT::Sandbox::User=root -o Acquire::Retries=3 "$@"
 }
 
-# The index of packages, a day old at most; an older one if there is no network.
+# Updates the package index if it is older than a day; without a network, keeps it.
 refresh() {
 	mkdir -p $lists/partial /tmp/apt/archives/partial
 	[ -z "$(find $lists/fresh -mtime -1 2>/dev/null)" ] || return 0
@@ -39,16 +40,16 @@ refresh() {
 		cat /tmp/apt.log >&2
 		die 'apt-get update failed: see above'
 	else
-		say 'stock: apt-get update failed: going on with the index that is there'
+		say 'stock: apt-get update failed: using the old index'
 	fi
 }
 
-# versions PACKAGE: those that there are, the newest first.
+# versions PACKAGE: prints the available ones, newest first.
 versions() {
 	apt cache madison "$1" | awk -F ' *[|] *' '{ print $2 }'
 }
 
-# Sets `version`, `release` and `packages`, the last with a line for each one needed.
+# Sets `version`, `release` and `packages`, the last with one line per package.
 choose() {
 	version=$(versions "linux-source-$series" | head -n 1)
 	[ -n "$version" ] || die "Debian has no linux-source-$series"
@@ -77,7 +78,7 @@ fetch() {
 	mkdir -p "$stock/debs"
 	cd "$stock/debs"
 	while read -r name its; do
-		# The root has one itself.
+		# The root may have the same linux-source installed.
 		[ "$(dpkg-query -W -f '${Version}' "$name" 2>/dev/null)" = "$its" ] ||
 			apt get -q download "$name=$its"
 	done <"$stock/packages"
@@ -85,7 +86,7 @@ fetch() {
 }
 
 # shellcheck disable=SC2317 # quietly() calls it
-# Headers where they would be installed; of the modules those that are named above.
+# Unpacks headers in their place, and of the modules only $MODULES.
 unpack() {
 	for deb in "$stock"/debs/*.deb; do
 		case ${deb##*/} in
@@ -114,7 +115,10 @@ unpack() {
 metadata() {
 	tarball=usr/src/linux-source-$series.tar.xz
 	[ ! -e "$stock/root/$tarball" ] || tarball=${stock#/}/root/$tarball
-	HEADERS_VERSION=$version SOURCE_VERSION=$version /src/scripts/stock/prepare \
+	mkdir "$stock/source"
+	tar -C "$stock/source" --strip-components=1 -xf "/$tarball" \
+		"linux-source-$series/tools/testing/kunit"
+	HEADERS_VERSION=$version SOURCE_VERSION=$version /src/scripts/debian/prepare \
 		"$stock/root/usr/src/linux-headers-$release" "/$tarball" "$stock/prepared"
 }
 
@@ -141,7 +145,7 @@ main() {
 	unlock
 	choose
 	stock=/cache/stock-$release-$(key "$RECIPE" "$packages" "$MODULES" "$(cat /etc/toolchain)" \
-		"$(content /src/scripts/stock/prepare)")
+		"$(content /src/scripts/debian/prepare)")
 	if [ ! -e "$stock/done" ]; then
 		lock "$stock.lock"
 		[ -e "$stock/done" ] || {

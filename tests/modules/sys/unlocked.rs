@@ -17,7 +17,7 @@ impl Unlocked {
     }
 
     /// Reads and writes it. Reports of KCSAN have this function's name, which the judge of the
-    /// logs (`scripts/guest/judge.py`) knows.
+    /// logs (`scripts/vm/judge.py`) knows.
     #[inline(never)]
     pub(crate) fn race_on_purpose(&self) {
         let number = self.0.get();

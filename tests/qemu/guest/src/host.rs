@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What happens to the machine from outside, on request: `scripts/guest/machine.py` does it.
+//! What happens to the machine from outside, on request: `scripts/vm/machine.py` does it.
 
 use std::env;
 use std::fs::{self, File};

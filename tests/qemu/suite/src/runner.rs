@@ -52,11 +52,12 @@ pub fn run(cases: &[&Case]) -> ExitCode {
             Ok(Verdict::Skipped(why)) => println!("ok {number} - {} # SKIP {why}", case.name),
             Ok(Verdict::Failed(why)) => {
                 failed += 1;
-                println!("not ok {number} - {}", case.name);
+                // The kernel's parser takes lines before a result for its log.
                 why.lines().for_each(|line| println!("# {line}"));
+                println!("not ok {number} - {}", case.name);
             }
             Err(error) => {
-                println!("not ok {number} - {}\n# {error:#}", case.name);
+                println!("# {error:#}\nnot ok {number} - {}", case.name);
                 println!("Bail out! the machine is in no state to go on");
                 return ExitCode::FAILURE;
             }

@@ -1,21 +1,24 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage (in the guest): apps.sh in-tree|stand-in|own
+# usage (in the guest): apps.sh in-tree|as-vfio-pci|own
 #
-# Runs Debian's own programs on the devices $BDF0, $BDF1 (igb), $BDF2, $BDF3 (e1000e), $BDF4 (edu)
-# and $BDF5 (which has a driver at first): `load` and those cases whose names contain $CASE. With
-# the in-tree vfio-pci, with our driver under that name, or with our driver under its own. Marks
-# what is run, on stdout and in the kernel log, for apps.py, which judges it.
+# Runs Debian's own programs on $BDF0, $BDF1 (igb), $BDF2, $BDF3 (e1000e), $BDF4 (edu) and $BDF5,
+# which has a driver at first. The driver is the in-tree vfio-pci, ours under that name, or ours
+# under its own name. Runs `load` and the cases whose names contain $CASE. Marks begin and end of
+# each, on stdout and in the kernel log, for apps.py, which judges the output.
 #
-# The programs come from the Debian root that QEMU runs in: it is mounted (9p) below $root/host,
-# and $root is a root made of it in which some folders can be written to.
+# The programs come from the Debian root that QEMU runs in, mounted (9p) at $root/host. $root
+# consists of links into it and of some writable directories.
 
+# shellcheck source=vm/guest/lib.sh
+. /lib/guest.sh
 root=/debian
 pci=/sys/bus/pci/devices
 mode=$1
 
-# By its path, for busybox has an env of its own, and that runs what else busybox has.
+# debian COMMAND...: runs it in $root. The path of env matters: that of busybox prefers its own
+# applets.
 debian() {
 	chroot $root /usr/bin/env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
 		LANG=C.UTF-8 "$@"
@@ -23,7 +26,7 @@ debian() {
 
 mount_host() {
 	mkdir $root
-	mount -t tmpfs -o mode=755 tmpfs $root # DPDK wants that nobody else can write there
+	mount -t tmpfs -o mode=755 tmpfs $root # DPDK requires that only root can write here
 	cd $root || return 1
 	mkdir -p host dev proc sys tmp run root var/lib var/run var/tmp
 	mkdir -p usr/local/bin usr/lib/modules
@@ -42,34 +45,27 @@ mount_host() {
 	mount -t proc proc proc
 }
 
-# Our module where DKMS would put it. What a user with DPDK sets, see the README.
+# Installs our module where DKMS does, with the settings that the documentation gives for DPDK.
 install_module() {
 	modules=$root/usr/lib/modules/$(uname -r)
 	cp -a "/lib/modules/$(uname -r)" "$modules"
 	mkdir -p "$modules/updates/dkms"
 	cp /lib/modules/dmabuf-vfio-pci.ko "$modules/updates/dkms"
 	debian depmod
-	[ "$mode" != stand-in ] || cp /lib/as-vfio-pci.conf $root/etc/modprobe.d
-	# dpdk-devbind.py asks for routes; this kernel has no IP, so there are none.
+	[ "$mode" != as-vfio-pci ] || cp /lib/as-vfio-pci.conf $root/etc/modprobe.d
+	# dpdk-devbind.py lists routes with ip; this kernel has no IP networking.
 	printf '#!/bin/sh\n' >$root/usr/local/bin/ip
 	chmod +x $root/usr/local/bin/ip
 }
 
-# try NAME COMMAND...: a case.
+# try NAME COMMAND...: runs a case.
 try() {
-	name=$mode:$1
+	its=$mode:$1
 	shift
-	case $name in *:load | *"$CASE"*) ;; *) return ;; esac
-	echo "suite: begin $name" >/dev/kmsg
-	echo "apps: begin $name"
-	"$@" 2>&1
-	status=$?
-	echo
-	echo "apps: end $name $status"
-	echo "suite: end $name" >/dev/kmsg
+	case $its in *:load | *"$CASE"*) section "$its" "$@" ;; esac
 }
 
-# bound DRIVER BDF...: who has them, for the judge.
+# bound BDF...: prints the driver of each.
 bound() {
 	for device; do
 		echo "driver of $device: $(basename "$(readlink "$pci/$device/driver")")"
@@ -86,16 +82,15 @@ devbind() {
 		bound "$@" && debian dpdk-devbind.py --unbind "$@" && bound "$@"
 }
 
-# Gives devices to the driver by hand.
+# give BDF...: binds devices to the driver through sysfs.
 give() {
-	for device; do
-		echo "$driver" >"$pci/$device/driver_override"
-		echo "$device" >/sys/bus/pci/drivers_probe
+	for bdf; do
+		bind "$driver" "$bdf"
 	done
 	bound "$@"
 }
 
-# take BDF...: and takes them back.
+# take BDF...: undoes give.
 take() {
 	for device; do
 		echo "$device" >"$pci/$device/driver/unbind"
@@ -103,7 +98,7 @@ take() {
 	done
 }
 
-# ask COMMAND LINES PATTERN: until two of the last LINES of the answer match, a minute at most.
+# ask COMMAND LINES PATTERN: repeats it until two of the last LINES match, for at most a minute.
 ask() {
 	n=0
 	while [ $n -lt 60 ]; do
@@ -112,12 +107,12 @@ ask() {
 		[ "$(tail -n "$2" /tmp/said | grep -c "$3")" != 2 ] || return 0
 		n=$((n + 1))
 	done
-	echo "apps: waited in vain for: $3"
+	echo "apps: timed out waiting for: $3"
 	return 1
 }
 
-# What testpmd is told: 10 bursts of 32 packets from each port to the other, then traffic that goes
-# to and fro for 3 seconds.
+# Sends commands to testpmd: 10 bursts of 32 packets from each port to the other, then traffic in
+# both directions for 3 seconds.
 conduct() {
 	ask 'show port summary all' 4 ' up ' || return
 	printf 'set fwd rxonly\nstart tx_first 10\n' >&5
@@ -167,7 +162,7 @@ driverctl() {
 	return $status
 }
 
-# nested BDF PARAMETERS OPTION...: a virtual machine in this one, with the edu of this one.
+# nested BDF PARAMETERS OPTION...: boots a nested virtual machine with our edu.
 nested() {
 	edu=$1
 	passed_on=vfio-pci,host=$1$2

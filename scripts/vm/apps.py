@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""`make apps-test`: Debian's own programs through this driver, registered as vfio-pci.
+"""`make apps-test`: Debian's DPDK, driverctl and QEMU on devices of this driver.
 
-A boot for each mode of scripts/guest/apps.sh: the in-tree vfio-pci, this driver under that name,
-this driver under its own. The guest runs the programs, this judges what they printed, and counts on
-its own the packets that QEMU saw between the network devices.
+One boot for each mode of scripts/vm/guest/apps.sh: the in-tree vfio-pci, this driver under that
+name, this driver under its own name. This judges the output of the programs, and counts the packets
+that QEMU saw between the network devices.
 """
 
 import os
@@ -13,23 +13,22 @@ import subprocess
 
 import judge
 import machine
+from boot import say, where
 from cpio import Archive
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
 EXAMPLE = "/src/scripts/debian/dmabuf-vfio-pci-as-vfio-pci.conf"
 INIT = "/src/build/guest/x86_64-unknown-linux-gnu/release/nested"
 INITRAMFS = "/tmp/nested.cpio"
 PACKAGES = ["dpdk", "dpdk-dev", "driverctl", "qemu-system-x86", "kmod"]
-# What a case that has to be there is called, by mode.
+# The required cases of each mode.
 USUAL = ["load", "devbind", "testpmd-igb", "testpmd-e1000e", "driverctl"]
-MODES = {"in-tree": USUAL, "stand-in": USUAL + ["qemu-group"]}
+MODES = {"in-tree": USUAL, "as-vfio-pci": USUAL + ["qemu-group"]}
 MODES["own"] = ["load", "no-port", "driverctl", "qemu-iommufd"]
-MODULES = {"in-tree": "vfio_pci", "stand-in": "dmabuf_vfio_pci", "own": "dmabuf_vfio_pci"}
-DRIVERS = {"in-tree": "vfio-pci", "stand-in": "vfio-pci", "own": "dmabuf-vfio-pci"}
-# Two of each kind, joined by a hub of QEMU's.
+MODULES = {"in-tree": "vfio_pci", "as-vfio-pci": "dmabuf_vfio_pci", "own": "dmabuf_vfio_pci"}
+DRIVERS = {"in-tree": "vfio-pci", "as-vfio-pci": "vfio-pci", "own": "dmabuf-vfio-pci"}
+# Kinds of network devices. QEMU joins the two of a kind by a hub.
 KINDS = ["igb", "e1000e"]
 BURSTS = 320  # packets that each port sends first, see conduct() in apps.sh
-MARK = re.compile(r"apps: (begin|end) (\S+?)(?: (\d+))?$")
 DRIVER = re.compile(r"^driver of (\S+): (\S*)$", re.MULTILINE)
 NUMBERS = re.compile(
     r"[NF]\w+ statistics for port (\d).*?RX-packets: (\d+).*?TX-packets: (\d+)", re.DOTALL
@@ -64,36 +63,21 @@ def sent(kind, port):
     return senders(dump(kind, port)).get(mac(kind, port), 0)
 
 
-def read(text):
-    """{case: (text, exit status or None)} of what the guest printed."""
-    found, name = {}, None
-    for line in text.replace("\r", "").split("\n"):
-        mark = MARK.match(line)
-        if mark and mark[1] == "begin":
-            name = mark[2]
-            found[name] = ["", None]
-        elif mark and mark[2] == name:
-            found[name][1], name = int(mark[3]), None
-        elif name:
-            found[name][0] += line + "\n"
-    return found
-
-
-def wants(condition, problem):
-    """A list with the problem, if there is one."""
+def require(condition, problem):
+    """A list with the problem, unless the condition holds."""
     return [] if condition else [problem]
 
 
 def load(mode, text, _count):
-    """modprobe brought the right driver."""
+    """modprobe loads the right driver."""
     line = f"module of {DRIVERS[mode]}: {MODULES[mode]}"
-    return wants(line in text.split("\n"), f"no line {line!r}")
+    return require(line in text.split("\n"), f"no line {line!r}")
 
 
 def drivers(text, *wanted):
-    """Devices had these drivers, one after the other."""
+    """The lines about devices name these drivers, in this order."""
     names = [name for _, name in DRIVER.findall(text)]
-    return wants(names == list(wanted), f"drivers {names}, not {wanted}")
+    return require(names == list(wanted), f"drivers {names}, not {wanted}")
 
 
 def devbind(mode, text, _count):
@@ -101,30 +85,30 @@ def devbind(mode, text, _count):
     ours = text.partition("using DPDK-compatible driver")[2].partition("\n\n")[0]
     listed = ours.count(f"drv={DRIVERS[mode]} ")
     bound = drivers(text, *[DRIVERS[mode]] * 4, *[""] * 4)
-    return wants(listed == 4, f"{listed} devices listed, not 4") + bound
+    return require(listed == 4, f"{listed} devices listed, not 4") + bound
 
 
 def testpmd(_mode, text, count):
-    """Packets went from each port to the other, and QEMU counted as many as DPDK."""
+    """Each port receives the packets of the other, and QEMU counts as many as DPDK."""
     numbers = [tuple(map(int, row)) for row in NUMBERS.findall(text)]
     if len(numbers) < 4:
         return ["no statistics of two ports"]
     first = text[text.index("Forward statistics") :].partition("Accumulated")[0]
     first, last = NUMBERS.findall(first), numbers[-2:]
-    problems = wants(first == [(port, str(BURSTS), str(BURSTS)) for port in "01"],
+    problems = require(first == [(port, str(BURSTS), str(BURSTS)) for port in "01"],
                      f"first {BURSTS} packets: (port, received, sent) {first}")
     for port, received, sends in last:
         other, seen = last[1 - port][2], count(port)
-        problems += wants(BURSTS < received <= other, f"port {port} got {received} of {other}")
-        problems += wants(sends == seen, f"port {port} sent {sends}, QEMU saw {seen}")
+        problems += require(BURSTS < received <= other, f"port {port} got {received} of {other}")
+        problems += require(sends == seen, f"port {port} sent {sends}, QEMU saw {seen}")
     return problems
 
 
 def driverctl(mode, text, _count):
-    """driverctl gives the device to the driver, remembers that, and takes all back."""
+    """driverctl binds the device to the driver, saves the override, and undoes both."""
     device = (DRIVER.findall(text) or [("none", "")])[0][0]
     lists = [line for line in text.split("\n") if line == f"{device} {DRIVERS[mode]}"]
-    problems = wants(len(lists) == 2, f"{lists}, not one override that is saved, too")
+    problems = require(len(lists) == 2, f"{lists}, not one override that is saved, too")
     return problems + drivers(text, "virtio-pci", DRIVERS[mode], "virtio-pci")
 
 
@@ -135,8 +119,8 @@ def nested(_mode, text, _count):
 
 
 def no_port(_mode, text, _count):
-    """DPDK does not look at a driver of another name."""
-    return wants("No probed ethernet devices" in text, "it has a port") + wants(
+    """DPDK ignores a driver of another name."""
+    return require("No probed ethernet devices" in text, "it has a port") + require(
         "using DPDK" not in text, text)
 
 
@@ -144,24 +128,25 @@ JUDGES = {"load": load, "devbind": devbind, "testpmd-igb": testpmd, "testpmd-e10
           "driverctl": driverctl, "qemu-group": nested, "qemu-iommufd": nested, "no-port": no_port}
 
 
-def cases(mode, text, count, pattern=""):
-    """The cases of a boot. `count` tells of a kind of device and a port what it sent, for QEMU."""
-    found, result = read(text), []
+def cases(mode, output, count, pattern=""):
+    """The cases of a boot. `count` returns how many packets QEMU saw a port of a kind send."""
+    found = {name: ("\n".join(lines), status) for name, lines, status in judge.sections(output)}
+    result = []
     for what in MODES[mode]:
         name = f"{mode}:{what}"
         if what != "load" and pattern not in name:
             continue
-        said, status = found.get(name, ("", None))
+        text, status = found.get(name, ("", None))
         kind = what.partition("-")[2]
-        problems = wants(status == 0, "it did not end" if status is None else f"status {status}")
-        problems += JUDGES[what](mode, said, lambda port, kind=kind: count(kind, port))
-        output = problems + said.split("\n") if problems else []
-        result.append(judge.Case(name, "failed" if problems else "passed", output))
+        problems = require(status == 0, "it did not end" if status is None else f"status {status}")
+        problems += JUDGES[what](mode, text, lambda port, kind=kind: count(kind, port))
+        lines = problems + text.split("\n") if problems else []
+        result.append(judge.Case(name, "failed" if problems else "passed", lines))
     return result
 
 
 def qemu_args():
-    """The Debian root that this runs in, for the guest; hubs between network devices."""
+    """Shares the Debian root of this process with the guest; puts hubs between network devices."""
     args = ["-fsdev", "local,id=debian,path=/,security_model=none,readonly=on,multidevs=remap"]
     args += ["-device", "virtio-9p-pci,fsdev=debian,mount_tag=debian"]
     for hub, kind in enumerate(KINDS):
@@ -172,24 +157,20 @@ def qemu_args():
     return args
 
 
-def boot(mode, job, say):
+def boot_mode(run, mode):
     """The cases of one boot."""
     say(f"apps: boot, {mode}")
-    job.command = ["sh", "/bin/apps.sh", mode]
-    job.files["bin/apps.sh"] = f"{FOLDER}/apps.sh"
-    job.files["lib/as-vfio-pci.conf"] = EXAMPLE
+    pattern = os.environ.get("CASE", "")
+    job = run.job("apps", "sh", "/bin/apps.sh", mode, load=False)
+    job.files |= {"bin/apps.sh": f"{machine.GUEST}/apps.sh", "lib/as-vfio-pci.conf": EXAMPLE}
     job.devices = [f"{kind},netdev={kind}{port},mac={mac(kind, port)}"
                    for kind in KINDS for port in (0, 1)] + ["edu", "virtio-rng-pci"]
     job.qemu_args, job.memory = qemu_args(), "2G"
     job.append = "hugepagesz=2M hugepages=64"
-    pattern = os.environ.get("CASE", "")
     job.env.update(CASE=pattern, KERNEL=f"{job.kernel}/build/arch/x86/boot/bzImage")
     result = machine.run(job)
-    text = result.output.decode(errors="replace")
-    with open(os.path.join(os.path.dirname(result.log), "output"), "w") as file:
-        file.write(text)
-    say(f"kernel log: {machine.outside(result.log)}")
-    found = cases(mode, text, sent, pattern)
+    say(where(result))
+    found = cases(mode, result.lines(), sent, pattern)
     if result.problem or result.status:
         why = result.problem or f"exit status {result.status}"
         found.append(judge.Case(f"{mode}:guest: {why}", "failed", result.kernel_log()[-25:]))
@@ -198,26 +179,18 @@ def boot(mode, job, say):
         say(f"{'ok' if case.status == 'passed' else 'not ok'} {case.name}")
     for kind in KINDS:
         if pattern in f"{mode}:testpmd-{kind}" and mode != "own":
-            print(f"{mode}: {kind}: sent by each port, for QEMU: {sent(kind, 0)} {sent(kind, 1)}")
+            print(f"{mode}: {kind}: packets of each port at QEMU: {sent(kind, 0)} {sent(kind, 1)}")
     return found
 
 
-def apps(make_job, say):
-    """A boot for each mode; 0 if all that was to pass has passed."""
+def apps(run):
+    """One boot for each mode of which CASE selects cases."""
     archive = Archive(INITRAMFS)
     archive.add_file("init", INIT)
     archive.close()
-    query = ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *PACKAGES]
     found = []
-    pattern = os.environ.get("CASE", "")
     for mode, whats in MODES.items():
-        if any(pattern in f"{mode}:{what}" for what in whats):
-            found += boot(mode, make_job(), say)
-    for case in found:
-        if case.status == "failed":
-            print(f"\nFAILED: {case.name}")
-            print("".join(f"    {line}\n" for line in case.output), end="")
-    print(subprocess.run(query, check=True, capture_output=True, text=True).stdout, end="")
-    line, good = judge.totals(found)
-    print(f"apps: {line}", flush=True)
-    return 0 if good else 1
+        if any(os.environ.get("CASE", "") in f"{mode}:{what}" for what in whats):
+            found += boot_mode(run, mode)
+    subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *PACKAGES], check=True)
+    return judge.conclude(found, "apps: ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Feeds the judge of `make apps-test` what broken runs look like; run by `make check`."""
+"""Gives the judge of `make apps-test` the output of broken runs; run by `make check`."""
 
 import struct
 import tempfile
@@ -11,12 +11,12 @@ BDFS = ["0000:01:00.0", "0000:02:00.0", "0000:03:00.0", "0000:04:00.0"]
 
 
 def owners(driver, *devices):
-    """What the guest says of who has devices."""
+    """The guest's lines about the drivers of devices."""
     return "".join(f"driver of {device}: {driver}\n" for device in devices)
 
 
 def forward(first, second):
-    """What testpmd says when it stops: (received, sent) of each port."""
+    """testpmd's output when it stops: (received, sent) of each port."""
     text = "".join(
         f"  ---- Forward statistics for port {port}  ----\n"
         f"  RX-packets: {numbers[0]}   RX-dropped: 0\n  TX-packets: {numbers[1]}  TX-dropped: 0\n"
@@ -26,7 +26,7 @@ def forward(first, second):
 
 
 def total(first, second):
-    """What testpmd says of the devices."""
+    """testpmd's output about the devices."""
     return "".join(
         f"  #### NIC statistics for port {port}  ####\n"
         f"  RX-packets: {numbers[0]}   RX-missed: 0\n  TX-packets: {numbers[1]}  TX-errors: 0\n"
@@ -49,17 +49,17 @@ GOOD = {
 }
 
 
-def sections(texts, mode="stand-in", status=0):
-    """What the guest prints."""
+def sections(texts, mode="as-vfio-pci", status=0):
+    """The guest's output."""
     return "".join(
-        f"apps: begin {mode}:{what}\n{text}\napps: end {mode}:{what} {status}\n"
+        f"section: begin {mode}:{what}\n{text}\nsection: end {mode}:{what} {status}\n"
         for what, text in texts.items()
     )
 
 
-def failed(text, mode="stand-in", sent=(1000, 900)):
-    """The cases that failed."""
-    found = apps.cases(mode, text, lambda _kind, port: sent[port])
+def failed(text, mode="as-vfio-pci", sent=(1000, 900)):
+    """The names of the failed cases."""
+    found = apps.cases(mode, text.split("\n"), lambda _kind, port: sent[port])
     return [case.name.partition(":")[2] for case in found if case.status != "passed"]
 
 
@@ -67,7 +67,7 @@ class Judge(unittest.TestCase):
     """cases()"""
 
     def broken(self, what, old, new):
-        """One text is not as it should be."""
+        """A change of one text fails its case."""
         self.assertIn(old, GOOD[what])
         text = sections(GOOD | {what: GOOD[what].replace(old, new)})
         self.assertEqual(failed(text), [what])
@@ -75,7 +75,7 @@ class Judge(unittest.TestCase):
     def test_good(self):
         self.assertEqual(failed(sections(GOOD)), [])
 
-    def test_nothing_was_run(self):
+    def test_nothing_ran(self):
         self.assertEqual(failed(""), list(GOOD))
 
     def test_status(self):
@@ -83,7 +83,7 @@ class Judge(unittest.TestCase):
 
     def test_case_that_did_not_end(self):
         text = sections(GOOD)
-        self.assertEqual(failed(text[: text.rindex("apps: end")]), ["qemu-group"])
+        self.assertEqual(failed(text[: text.rindex("section: end")]), ["qemu-group"])
 
     def test_wrong_module(self):
         self.broken("load", "dmabuf_vfio_pci", "vfio_pci")
@@ -109,7 +109,7 @@ class Judge(unittest.TestCase):
         self.broken("testpmd-igb", forward((320, 320), (320, 320)), forward((320, 320), (0, 320)))
         self.broken("testpmd-igb", total((900, 1000), (1000, 900)), total((900, 1000), (0, 900)))
 
-    def test_packets_that_nobody_sent(self):
+    def test_more_packets_received_than_sent(self):
         self.broken("testpmd-igb", total((900, 1000), (1000, 900)), total((901, 1000), (1000, 900)))
 
     def test_packets_that_qemu_did_not_see(self):
@@ -117,7 +117,7 @@ class Judge(unittest.TestCase):
         self.assertEqual(failed(sections(GOOD), sent=(1000, 899)), pair)
         self.assertEqual(failed(sections(GOOD), sent=(0, 0)), pair)
 
-    def test_traffic_that_did_not_go_on(self):
+    def test_traffic_that_stopped(self):
         still = FIRST + forward((0, 0), (0, 0)) + total((320, 320), (320, 320))
         text = sections(GOOD | {"testpmd-igb": still, "testpmd-e1000e": still})
         self.assertEqual(failed(text, sent=(320, 320)), ["testpmd-igb", "testpmd-e1000e"])

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Boots QEMU for one job and talks to the guest's init (scripts/guest/init).
+"""Boots QEMU for one job and talks to the guest's init (scripts/vm/guest/init).
 
-The guest has three serial ports: the kernel's log (to a file), the program's
-stdin and stdout, and a control channel on which init says "ready", "ack" (one
-chunk of stdin was taken), "exit N" or "failed WHY", and programs "aer ID ERROR": the
-device with that id has a PCI Express error.
+The guest has three serial ports: the kernel's log (to a file), the program's stdin and stdout, and
+a control channel. On that init reports "ready", "ack" (one chunk of stdin was read), "exit N" or
+"failed WHY". Programs request "aer ID ERROR": QEMU injects the PCI Express error into that device.
 """
 
 import base64
@@ -17,41 +16,39 @@ import select
 import shlex
 import shutil
 import socket
-import struct
 import subprocess
-import sys
 import termios
 import time
 import tty
 
 from cpio import Archive
 
-GUEST = os.path.dirname(os.path.abspath(__file__))
+GUEST = f"{os.path.dirname(os.path.abspath(__file__))}/guest"  # what runs inside
 FIRST_SLOT = 0x10
 MAX_DEVICES = 15
 CHUNK = 1536
-# Linux trusts QEMU's host bridge with peer-to-peer DMA only beside an AMD CPU from family 0x17 on.
+# Linux allows peer-to-peer DMA through QEMU's host bridge only if the CPU is an AMD of family 0x17
+# or later.
 CPU = "max,vendor=AuthenticAMD,family=23,model=1"
-INITRAMFS = "/tmp/initramfs"  # a tmpfs of this run alone, see scripts/root.sh
+INITRAMFS = "/tmp/initramfs"  # private to this run: scripts/root.sh mounts a tmpfs
 LEAVE_KEY = b"\x1d"  # Ctrl-]
 AER = re.compile(r"[a-z0-9.]+ [A-Z_]+")
 POWER_OFF_SECONDS = 60
 APPEND = (
     "console=ttyS0,115200 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 "
-    # On a busy host the kernel may wait in vain for ticks of the timer that it checks.
-    # QEMU's firmware leaves PCI Express errors to the kernel, which asks for them only if it also
-    # saves power on links.
+    # no_timer_check: on a busy host the timer check may time out.
+    # pcie_ports=native: the kernel asks the firmware for error reporting only together with ASPM.
     "intel_iommu=on random.trust_cpu=on no_timer_check pcie_ports=native"
 )
 
 
 class Unusable(Exception):
-    """The job cannot be run as asked; the text says why."""
+    """The job cannot run as requested; the text says why."""
 
 
 @dataclasses.dataclass
 class Job:
-    """What a guest is booted for."""
+    """A guest to boot, and the command to run in it."""
 
     name: str
     kernel: str  # the directory that scripts/kernel.sh or scripts/stock/kernel.sh made
@@ -59,31 +56,35 @@ class Job:
     files: dict = dataclasses.field(default_factory=dict)  # guest path -> host path
     modules: list = dataclasses.field(default_factory=list)  # for modprobe
     insmod: list = dataclasses.field(default_factory=list)  # guest paths, after `modules`
-    # As for -device, without a bus; "a+b" are two functions of one device, "a|b" two devices
-    # below a switch.
+    # As for -device, without a bus. "a+b": two functions of one device; "a|b": two devices below
+    # a switch.
     devices: list = dataclasses.field(default_factory=list)
     qemu_args: list = dataclasses.field(default_factory=list)
     append: str = ""  # more kernel command line
     memory: str = "1G"
     icount: bool = False  # one CPU, one instruction per virtual nanosecond
-    parallel: bool = False  # CPUs that really run at the same time
+    parallel: bool = False  # one host thread per CPU
     driver: str = ""
     bind: bool = False
     env: dict = dataclasses.field(default_factory=dict)
-    terminal: bool = False  # our own terminal becomes the program's
-    stdin: int = -1  # a descriptor to pass on, if not a terminal
+    terminal: bool = False  # the program gets our terminal
+    stdin: int = -1  # a file descriptor to forward, -1: none
     seconds: int = 0  # wall-clock limit, 0: none
 
 
 @dataclasses.dataclass
 class Result:
-    """How it ended. `problem` is empty if the program ran and the guest powered off."""
+    """How the guest ended. `problem` is empty if the program ran and the guest powered off."""
 
     status: int = None
     problem: str = ""
     timed_out: bool = False
     output: bytes = b""
     log: str = ""
+
+    def lines(self):
+        """The lines of the program's output."""
+        return self.output.decode(errors="replace").replace("\r", "").split("\n")
 
     def kernel_log(self):
         """The lines of the kernel's log."""
@@ -92,7 +93,7 @@ class Result:
 
 
 def new_log_dir(name):
-    """A fresh build/logs/NAME-... folder; old ones are removed, the newest 20 stay."""
+    """Makes a directory build/logs/NAME-... and removes all but the newest 20."""
     base = "/src/build/logs"
     os.makedirs(base, exist_ok=True)
     old = sorted(glob.glob(f"{base}/*-*/"), key=os.path.getmtime)
@@ -109,7 +110,7 @@ def new_log_dir(name):
 
 
 def outside(path):
-    """What the user calls a path of ours."""
+    """The host's name of a path inside the root."""
     if path.startswith("/src/"):
         return os.environ.get("HOST_SRC", "/src") + path[4:]
     return path
@@ -121,6 +122,7 @@ def _write_initramfs(job, path):
         archive.add_dir(name)
     archive.add_link("linuxrc", "bin/busybox")
     archive.add_file("init", f"{GUEST}/init")
+    archive.add_file("lib/guest.sh", f"{GUEST}/lib.sh")
     for name, source in job.files.items():
         archive.add_file(name, source)
     archive.add_file("bin/busybox", "/bin/busybox")
@@ -150,26 +152,50 @@ def _write_initramfs(job, path):
     archive.close()
 
 
+def _device_args(devices):
+    """QEMU's -device options: each entry of a job's `devices` gets its own root port."""
+    if len(devices) > MAX_DEVICES:
+        raise Unusable(f"{len(devices)} devices: at most {MAX_DEVICES} fit")
+    args = []
+    for i, entry in enumerate(devices):
+        if ",bus=" in entry or ",addr=" in entry:
+            raise Unusable(f"device {entry}: leave bus and addr out, each gets its own root port")
+        where = f"bus=pcie.0,addr={FIRST_SLOT + i:#x},chassis={i + 1},slot={i + 1}"
+        # QEMU's links do not retrain after a reset, which faster ones have to.
+        args.append(f"pcie-root-port,id=port{i},hotplug=off,x-speed=5,{where}")
+        below = entry.split("|")
+        if len(below) > 1:
+            args.append(f"x3130-upstream,id=switch{i},bus=port{i}")
+        for number, device in enumerate(below):
+            bus = f"port{i}"
+            if len(below) > 1:
+                bus = f"port{i}.{number}"
+                where = f"bus=switch{i},addr={number:#x},chassis={64 + i},slot={number}"
+                args.append(f"xio3130-downstream,id={bus},hotplug=off,{where}")
+            functions = device.split("+")
+            for function, name in enumerate(functions):
+                more = ",multifunction=on" if len(functions) > 1 and function == 0 else ""
+                args.append(f"{name},bus={bus},addr=0.{function}{more}")
+    return [word for arg in args for word in ("-device", arg)]
+
+
 def _qemu_command(job, folder, console, control, monitor):
-    # Parallel CPUs trip an assertion of QEMU 10.0 when memory enable is toggled meanwhile.
+    # Parallel CPUs trip an assertion of QEMU 10.0 if memory enable is toggled meanwhile.
     emulation = "tcg,thread=multi" if job.parallel else "tcg,thread=single"
-    accel = os.environ.get("ACCEL") or emulation
-    if accel == "tcg":
-        accel = emulation
+    accel = os.environ.get("ACCEL") or "tcg"
+    cpu = "host" if accel.startswith("kvm") else CPU
+    cpus = "4" if job.parallel else "2"
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
-    command += ["-machine", "q35,kernel-irqchip=split", "-accel", accel, "-no-reboot"]
-    command += ["-m", job.memory]
     if job.icount:
         # `rep stosb` would count one instruction per byte.
-        command += ["-icount", "shift=0,sleep=off", "-smp", "1", "-cpu", "max,-erms,-fsrm"]
-    else:
-        command += ["-smp", "4" if job.parallel else "2"]
-        command += ["-cpu", "host" if accel.startswith("kvm") else CPU]
+        cpu, cpus = "max,-erms,-fsrm", "1"
+        command += ["-icount", "shift=0,sleep=off"]
     image = f"{job.kernel}/vmlinuz"
     if not os.path.exists(image):
         image = f"{job.kernel}/build/arch/x86/boot/bzImage"
-    command += ["-kernel", image]
-    command += ["-initrd", INITRAMFS, "-append", f"{APPEND} {job.append}"]
+    command += ["-machine", "q35,kernel-irqchip=split", "-no-reboot", "-m", job.memory]
+    command += ["-accel", emulation if accel == "tcg" else accel, "-cpu", cpu, "-smp", cpus]
+    command += ["-kernel", image, "-initrd", INITRAMFS, "-append", f"{APPEND} {job.append}"]
     command += ["-serial", f"file:{folder}/kernel.log"]
     for name, sock in (("console", console), ("control", control)):
         command += ["-chardev", f"socket,id={name},fd={sock.fileno()}"]
@@ -177,43 +203,21 @@ def _qemu_command(job, folder, console, control, monitor):
     command += ["-chardev", f"socket,id=monitor,fd={monitor.fileno()}"]
     command += ["-mon", "chardev=monitor,mode=control"]
     command += ["-device", "intel-iommu,intremap=on"]
-    if len(job.devices) > MAX_DEVICES:
-        raise Unusable(f"{len(job.devices)} devices: at most {MAX_DEVICES} fit")
-    command += job.qemu_args
-    for i, device in enumerate(job.devices):
-        if ",bus=" in device or ",addr=" in device:
-            raise Unusable(f"device {device}: leave bus and addr out, each gets its own root port")
-        where = f"bus=pcie.0,addr={FIRST_SLOT + i:#x},chassis={i + 1},slot={i + 1}"
-        # After a reset faster links have to come up again, which those of QEMU do not.
-        command += ["-device", f"pcie-root-port,id=port{i},hotplug=off,x-speed=5,{where}"]
-        below = device.split("|")
-        if len(below) > 1:
-            command += ["-device", f"x3130-upstream,id=switch{i},bus=port{i}"]
-        for number, one in enumerate(below):
-            bus = f"port{i}"
-            if len(below) > 1:
-                bus = f"port{i}.{number}"
-                where = f"bus=switch{i},addr={number:#x},chassis={64 + i},slot={number}"
-                command += ["-device", f"xio3130-downstream,id={bus},hotplug=off,{where}"]
-            functions = one.split("+")
-            for function, name in enumerate(functions):
-                more = ",multifunction=on" if len(functions) > 1 and function == 0 else ""
-                command += ["-device", f"{name},bus={bus},addr=0.{function}{more}"]
-    return command
+    return command + job.qemu_args + _device_args(job.devices)
 
 
 class _Session:
-    """A running QEMU, from its start to its end."""
+    """One run of QEMU."""
 
     def __init__(self, job, folder, on_output):
         self.job, self.folder, self.on_output = job, folder, on_output
         self.result = Result(log=f"{folder}/kernel.log")
-        self.may_send = False  # the guest waits for a chunk of stdin
+        self.may_send = False  # the guest is ready for a chunk of stdin
         self.control_text = b""
         self.deadline = time.monotonic() + job.seconds if job.seconds else None
 
     def run(self):
-        """Boots, passes bytes to and fro until QEMU is gone, returns the result."""
+        """Boots, forwards input and output until QEMU exits, returns the result."""
         self.console, console = socket.socketpair()
         self.control, control = socket.socketpair()
         self.monitor, monitor = socket.socketpair()
@@ -285,7 +289,7 @@ class _Session:
                 if self.job.stdin < 0 and not self.job.terminal:
                     self.console.sendall(b".\n")
             elif word == "aer" and AER.fullmatch(value):
-                self._tell_qemu(f"pcie_aer_inject_error {value}")
+                self._monitor_command(f"pcie_aer_inject_error {value}")
             elif word == "exit" and value.isdigit():
                 self.result.status = int(value)
                 self.deadline = time.monotonic() + POWER_OFF_SECONDS
@@ -293,7 +297,7 @@ class _Session:
                 self.result.problem = value
                 self.deadline = time.monotonic() + POWER_OFF_SECONDS
 
-    def _tell_qemu(self, line):
+    def _monitor_command(self, line):
         say = {"execute": "human-monitor-command", "arguments": {"command-line": line}}
         self.monitor.sendall(json.dumps(say).encode())
 
@@ -302,7 +306,7 @@ class _Session:
             log.write(data)
 
     def _from_stdin(self):
-        """Passes some of stdin on; False if the user wants to leave."""
+        """Forwards a chunk of stdin; False if the user wants to leave."""
         data = os.read(self.job.stdin, CHUNK)
         if self.job.terminal:
             if LEAVE_KEY in data or not data:
@@ -318,18 +322,20 @@ class _Session:
 
     def _conclude(self):
         result = self.result
+        with open(f"{self.folder}/output", "wb") as output:
+            output.write(result.output)
         if result.status is None and not result.problem:
             with open(f"{self.folder}/qemu.log") as file:
-                said = file.read().strip().split("\n")[-1]
+                last = file.read().strip().split("\n")[-1]
             if self.qemu.returncode:
-                result.problem = f"QEMU failed with status {self.qemu.returncode}: {said}"
+                result.problem = f"QEMU failed with status {self.qemu.returncode}: {last}"
             else:
                 result.problem = "the guest died: see the kernel log"
         return result
 
 
 def run(job, on_output=lambda data: None):
-    """Runs one job in a fresh guest; Ctrl-] leaves if it has our terminal."""
+    """Runs one job in a new guest; Ctrl-] leaves if it has our terminal."""
     session = _Session(job, new_log_dir(job.name), on_output)
     if not job.terminal:
         return session.run()
@@ -345,23 +351,13 @@ def run(job, on_output=lambda data: None):
 def interpreter(path):
     """The dynamic loader that a program asks for, or "" for a static one or a script."""
     with open(path, "rb") as file:
-        header = file.read(64)
-        if header[:2] == b"#!":
-            return ""
-        if header[:5] != b"\x7fELF\x02":
-            raise Unusable(f"{path} is neither an x86-64 program nor a script")
-        offset, size, count = (*struct.unpack_from("<Q", header, 32),
-                               *struct.unpack_from("<HH", header, 54))
-        for i in range(count):
-            file.seek(offset + i * size)
-            entry = file.read(size)
-            if struct.unpack_from("<I", entry)[0] == 3:  # PT_INTERP
-                start, length = struct.unpack_from("<Q", entry, 8)[0], struct.unpack_from(
-                    "<Q", entry, 32)[0]
-                file.seek(start)
-                return file.read(length).rstrip(b"\0").decode()
-    return ""
-
-
-if __name__ == "__main__":
-    sys.exit("this is a library: see scripts/guest/run.py")
+        magic = file.read(5)
+    if magic[:2] == b"#!":
+        return ""
+    if magic != b"\x7fELF\x02":
+        raise Unusable(f"{path} is neither an x86-64 program nor a script")
+    with open(path, "rb") as file:
+        done = subprocess.run(["readelf", "-lW", "/dev/stdin"], stdin=file, capture_output=True,
+                              check=True, text=True)
+    found = re.search(r"program interpreter: (.*)]", done.stdout)
+    return found[1] if found else ""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Writes an initramfs: a cpio archive in the "newc" format, not compressed.
+"""Writes an initramfs: a cpio archive in the "newc" format.
 
-Not compressed because unpacking costs an emulated CPU more than copying does.
+It is not compressed: an emulated CPU copies faster than it decompresses.
 """
 
 import os
@@ -9,7 +9,7 @@ import stat
 
 
 class Archive:
-    """A tree of files that grows by add_*(); parent folders come by themselves."""
+    """A growing tree of files. add_*() also adds missing parent directories."""
 
     def __init__(self, path):
         self._file = open(path, "wb")
@@ -25,16 +25,16 @@ class Archive:
         self._add(name, stat.S_IFLNK | 0o777, target.encode())
 
     def add_dir(self, name):
-        """An empty folder."""
+        """An empty directory."""
         self._add(name, stat.S_IFDIR | 0o755, b"")
 
     def add_file(self, name, path):
-        """A copy of the file `path`, executable if that is."""
+        """A copy of the file `path`, with its mode."""
         with open(path, "rb") as file:
             self.add_data(name, file.read(), os.stat(path).st_mode & 0o777)
 
     def add_tree(self, name, path):
-        """A copy of everything below the folder `path`."""
+        """A copy of everything below the directory `path`."""
         for folder, subfolders, files in os.walk(path):
             for entry in subfolders + files:
                 source = os.path.join(folder, entry)
@@ -47,7 +47,7 @@ class Archive:
                     self.add_file(target, source)
 
     def close(self):
-        """The end mark; the archive is complete after this."""
+        """Completes the archive."""
         self._record("TRAILER!!!", 0, b"")
         self._file.close()
 

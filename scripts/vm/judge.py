@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """Decides from logs alone what passed: the kernel's log, TAP, and how the guest ended.
 
-Nothing is filtered out: a line that looks like a splat is a failure, whoever wrote it. But data
-races count only if one of the two accesses was made in or below a function of our modules.
+Every line that looks like a splat is a failure, whoever wrote it. The one exception: a data race
+counts only if a function of our modules made one of the two accesses, or called what made it.
 """
 
 import dataclasses
+import io
 import re
 
-# One line of any of these in a kernel log is a failure. The exceptions are what a debug kernel
-# says when it starts.
+# A line in the kernel log that matches is a failure. The lookarounds exclude what a debug kernel
+# prints during boot.
 SPLAT = re.compile(
     r"""WARNING: | \bBUG\b | \bOops\b | Kernel\ panic | cut\ here | Call\ Trace: | RIP:
       | general\ protection | invalid\ opcode | divide\ error | double\ fault | stack\ segment
@@ -29,14 +30,14 @@ SPLAT = re.compile(
       | printk\ messages\ dropped | callbacks\ suppressed""",
     re.VERBOSE,
 )
-# The data race of the test module, which KCSAN has to find.
+# The test module has a data race on purpose, which KCSAN must find.
 ON_PURPOSE = re.compile(r"KCSAN: data-race in (\S*race_on_purpose \[\w+\])( / \1)?$")
-# A data race of the kernel's own wherever it comes from: zap_pmd_range(), inlined, looks at an
-# entry and then lets zap_huge_pmd() look again under the lock.
+# A data race in the kernel itself, whoever calls it: zap_pmd_range(), inlined, reads an entry
+# without the lock, and zap_huge_pmd() reads it again under the lock.
 ZAPS = re.compile(r"KCSAN: data-race in __zap_vma_range / zap_huge_pmd$")
 MARK = re.compile(r"suite: (begin|end)\b ?(\S*)")
-RESULT = re.compile(r"(ok|not ok) +(\d+)(?: +-)? *(.*?)(?: *# *(SKIP)\b *(.*))?$", re.IGNORECASE)
-PLAN = re.compile(r"1\.\.(\d+)\s*(?:#.*)?$")
+RESULT = re.compile(r"(not )?ok \d")
+SECTION = re.compile(r"section: (begin|end) (\S+?)(?: (\d+))?$")
 OUTSIDE = "outside any case"
 
 
@@ -51,10 +52,10 @@ class Case:
 
 
 def foreign_races(log):
-    """The numbers of the lines that begin a KCSAN report in which no function of ours occurs.
+    """The numbers of the lines that begin a KCSAN report without a function of ours.
 
-    Who was interrupted has no part in the accesses of the interrupt, nor has who goes to sleep in
-    those of the scheduler.
+    Frames below an interrupt or below the scheduler do not count: the interrupted or sleeping code
+    has no part in the access.
     """
     foreign = set()
     for i, line in enumerate(log):
@@ -74,10 +75,7 @@ def foreign_races(log):
 
 
 def splats(log):
-    """{case or OUTSIDE: lines} for the lines of a kernel log that are splats.
-
-    Each starts with the lines that came just before it and goes on for a while.
-    """
+    """{case or OUTSIDE: lines} of the splats in a kernel log, with the lines around each."""
     found = {}
     case, shown, foreign = OUTSIDE, -1, foreign_races(log)
     for i, line in enumerate(log):
@@ -90,46 +88,60 @@ def splats(log):
     return found
 
 
-def read_tap(text):
-    """Cases of a TAP stream, and one failed case for each thing that is wrong with it.
+def read_ktap(lines):
+    """Cases of a TAP or KTAP stream. The output of each is the lines before its result.
 
-    "# ..." lines belong to the result before them, lines that are no TAP to the one after.
+    A missing plan and results beyond the plan, which the kernel's parser tolerates, are failures.
     """
-    cases, plan, pending, problems = [], None, [], []
-    for line in text.replace("\r", "").split("\n"):
-        result, planned = RESULT.match(line), PLAN.match(line)
-        if planned:
-            if plan is not None:
-                problems.append("more than one plan")
-            plan = int(planned[1])
-        elif result:
-            if int(result[2]) != len(cases) + 1:
-                problems.append(f"result {result[2]} came where {len(cases) + 1} was due")
-            status = "passed" if result[1].lower() == "ok" else "failed"
-            if result[4] and status == "passed":
-                status = "skipped"
-            name = result[3] or f"case {result[2]}"
-            cases.append(Case(name, status, pending, result[5] or ""))
-            pending = []
-        elif line.startswith("Bail out!"):
-            problems.append(line)
-        elif line.startswith("#") and cases:
-            cases[-1].output.append(line)
-        elif line.strip() and not line.upper().startswith("TAP VERSION"):
-            pending.append(line)
-    if plan is None:
+    # boot.kernel() adds its directory to the path.
+    import kunit_parser  # pylint: disable=import-error,import-outside-toplevel
+    import kunit_printer  # pylint: disable=import-error,import-outside-toplevel
+
+    report, rest, cases = io.StringIO(), iter(lines), []
+    test = kunit_parser.parse_run_tests(rest, kunit_printer.Printer(output=report))
+    status = kunit_parser.TestStatus
+    words = {status.SUCCESS: "passed", status.SKIPPED: "skipped"}
+
+    def walk(node, path):
+        word = words.get(node.status, "failed")
+        for number, child in enumerate(node.subtests, 1):
+            walk(child, [*path, child.name or f"case {number}"])
+        if not node.subtests or (word == "failed" and not any_failed(cases)):
+            cases.append(Case(".".join(path) or "plan", word, node.log, node.skip_reason))
+
+    walk(test, [])
+    problems = [line for line in report.getvalue().split("\n") if "[ERROR]" in line]
+    if test.expected_count is None:
         problems.append("there is no plan (1..N)")
-    elif plan != len(cases):
-        problems.append(f"the plan says {plan} cases, {len(cases)} reported")
-    elif plan == 0:
-        problems.append("no case was run")
-    for i, problem in enumerate(problems):
-        cases.append(Case(f"plan: {problem}", "failed", [] if i else pending))
+    if any(RESULT.match(line) for line in rest):
+        problems.append("there are more results than planned")
+    if problems:
+        cases.append(Case("plan", "failed", problems))
     return cases
 
 
+def sections(lines):
+    """[name, lines, exit status or None] of each section() of a script in the guest."""
+    found, current = [], None
+    for line in lines:
+        mark = SECTION.match(line)
+        if mark and mark[1] == "begin":
+            current = [mark[2], [], None]
+            found.append(current)
+        elif mark and current and mark[2] == current[0]:
+            current[2], current = int(mark[3]), None
+        elif current:
+            current[1].append(line)
+    return found
+
+
+def any_failed(cases):
+    """Whether one of the cases failed."""
+    return any(case.status == "failed" for case in cases)
+
+
 def add_splats(cases, log):
-    """Turns cases with a splat in the kernel log into failed ones."""
+    """Fails the cases that have a splat in the kernel log."""
     for name, lines in splats(log).items():
         case = next((case for case in cases if case.name.split()[:1] == [name]), None)
         if case is None:
@@ -139,21 +151,21 @@ def add_splats(cases, log):
         case.output = case.output + ["kernel log:"] + lines
 
 
-def judge_suite(text, log, status, problem):
-    """Cases of one boot that ran the guest suite (`problem`: how the boot went wrong)."""
-    cases = read_tap(text)
+def judge(lines, log, status, problem):
+    """Cases of a boot that printed `lines` of TAP (`problem`: how the boot failed)."""
+    cases = read_ktap(lines)
     if problem:
         running = [mark[2] for mark in map(MARK.search, log) if mark and mark[1] == "begin"]
         last = f", in case {running[-1]}" if running else ""
         cases.append(Case(f"guest: {problem}{last}", "failed", log[-25:]))
-    elif status != 0 and all(case.status != "failed" for case in cases):
-        cases.append(Case(f"suite: exit status {status} though no case failed", "failed"))
+    elif status != 0 and not any_failed(cases):
+        cases.append(Case(f"exit status {status} though no case failed", "failed"))
     add_splats(cases, log)
     return cases
 
 
 def judge_skips(cases):
-    """The cases, with those that were skipped turned into failed ones: this machine has it all."""
+    """Fails the skipped cases, and returns all: the test machine lacks nothing."""
     for case in cases:
         if case.status == "skipped":
             case.status = "failed"
@@ -171,34 +183,6 @@ def judge_contract(table, cases):
     return [Case(f"contract: no case proves this: {row}", "failed") for row in unproven]
 
 
-def judge_kunit(test, parser, log, status, problem):
-    """Cases of one boot that loaded KUnit modules.
-
-    `test` is what the kernel's own `parser` (tools/testing/kunit/kunit_parser.py) made of the log.
-    """
-    cases = []
-    statuses = {parser.TestStatus.SUCCESS: "passed", parser.TestStatus.SKIPPED: "skipped"}
-
-    def walk(node, path):
-        status = statuses.get(node.status, "failed")
-        for child in node.subtests:
-            walk(child, f"{path}.{child.name}" if path else child.name)
-        if not node.subtests:
-            cases.append(Case(path or "kunit", status, node.log, node.skip_reason))
-        elif status == "failed" and all(case.status != "failed" for case in cases):
-            cases.append(Case(path or "kunit", status, node.log))
-
-    walk(test, "")
-    if test.counts.errors and all(case.status != "failed" for case in cases):
-        cases.append(Case(f"kunit: {test.counts.errors} errors in the KTAP", "failed"))
-    if problem:
-        cases.append(Case(f"guest: {problem}", "failed", log[-25:]))
-    elif status != 0:
-        cases.append(Case(f"kunit: exit status {status}", "failed"))
-    add_splats(cases, log)
-    return cases
-
-
 def totals(cases):
     """The last line of a test run, and whether it is good."""
     count = {"passed": 0, "failed": 0, "skipped": 0}
@@ -208,3 +192,22 @@ def totals(cases):
     if count["skipped"]:
         line += f", {count['skipped']} skipped"
     return line, count["failed"] == 0 and count["passed"] > 0
+
+
+def print_failure(name, lines):
+    """Prints why something failed."""
+    print(f"\nFAILED: {name}")
+    print("".join(f"    {line}\n" for line in lines), end="")
+
+
+def conclude(cases, label=""):
+    """Prints every case that did not pass, and the totals last; returns the exit status."""
+    for case in cases:
+        if case.status == "failed":
+            print_failure(case.name, case.output)
+    for case in cases:
+        if case.status == "skipped":
+            print(f"skipped: {case.name}: {case.reason or 'no reason given'}")
+    line, good = totals(cases)
+    print(f"{label}{line}", flush=True)
+    return 0 if good else 1

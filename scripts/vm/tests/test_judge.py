@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Feeds the judge what a broken run looks like; run by `make check`."""
+"""Gives the judge the logs of broken runs; run by `make check`."""
 
-import contextlib
-import io
 import unittest
 
 import judge
@@ -12,64 +10,89 @@ QUIET = ["[ 1.0] suite: begin first", "[ 1.1] suite: begin second", "[ 1.2] suit
 
 
 def failed(cases):
-    """Names of the failed ones."""
+    """The names of the failed cases."""
     return [case.name for case in cases if case.status == "failed"]
 
 
-class Suite(unittest.TestCase):
-    """judge_suite()"""
+class Results(unittest.TestCase):
+    """judge(), with the parser of the kernel (scripts/check sets PYTHONPATH)"""
+
+    KTAP = """KTAP version 1
+1..1
+    KTAP version 1
+    # Subtest: range
+    1..2
+    ok 1 empty
+    ok 2 whole
+# range: pass:2 fail:0 skip:0 total:2
+ok 1 range
+"""
+
+    def cases(self, text, log=(), status=0, problem=""):
+        """The cases of a run."""
+        return judge.judge(text.split("\n"), list(log), status, problem)
 
     def judge(self, text, log=(), status=0, problem=""):
         """The totals line of a run."""
-        return judge.totals(judge.judge_suite(text, list(log), status, problem))
+        return judge.totals(self.cases(text, log, status, problem))
 
     def test_good_run(self):
-        self.assertEqual(self.judge(GOOD, QUIET), ("2 passed, 0 failed", True))
+        for text in (GOOD, self.KTAP):
+            self.assertEqual(self.judge(text, QUIET), ("2 passed, 0 failed", True))
+
+    def test_output_of_init_comes_first(self):
+        self.assertEqual(self.judge(f"no TAP\n{GOOD}"), ("2 passed, 0 failed", True))
 
     def test_not_ok(self):
         text = GOOD.replace("ok 2", "not ok 2")
         self.assertEqual(self.judge(text, status=1), ("1 passed, 1 failed", False))
+        text = self.KTAP.replace("ok 2 whole", "not ok 2 whole").replace("ok 1 r", "not ok 1 r")
+        self.assertEqual(self.judge(text), ("1 passed, 1 failed", False))
+
+    def test_suite_that_fails_without_a_case(self):
+        self.assertFalse(self.judge(self.KTAP.replace("ok 1 range", "not ok 1 range"))[1])
 
     def test_skip_is_counted_apart(self):
         text = GOOD.replace("second", "second # SKIP no device")
         self.assertEqual(self.judge(text), ("1 passed, 0 failed, 1 skipped", True))
-
-    def test_not_ok_skip_fails(self):
-        text = GOOD.replace("ok 2 - second", "not ok 2 - second # SKIP no device")
-        self.assertEqual(self.judge(text), ("1 passed, 1 failed", False))
+        self.assertEqual(self.cases(text)[1].reason, "no device")
+        text = self.KTAP.replace("ok 2 whole", "ok 2 whole # SKIP no reason")
+        self.assertEqual(self.judge(text), ("1 passed, 0 failed, 1 skipped", True))
 
     def test_all_skipped_is_not_good(self):
-        text = "1..1\nok 1 - a # SKIP no device\n"
+        text = "TAP version 14\n1..1\nok 1 - a # SKIP no device\n"
         self.assertEqual(self.judge(text), ("0 passed, 0 failed, 1 skipped", False))
 
     def test_broken_plans(self):
         for text in (
             "",
-            "1..0\n",
+            "TAP version 14\n1..0\n",
             GOOD.replace("1..2\n", ""),
             GOOD.replace("1..2", "1..3"),
             GOOD.replace("1..2", "1..1"),
-            GOOD + "1..2\n",
             GOOD.replace("ok 2", "ok 3"),
-            GOOD + "Bail out! tired\n",
+            GOOD.split("ok 2")[0] + "Bail out! tired\n",
+            self.KTAP.replace("    1..2", "    1..3"),
+            self.KTAP.replace("    ok 2 whole\n", ""),
+            self.KTAP.replace("\n1..1\n", "\n1..2\n"),
+            self.KTAP.split("    ok 2")[0],
+            self.KTAP.replace("ok 2 whole", "BUG: in between"),
         ):
             with self.subTest(text=text):
                 self.assertFalse(self.judge(text)[1])
 
     def test_exit_status_without_a_failed_case(self):
-        self.assertEqual(self.judge(GOOD, status=1), ("2 passed, 1 failed", False))
+        for text in (GOOD, self.KTAP):
+            self.assertEqual(self.judge(text, status=1), ("2 passed, 1 failed", False))
 
     def test_hang_names_the_case(self):
-        cases = judge.judge_suite("1..2\nok 1 - first\n", QUIET[:2], None, "did not finish")
+        cases = self.cases(GOOD.split("ok 2")[0], QUIET[:2], None, "did not finish")
         self.assertIn("guest: did not finish, in case second", failed(cases))
 
     def test_output_of_a_failed_case(self):
-        text = "1..2\nok 1 - a\nprinted\nnot ok 2 - b\n# left: 1\n"
-        case = judge.read_tap(text)[1]
+        text = "TAP version 14\n1..2\nok 1 - a\nprinted\n# left: 1\nnot ok 2 - b\n"
+        case = self.cases(text)[1]
         self.assertEqual((case.name, case.output), ("b", ["printed", "# left: 1"]))
-
-    def test_carriage_returns_do_not_matter(self):
-        self.assertEqual(self.judge(GOOD.replace("\n", "\r\n"))[0], "2 passed, 0 failed")
 
 
 class Contract(unittest.TestCase):
@@ -134,7 +157,7 @@ class Splats(unittest.TestCase):
             with self.subTest(line=line.strip()):
                 self.assertTrue(judge.splats([f"[    1.000000] {line.strip()}"]))
 
-    def test_what_a_debug_kernel_says_when_it_starts_is_none(self):
+    def test_boot_messages_of_a_debug_kernel_are_no_splats(self):
         for line in (
             "rcu: \tRCU callback double-/use-after-free debug is enabled.",
             "DMA-API: preallocated 65536 debug entries",
@@ -143,7 +166,7 @@ class Splats(unittest.TestCase):
         ):
             self.assertEqual(judge.splats([f"[ 0.0] {line}"]), {})
 
-    def test_what_is_like_it_is_one(self):
+    def test_messages_like_those_are_splats(self):
         for line in (
             "BUG: KASAN: slab-use-after-free in f+0x1/0x2",
             "slab-use-after-free",
@@ -165,15 +188,15 @@ class Splats(unittest.TestCase):
         [ 1.0] ==================================================================
         [ 1.1]  d+0x1/0x2 [dmabuf_vfio_pci]"""
 
-    def test_race_of_others_is_none(self):
+    def test_race_without_our_functions_is_no_splat(self):
         self.assertEqual(judge.splats(self.RACE.split("\n")), {})
 
-    def test_race_below_a_function_of_ours_is_one(self):
+    def test_race_below_a_function_of_ours_is_a_splat(self):
         for place in ("a+0x17/0x20", "c+0x9cf/0xac0", "b+0x17/0x20"):
             log = self.RACE.replace(place, f"{place} [dmabuf_vfio_pci]")
             self.assertTrue(judge.splats(log.split("\n")), place)
 
-    def test_race_of_an_interrupt_or_the_scheduler_is_of_others(self):
+    def test_frames_below_an_interrupt_or_the_scheduler_do_not_count(self):
         for entry in ("asm_sysvec_apic_timer_interrupt+0x16/0x20", "__schedule+0x472/0xa10"):
             below = f"{entry}\n[ 1.0]  e+0x1/0x2 [dmabuf_vfio_pci]"
             log = self.RACE.replace("c+0x9cf/0xac0", below)
@@ -181,29 +204,29 @@ class Splats(unittest.TestCase):
             log = log.replace("b+0x17/0x20", "b+0x17/0x20 [dmabuf_vfio_pci]")
             self.assertTrue(judge.splats(log.split("\n")))
 
-    def test_other_splats_in_a_report_of_others_are_seen(self):
+    def test_other_splats_within_a_race_report_are_seen(self):
         log = self.RACE.replace("c+0x9cf/0xac0", "WARNING: CPU: 0")
         self.assertTrue(judge.splats(log.split("\n")))
 
-    def test_race_of_the_test_module_is_none(self):
+    def test_race_of_the_test_module_is_no_splat(self):
         name = "_RNvMs_NtNtCshm5B29ExFzL_20dmabuf_vfio_pci_test3sys8unlocked15race_on_purpose"
         name += " [dmabuf_vfio_pci_test]"
         log = self.RACE.replace("b+0x17/0x20", name)
         self.assertEqual(judge.splats(log.replace("a / b", f"{name} / {name}").split("\n")), {})
         self.assertTrue(judge.splats(log.replace("a / b", f"{name} / f").split("\n")))
 
-    def test_it_fails_the_case_it_came_in(self):
+    def test_splat_fails_its_case(self):
         log = [QUIET[0], QUIET[1], "[ 1.15] WARNING: CPU: 0", QUIET[2]]
-        self.assertEqual(failed(judge.judge_suite(GOOD, log, 0, "")), ["second"])
+        self.assertEqual(failed(judge.judge(GOOD.split("\n"), log, 0, "")), ["second"])
 
-    def test_outside_of_cases_it_is_one_of_its_own(self):
+    def test_splat_outside_of_cases_is_a_failure(self):
         for log in (["BUG: early"] + QUIET, QUIET + ["BUG: late"]):
-            cases = judge.judge_suite(GOOD, log, 0, "")
+            cases = judge.judge(GOOD.split("\n"), log, 0, "")
             self.assertEqual(failed(cases), ["kernel log, outside any case"])
 
-    def test_in_a_case_without_result(self):
+    def test_splat_in_a_case_without_result(self):
         log = ["suite: begin third", "Oops: 0000"]
-        self.assertEqual(failed(judge.judge_suite(GOOD, log, 0, "")), ["kernel log, third"])
+        self.assertEqual(failed(judge.judge(GOOD.split("\n"), log, 0, "")), ["kernel log, third"])
 
     def test_two_splats_are_both_shown(self):
         log = ["BUG: one"] + ["filler"] * 60 + ["BUG: two"]
@@ -213,62 +236,7 @@ class Splats(unittest.TestCase):
 
     def test_every_case_of_a_dense_log_is_blamed(self):
         log = ["suite: begin first", "BUG: one", "suite: begin second", "BUG: two"]
-        self.assertEqual(failed(judge.judge_suite(GOOD, log, 0, "")), ["first", "second"])
-
-
-class Kunit(unittest.TestCase):
-    """judge_kunit(), with the parser of the kernel (scripts/check sets PYTHONPATH)"""
-
-    GOOD = """KTAP version 1
-        1..1
-            KTAP version 1
-            # Subtest: range
-            1..2
-            ok 1 empty
-            ok 2 whole
-        # range: pass:2 fail:0 skip:0 total:2
-        ok 1 range
-        """
-
-    def judge(self, text, problem="", status=0):
-        """The totals line of a boot whose kernel log has `text`."""
-        import kunit_parser  # pylint: disable=import-error,import-outside-toplevel
-        import kunit_printer  # pylint: disable=import-error,import-outside-toplevel
-
-        log = [f"[    1.000000] {line[8:]}" for line in ("        " + text).split("\n")]
-        with contextlib.redirect_stdout(io.StringIO()) as report:
-            test = kunit_parser.parse_run_tests(log, kunit_printer.Printer(output=report))
-        return judge.totals(judge.judge_kunit(test, kunit_parser, log, status, problem))
-
-    def test_good_run(self):
-        self.assertEqual(self.judge(self.GOOD), ("2 passed, 0 failed", True))
-
-    def test_not_ok(self):
-        text = self.GOOD.replace("ok 2 whole", "not ok 2 whole").replace("ok 1 r", "not ok 1 r")
-        self.assertEqual(self.judge(text), ("1 passed, 1 failed", False))
-
-    def test_skip(self):
-        text = self.GOOD.replace("ok 2 whole", "ok 2 whole # SKIP no reason")
-        self.assertEqual(self.judge(text), ("1 passed, 0 failed, 1 skipped", True))
-
-    def test_broken_runs(self):
-        for text in (
-            "",
-            self.GOOD.replace("1..2", "1..3"),
-            self.GOOD.replace("            ok 2 whole\n", ""),
-            self.GOOD.replace("        1..1\n", "        1..2\n"),
-            self.GOOD.split("            ok 2")[0],
-            self.GOOD.replace("ok 1 range", "not ok 1 range"),
-            self.GOOD.replace("ok 2 whole", "BUG: in between"),
-        ):
-            with self.subTest(text=text):
-                self.assertFalse(self.judge(text)[1])
-
-    def test_guest_that_died(self):
-        self.assertEqual(self.judge(self.GOOD, "died"), ("2 passed, 1 failed", False))
-
-    def test_exit_status(self):
-        self.assertEqual(self.judge(self.GOOD, status=1), ("2 passed, 1 failed", False))
+        self.assertEqual(failed(judge.judge(GOOD.split("\n"), log, 0, "")), ["first", "second"])
 
 
 if __name__ == "__main__":

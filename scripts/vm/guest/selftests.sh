@@ -3,38 +3,18 @@
 #
 # usage (in the guest): selftests.sh DEVICE...
 #
-# Runs the kernel's own VFIO tests in /selftests, those whose names contain $CASE, on the devices
-# $BDF0, $BDF1, ..., whose names are given: first with all of them bound to the in-tree vfio-pci,
-# then to $DRIVER. Marks what is run, on stdout and in the kernel log, for selftests.py.
+# Runs the kernel's own VFIO tests in /selftests whose names contain $CASE on $BDF0, $BDF1, ...; the
+# arguments name these devices. First all are bound to the in-tree vfio-pci, then to $DRIVER. Marks
+# begin and end of each program, on stdout and in the kernel log, for selftests.py.
 
+# shellcheck source=vm/guest/lib.sh
+. /lib/guest.sh
 pci=/sys/bus/pci/devices
 
-# bind DRIVER BDF
-bind() {
-	[ ! -e "$pci/$2/driver" ] || echo "$2" >"$pci/$2/driver/unbind"
-	echo "$1" >"$pci/$2/driver_override"
-	echo "$2" >/sys/bus/pci/drivers_probe
-	[ "$(basename "$(readlink "$pci/$2/driver")")" = "$1" ]
-}
-
-# run DRIVER DEVICE PROGRAM BDF...
-run() {
-	name=$1:$2:$3
-	program=$3
-	shift 3
-	echo "suite: begin $name" >/dev/kmsg
-	echo "selftests: begin $name"
-	"/selftests/$program" "$@" 2>&1
-	status=$?
-	echo
-	echo "selftests: end $name $status"
-	echo "suite: end $name" >/dev/kmsg
-}
-
-# called_vfio_pci PF DRIVER: what the test of SR-IOV wants to see of a VF whose driver has another
-# name. It compares the name with "vfio-pci" and cannot be told another one. The VF is made
-# once without it, to see that its driver is that of its PF and which group it will have.
-called_vfio_pci() {
+# rename_vf_driver PF DRIVER: mounts a view of sysfs in which the VF's driver is named vfio-pci: the
+# SR-IOV test accepts no other name. First makes the VF once, to check that its real driver is
+# DRIVER and to learn its group.
+rename_vf_driver() {
 	echo 1 >"$pci/$1/sriov_numvfs"
 	vf=$(basename "$(readlink "$pci/$1/virtfn0")")
 	real=$(realpath "$pci/$vf")
@@ -68,7 +48,7 @@ run_all() {
 		program=${program##*/}
 		if [ "$program" = vfio_pci_device_init_perf_test ]; then
 			# shellcheck disable=SC2086 # one word for each device
-			run "$with" all "$program" $bdfs
+			section "$with:all:$program" "/selftests/$program" $bdfs
 			continue
 		fi
 		n=0
@@ -78,16 +58,16 @@ run_all() {
 			view=false
 			if [ "$program" = vfio_pci_sriov_uapi_test ] && [ "$with" != vfio-pci ] &&
 				[ -e "$pci/$bdf/sriov_totalvfs" ]; then
-				called_vfio_pci "$bdf" "$with" && view=true
+				rename_vf_driver "$bdf" "$with" && view=true
 			fi
-			run "$with" "$device" "$program" "$bdf"
+			section "$with:$device:$program" "/selftests/$program" "$bdf"
 			! $view || umount "$pci"
 		done
 	done
 }
 
 echo 1 >/sys/module/vfio_pci/parameters/enable_sriov
-# A GiB of shared memory, which the test of DMA wants each time, comes in big pages.
+# The DMA test takes 1 GiB of shared memory each time; huge pages make that fast.
 echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 run_all vfio-pci "$@" || exit 1
 # shellcheck disable=SC2153 # init sets it

@@ -1,32 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0
-"""`make bench`: what the driver costs, beside the in-tree vfio-pci in the same boot.
+"""`make bench`: the cost of the driver, compared with the in-tree vfio-pci in the same boot.
 
-The guest has one CPU that executes one instruction per virtual nanosecond, so its
-program `bench` counts instructions; the figures repeat exactly. They say nothing about
-caches, contention or TLB shootdown.
+The guest's one CPU executes one instruction per virtual nanosecond, so its program `bench` counts
+instructions, and figures repeat exactly. They do not show caches, contention or TLB shootdown.
 """
 
 import dataclasses
 import json
-import os
 import sys
 
 import machine
+from boot import BUILD, MODULE, where
 
 DEVICES = ["bochs-display,vgamem=256M", "pci-testdev,membar=1G"]
 
 
 @dataclasses.dataclass
 class Limit:
-    """What a row must not exceed: a number, and a share of an in-tree figure."""
+    """The limits of a row: a number, and a ratio to an in-tree figure."""
 
     most: float = float("inf")
     ratio: float = float("inf")
-    of: str = ""  # the row whose in-tree figure counts, if not this one
+    of: str = ""  # the row with that figure, if not this one
 
 
-# What tracepoints that are off may cost one of these: a no-op each, and what the compiler has to
-# move around it.
+# How much disabled tracepoints may add to one of these: a nop each, and what the compiler moves
+# because of it.
 UNTRACED = ["fault_2m", "fault_4k", "bar_mmap", "buf_mmap", "export_1", "revoke_1", "memoff_0"]
 TRACEPOINTS_OFF = 10
 
@@ -58,10 +57,10 @@ LIMITS = {
 }
 
 
-def parse(text):
+def parse(lines):
     """The rows that the guest's program printed."""
     rows = []
-    for line in text.splitlines():
+    for line in lines:
         words = line.split()
         if len(words) == 5 and words[2].isdigit():
             bare, peer = [int(word) if word.isdigit() else None for word in words[3:]]
@@ -104,24 +103,32 @@ def table(rows):
     return missed
 
 
-def prepare(job):
-    """What both boots have."""
+def guest(run, *command):
+    """A guest with both drivers."""
+    job = run.job("bench", *command, load=False)
     job.devices, job.append = DEVICES, "norandmaps quiet loglevel=4"
     job.modules.append("vfio-pci")
+    job.files[f"lib/untraced/{MODULE}.ko"] = f"{BUILD}/untraced-module/{MODULE}.ko"
     return job
 
 
-def contention(job):
-    """Boots with several CPUs and prints how we compare when threads compete; 0 if that worked."""
-    prepare(job).parallel = True
-    job.command.append("threads")
+def fail(why, result):
+    """Prints why there is no table."""
+    why = result.problem or (f"status {result.status}" if result.status else why)
+    print("\n".join(result.lines()))
+    print(f"error: bench: {why}; {where(result)}", file=sys.stderr)
+    return 1
+
+
+def contention(run):
+    """Prints how both drivers compare when threads on several CPUs compete."""
+    job = guest(run, "bench", "threads")
+    job.parallel = True
     result = machine.run(job)
-    rows = [line.split() for line in result.output.decode(errors="replace").splitlines()]
+    rows = [line.split() for line in result.lines()]
     rows = [row for row in rows if len(row) == 3]
     if result.problem or result.status != 0 or not rows:
-        why = result.problem or f"status {result.status}"
-        print(f"error: bench threads: {why}; kernel log: {machine.outside(result.log)}")
-        return 1
+        return fail("no rows", result)
     print("\nWall clock, several threads on 4 emulated CPUs; best of 15 rounds, ours/in-tree:\n")
     print("| row | threads | ours/in-tree |")
     print("|---|---:|---:|")
@@ -130,19 +137,16 @@ def contention(job):
     return 0
 
 
-def bench(job, build):
-    """Boots, prints the table, writes bench.json; 0 if every limit is met."""
-    prepare(job).icount = True
+def bench(run):
+    """Prints the tables, writes bench.json; 0 if no row exceeds its limit."""
+    job = guest(run, "bench")
+    job.icount = True
     result = machine.run(job)
-    text = result.output.decode(errors="replace")
-    rows = parse(text)
+    rows = parse(result.lines())
     lost = set(LIMITS) - {row["id"] for row in rows}
     if result.problem or result.status != 0 or lost:
-        print(text, end="")
-        why = result.problem or f"status {result.status}, rows missing: {sorted(lost)}"
-        print(f"error: bench: {why}; kernel log: {machine.outside(result.log)}", file=sys.stderr)
-        return 1
-    with open(os.path.join(build, "bench.json"), "w") as file:
+        return fail(f"rows missing: {sorted(lost)}", result)
+    with open(f"{BUILD}/bench.json", "w") as file:
         json.dump({"rows": rows}, file, indent=1)
         file.write("\n")
     missed = table(rows)
@@ -150,4 +154,4 @@ def bench(job, build):
         print(f"bench: over the limit: {', '.join(missed)}")
         return 1
     print("bench: every limit is met")
-    return 0
+    return contention(run)
