@@ -42,7 +42,7 @@ mount_host() {
 	mount -t proc proc proc
 }
 
-# Our module where DKMS would put it. What a user with DPDK sets, see the README.
+# Our module where DKMS would put it. What a user with DPDK sets, see scripts/debian/README.md.
 install_module() {
 	modules=$root/usr/lib/modules/$(uname -r)
 	cp -a "/lib/modules/$(uname -r)" "$modules"
