@@ -1,64 +1,118 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmabuf-vfio-pci`: slices of a PCI device's BARs for other processes, to be taken back at will.
+//! `dmabuf-vfio-pci`: revocable slices of a PCI device's BARs for other processes.
 //!
-//! A VFIO PCI variant driver. The C core (`vfio_pci_core`) does config space, interrupts, resets,
-//! power and the IOMMU. This crate owns one thing: how a BAR gets into an address space. Every way
-//! there goes through a [`buffer`], a dma-buf over ranges of one BAR, and can be cut at once.
+//! A VFIO PCI variant driver. The C core (`vfio_pci_core`) handles config space, interrupts,
+//! resets, power and the IOMMU. This crate owns one thing: how a BAR reaches an address space, that
+//! of a process or of another device. Every such path goes through a [`buffer`], a dma-buf over
+//! ranges of one BAR, and can be cut at once.
 //!
 //! # Where things are
 //!
 //! | file | what |
 //! |---|---|
-//! | `driver.rs` | the VFIO operations: what of them is ours, and where it goes |
-//! | `device.rs` | the features of user space on a device: export, revoke, attribute, info |
+//! | `driver.rs` | the VFIO operations that this driver implements, and who handles each |
+//! | `device.rs` | the features of a device: export, revoke, attribute, info |
+//! | `memory.rs` | what the buffers of a device share; resets and link errors |
 //! | `buffer.rs` | one buffer: mapping it, faults on it, revoking it |
-//! | `registry.rs` | the buffers of a device and their places in its offset space |
-//! | `gate.rs` | what keeps faults from mapping memory that is being taken away |
-//! | `importers.rs` | the devices that import buffers, and how their mappings are taken away |
+//! | `registry.rs` | the buffers of a device and their windows in its offset space |
+//! | `gate.rs` | keeps faults out while memory is taken away |
+//! | `importers.rs` | the devices that import buffers; invalidating and draining their mappings |
 //! | `listing.rs` | the buffers of a device in debugfs |
 //! | all others | pure: arithmetic, transitions, decoding; KUnit compiles them a second time |
 //!
-//! All unsafe code is in the crate `kernel_ext` (`rust/`).
+//! All unsafe code is in the crate `kernel_ext` (`rust/`). Three paths explain the driver:
+//!
+//! - *Export*: `feature()` of `driver.rs` calls `device::export()`, which decodes the request and
+//!   reserves an fd. `Buffer::export()` takes a window from the registry and makes the dma-buf.
+//! - *Fault*: `Buffer::resolve()` enters the gate. It checks that the device is open, that memory
+//!   is enabled and that the buffer is live. Then it maps pages or a large entry. If the gate is
+//!   closed, `Buffer::wait()` sleeps without the locks of the fault, and the fault is retried.
+//! - *Revoke*: `Buffer::revoke()` shuts the gate to publish the new state, zaps the window, and
+//!   drains the importers.
 //!
 //! # Glossary
 //!
 //! - *BAR*: a memory region of a PCI device. *Range*: a page-aligned part of one.
 //! - *Buffer*: ranges of one BAR laid end to end, behind a dma-buf. User space *exports* one as an
-//!   fd. Each BAR also has a *hidden* one, over all of it, under the mappings of the device fd.
-//! - *Offset space*: what the page offsets of a device's mappings count in. All files of the device
-//!   share it (`f_mapping`). BAR `i` is at `i << 40` bytes; each exported buffer has a *window*
-//!   where no BAR is.
-//! - *Zap*: to remove the page table entries of a part of the offset space, in all processes.
-//! - *Revoke*: to take a buffer away, for good or (*temporarily*) while the device's memory is off.
+//!   fd. Each BAR also has a *hidden* buffer over all of it, under the mappings of the device fd.
+//! - *Offset space*: what the page offsets of all mappings of a device count in. All files of the
+//!   device share its address space (`f_mapping`). BAR `i` starts at `i << 40` bytes.
+//! - *Window*: the place of an exported buffer in the offset space, where no BAR is.
+//! - *Zap*: to remove the page table entries of a part of the offset space in all processes.
+//! - *Gate*: a lock that a fault holds shared from its permission check until its entry is in
+//!   place. Code that takes memory away holds it exclusively (*shuts* it) while it publishes the
+//!   new state. The gate is *closed* while memory is away for a time; faults then wait.
+//! - *Change*: a call of the owner in which the core may disable or enable memory. The gate is
+//!   closed for the other tasks meanwhile.
+//! - *Importer*: the driver of another device that has attached to a buffer. To *invalidate* is to
+//!   ask importers to unmap; to *drain* is to invalidate and then wait until they have.
+//! - *Suspension*: a period in which no importer can map any buffer of the device.
+//! - *Revoke*: to make a buffer unreachable, for good or (*temporarily*) while memory is disabled.
 //! - *Memory attribute*: how CPUs access a mapping: uncached or write-combining.
 //!
 //! # Lock order
 //!
-//! 1. `mmap_lock`, or the lock of a VMA in a fault
-//! 2. `memory_lock` of the core: faults hold it for reading, the core for writing
-//! 3. [`importers::Importers`]: the list of imported buffers; the registry's hidden buffers, under
+//! 1. the gate's `turn`, for a change
+//! 2. `mmap_lock`, or the lock of a VMA in a fault
+//! 3. `memory_lock` of the core, which only the core takes
+//! 4. [`importers::Importers`]: the list of imported buffers; the registry's hidden buffers, under
 //!    which a dma-buf may be made (with the list of all dma-bufs, whose readers lock reservations)
-//! 4. the reservation lock of a dma-buf
-//! 5. the [gate](gate::Gate)
-//! 6. the registry's windows
-//! 7. `i_mmap_rwsem`, page table locks (inside a zap)
+//! 5. the reservation lock of a dma-buf
+//! 6. the [gate](gate::Gate)
+//! 7. the registry's windows
+//! 8. `i_mmap_rwsem`, page table locks (inside a zap)
 //!
-//! `memory_lock` is never taken with `mmap_lock` held for writing (the `mmap()` path) nor with a
-//! reservation lock held, for the core holds it through slow resets; nor where the kernel recovers
-//! from an error of the link, with the devices of a bus locked. A fault only tries to take it: who
-//! has to wait, for that lock or at the gate, gives the first one back, if the kernel allows that,
-//! so that nobody who changes the address space waits along. No lock of ours is held while user
-//! memory is accessed. Who waits for importers holds no lock, but in a reset that cannot be put
-//! off, where the core may hold `memory_lock`: there the wait has a limit.
+//! The core holds `memory_lock` through slow resets, and a hot reset only trylocks it. This driver
+//! therefore never takes it: faults and revocation meet at the gate.
+//!
+//! A fault that finds the gate closed drops `mmap_lock` or the lock of its VMA (`VM_FAULT_RETRY`)
+//! before it waits, so it never blocks other users of the address space. The exception is a caller
+//! that does not allow a retry: its fault waits with the lock held, and only a fatal signal ends
+//! the wait. The gate is open for the task that makes a change, because its arguments may lie in
+//! its own mapping of the device.
+//!
+//! No lock of this driver but `turn` is held while user memory is accessed. A wait for importers
+//! holds no lock of this driver. It is interruptible before an operation that can still fail, has a
+//! deadline in a reset that cannot, and is uninterruptible in the last close. In such a reset the
+//! core may hold `memory_lock`.
 //!
 //! # Lifetimes
 //!
-//! - A dma-buf (its file) owns its buffer, a reference to the device *struct* and one to this
-//!   module. It does not keep the device open or bound.
-//! - The device owns the hidden dma-bufs from the first `mmap()` of each BAR until it is closed,
-//!   and weakly, by window, the exported ones: their last file reference takes them out.
-//! - A mapping through a device fd keeps that file, and so the device, open.
+//! - What buffers share is a [`memory::Memory`]: the gate, the registry, the importers, and a
+//!   reference to the address space. Each buffer holds a reference to it, and so does the device.
+//! - The file of a dma-buf owns its buffer and a reference to this module. It keeps the device
+//!   neither open nor bound, and holds no reference to `struct vfio_device`: VFIO acts upon a
+//!   device until the last of those is gone.
+//! - The device is reachable inside the gate only, as `OpenCore`, while it is open.
+//! - `Memory` owns the hidden dma-bufs, from the first `mmap()` of each BAR until the device is
+//!   closed.
+//! - The registry knows the exported buffers by window and holds no reference to their files. The
+//!   release of a dma-buf removes its buffer from the registry.
+//! - A mapping through a device fd holds a reference to that file, and so keeps the device open.
+//! - A mapping of an exported buffer holds a reference to the dma-buf only.
+//!
+//! # Where to change what
+//!
+//! - *A new feature*: its number, payload and kernel-doc in `include/uapi/linux/vfio_dmabuf.h`; the
+//!   type of the payload in `rust/uapi.rs`; a line in `feature()` of `driver.rs`; the work in
+//!   `device.rs` and the decoding in `feature.rs`. User space:
+//!   `tools/vfio-dmabuf/src/{uapi,device}.rs`. Tests: a case in
+//!   `tests/qemu/suite/src/cases/feature.rs`, a call in `tests/qemu/fuzz`, an operation in
+//!   `tests/qemu/soak`.
+//! - *A new event that takes memory away*: its callback in `rust/vfio/pci.rs` or `rust/pci.rs`, a
+//!   method of `driver.rs`, and its work in `memory.rs`. When the event begins, in this order:
+//!   close the gate, zap `0..BAR_SPACE`, suspend the importers. When it ends: open the gate, then
+//!   resume the importers, which may map from their callback. A state that outlasts the event
+//!   belongs in `link.rs` or in the state of the gate. Tests: a case in `memory.rs` for every BAR
+//!   and window, one in `importers_reset.rs`, a race in `race_faults.rs`, and an operation of the
+//!   soak with its rule in the model.
+//! - *A new device in the test machine*: `TEST_DEVICES` in `scripts/vm/suite.py`, its id in
+//!   `tests/qemu/guest/src/pci.rs`, and what cases need of it in `tests/qemu/suite/src/fixture.rs`.
+//!   A case names its devices in `cases!` and is skipped where one is missing.
+//! - *A new make target*: a row of `TARGETS` in `scripts/vm/run.py` (kernel, parts to build, time
+//!   limit, function) and a line of help in the `Makefile`. A new part to build goes into
+//!   `scripts/build.sh`.
 
 #![deny(unsafe_code)]
 

@@ -45,7 +45,7 @@ mount_host() {
 	mount -t proc proc proc
 }
 
-# Installs our module where DKMS does, with the settings that the documentation gives for DPDK.
+# Installs our module where DKMS does, with the settings of scripts/debian/README.md for DPDK.
 install_module() {
 	modules=$root/usr/lib/modules/$(uname -r)
 	cp -a "/lib/modules/$(uname -r)" "$modules"

@@ -35,6 +35,8 @@ fn main() {
     println!("cargo:rerun-if-changed=src/readme/slice.c");
     cc::Build::new()
         .file("src/readme/slice.c")
+        // A program, of which the case calls the function.
+        .define("main", "slice_main")
         .include(&include)
         .warnings_into_errors(true)
         .compile("slice");

@@ -15,48 +15,48 @@ use rustix::process::{pidfd_open, PidfdFlags};
 use vfio_dmabuf::channel::{send_buffer, Label};
 use vfio_dmabuf::{Access, Buffer, Device, Error};
 
-use crate::protocol::{self, refused, Heard, Request};
+use crate::protocol::{self, refused, Received, Request};
 
-/// How many connections there may be, slices or not.
+/// The most connections, with or without a slice.
 const MAX_CLIENTS: usize = 1024;
 
-/// How many packets of a client are read before the others have their turn.
-const PACKETS: usize = 16;
+/// The most packets that are read from one client per turn.
+const MAX_PACKETS: usize = 16;
 
-/// The longest wait, so that whoever runs the broker gets a word in.
-const LONGEST: Duration = Duration::from_millis(500);
+/// The longest wait of a turn, so that the caller can act between turns.
+const MAX_WAIT: Duration = Duration::from_millis(500);
 
-/// What is handed out.
+/// The slices to hand out.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// The BAR.
     pub bar: u32,
-    /// Where the first slice begins, bytes, a multiple of the page size.
+    /// Start of the first slice in bytes, a multiple of the page size.
     pub first: u64,
-    /// How long each slice is, likewise.
+    /// Size of each slice in bytes, a multiple of the page size.
     pub size: u64,
-    /// How many there are.
+    /// Number of slices.
     pub count: usize,
-    /// How long a client that has a slice may be silent.
+    /// The longest silence of a client that has a slice.
     pub heartbeat: Duration,
-    /// Whether slices are memory, to be filled with zeroes before a client gets them.
+    /// Whether to fill a slice with zeroes before a client gets it. For slices that are memory.
     pub clear: bool,
 }
 
-/// Why a slice came back.
+/// The reason why a slice was revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// It has closed the connection, or ended.
-    Left,
-    /// It has ended, though somebody still has its connection.
-    Died,
-    /// It was silent for too long.
-    Late,
-    /// It said what means nothing.
-    Nonsense,
+pub enum Reason {
+    /// The client closed the connection, or ended.
+    Disconnected,
+    /// The client ended, but another process still holds its connection.
+    Exited,
+    /// The client was silent for too long.
+    TimedOut,
+    /// The client sent an invalid packet.
+    BadRequest,
 }
 
-/// What the broker did.
+/// An action of the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A client got a slice.
@@ -66,18 +66,18 @@ pub enum Event {
         /// The slice.
         slice: usize,
     },
-    /// A slice was revoked. Nobody reaches it.
+    /// A slice was revoked. No process reaches it.
     Revoked {
-        /// The process that had it.
+        /// The process that opened the connection.
         pid: i32,
         /// The slice.
         slice: usize,
-        /// Why.
-        why: Why,
+        /// The reason.
+        reason: Reason,
     },
     /// The device was reset.
     Reset {
-        /// 0, or what the kernel answered.
+        /// 0, or the errno.
         errno: i32,
     },
 }
@@ -86,20 +86,22 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Granted { pid, slice } => write!(f, "granted {slice} to {pid}"),
-            Event::Revoked { pid, slice, why } => write!(f, "revoked {slice} of {pid}: {why:?}"),
+            Event::Revoked { pid, slice, reason } => {
+                write!(f, "revoked {slice} of {pid}: {reason:?}")
+            }
             Event::Reset { errno } => write!(f, "reset: errno {errno}"),
         }
     }
 }
 
-/// What a client has.
+/// What a client holds.
 #[derive(Debug)]
 enum Share {
-    /// Nothing, and it did not ask.
+    /// Nothing; the client has not asked for a slice.
     Nothing,
-    /// It waits in the queue.
-    Waits,
-    /// A slice. The fd is kept to revoke it by.
+    /// Nothing; the client waits in the queue.
+    Queued,
+    /// A slice. The broker keeps the fd to revoke it.
     Slice { number: usize, buffer: Buffer, deadline: Instant },
 }
 
@@ -107,7 +109,7 @@ enum Share {
 #[derive(Debug)]
 struct Client {
     socket: OwnedFd,
-    /// Readable once the process has ended, even if a child of it holds the connection.
+    /// A pidfd: readable once the process has ended, even if a child holds the connection.
     process: OwnedFd,
     pid: i32,
     share: Share,
@@ -118,8 +120,8 @@ struct Client {
 pub struct Broker {
     device: Device,
     config: Config,
-    door: OwnedFd,
-    /// By the order of coming.
+    listener: OwnedFd,
+    /// By order of arrival.
     clients: BTreeMap<u64, Client>,
     next: u64,
     queue: VecDeque<u64>,
@@ -131,7 +133,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `EINVAL`: the BAR does not have so many slices.
+    /// [`Error::Os`]; `EINVAL`: the slices do not fit into the BAR.
     pub fn new(device: Device, config: Config, path: &Path) -> Result<Broker, Error> {
         let length = config.size.checked_mul(config.count as u64);
         let end = length.and_then(|length| length.checked_add(config.first));
@@ -143,7 +145,7 @@ impl Broker {
         Ok(Broker {
             device,
             config,
-            door: protocol::serve(path)?,
+            listener: protocol::listen_at(path)?,
             clients: BTreeMap::new(),
             next: 0,
             queue: VecDeque::new(),
@@ -151,40 +153,41 @@ impl Broker {
         })
     }
 
-    /// Waits until something happens, half a second at most, and does what it asks for. Call it
-    /// again and again.
+    /// Waits for events, half a second at most, and handles them. Call it in a loop.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]: of the device or of the socket itself. What a client does is no error.
+    /// [`Error::Os`]: an error of the device or of the listening socket. Misbehaving clients are
+    /// not errors.
     pub fn turn(&mut self) -> Result<Vec<Event>, Error> {
-        let (knocked, ready) = self.wait()?;
+        let (pending, ready) = self.wait()?;
         let mut events = Vec::new();
-        let mut gone = Vec::new();
-        for (id, died) in ready {
-            match self.listen(id, &mut events) {
-                Err(why) => gone.push((id, why)),
-                Ok(()) if died => gone.push((id, Why::Died)),
+        let mut leaving = Vec::new();
+        for (id, exited) in ready {
+            match self.read_requests(id, &mut events) {
+                Err(reason) => leaving.push((id, reason)),
+                Ok(()) if exited => leaving.push((id, Reason::Exited)),
                 Ok(()) => {}
             }
         }
         let now = Instant::now();
         for (&id, client) in &self.clients {
             if matches!(client.share, Share::Slice { deadline, .. } if deadline < now) {
-                gone.push((id, Why::Late));
+                leaving.push((id, Reason::TimedOut));
             }
         }
-        for (id, why) in gone {
-            self.part_with(id, why, &mut events)?;
+        for (id, reason) in leaving {
+            self.disconnect(id, reason, &mut events)?;
         }
-        if knocked {
-            self.open_door();
+        if pending {
+            self.accept_clients();
         }
         self.serve_queue(&mut events)?;
         Ok(events)
     }
 
-    /// Waits. Returns whether somebody knocked, and which clients have something to say, or died.
+    /// Waits. Returns whether connections are pending, and the clients that have sent packets or
+    /// have exited.
     fn wait(&self) -> Result<(bool, Vec<(u64, bool)>), Error> {
         let deadlines = self.clients.values().filter_map(|client| match client.share {
             Share::Slice { deadline, .. } => Some(deadline),
@@ -192,12 +195,12 @@ impl Broker {
         });
         let now = Instant::now();
         let left =
-            deadlines.min().map_or(LONGEST, |deadline| deadline.saturating_duration_since(now));
-        // A millisecond more: at the deadline itself nobody is late yet.
-        let left = left.min(LONGEST) + Duration::from_millis(1);
+            deadlines.min().map_or(MAX_WAIT, |deadline| deadline.saturating_duration_since(now));
+        // One millisecond more: a client times out only after its deadline.
+        let left = left.min(MAX_WAIT) + Duration::from_millis(1);
         let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
 
-        let mut fds = vec![PollFd::new(&self.door, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
         for client in self.clients.values() {
             fds.push(PollFd::new(&client.socket, PollFlags::IN));
             fds.push(PollFd::new(&client.process, PollFlags::IN));
@@ -215,55 +218,64 @@ impl Broker {
         Ok((happened(&fds[0]), ready.collect()))
     }
 
-    /// Hears what a client has to say, up to a limit.
-    fn listen(&mut self, id: u64, events: &mut Vec<Event>) -> Result<(), Why> {
+    /// Reads and handles the requests of a client, up to a limit.
+    fn read_requests(&mut self, id: u64, events: &mut Vec<Event>) -> Result<(), Reason> {
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
-        for _ in 0..PACKETS {
-            match (protocol::hear(&client.socket), &mut client.share) {
-                (Heard::Nothing, _) => return Ok(()),
-                (Heard::Closed, _) => return Err(Why::Left),
-                (Heard::Request(Request::Beat), Share::Slice { deadline, .. }) => {
+        for _ in 0..MAX_PACKETS {
+            match (protocol::receive(&client.socket), &mut client.share) {
+                (Received::Nothing, _) => return Ok(()),
+                (Received::Closed, _) => return Err(Reason::Disconnected),
+                (Received::Request(Request::Beat), Share::Slice { deadline, .. }) => {
                     *deadline = Instant::now() + self.config.heartbeat;
                 }
-                (Heard::Request(Request::Beat), _) => {}
-                (Heard::Request(Request::Slice), share @ Share::Nothing) => {
-                    *share = Share::Waits;
+                (Received::Request(Request::Beat), _) => {}
+                (Received::Request(Request::Slice), share @ Share::Nothing) => {
+                    *share = Share::Queued;
                     self.queue.push_back(id);
                 }
-                (Heard::Request(Request::Reset), _) => {
+                (Received::Request(Request::Reset), _) => {
                     let errno = self.device.reset().err().and_then(|error| error.errno());
                     let errno = errno.map_or(0, |errno| errno.raw_os_error());
                     events.push(Event::Reset { errno });
-                    protocol::answer(&client.socket, errno as u8).map_err(|_| Why::Left)?;
+                    protocol::send_reply(&client.socket, errno as u8)
+                        .map_err(|_| Reason::Disconnected)?;
                 }
-                (Heard::Request(Request::Slice) | Heard::Nonsense, _) => return Err(Why::Nonsense),
+                (Received::Request(Request::Slice) | Received::Invalid, _) => {
+                    return Err(Reason::BadRequest)
+                }
             }
         }
         Ok(())
     }
 
-    /// Closes a connection, and takes its slice back before that.
-    fn part_with(&mut self, id: u64, why: Why, events: &mut Vec<Event>) -> Result<(), Error> {
+    /// Revokes the slice of a client, then closes its connection.
+    fn disconnect(
+        &mut self,
+        id: u64,
+        reason: Reason,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
         let Some(client) = self.clients.remove(&id) else { return Ok(()) };
         self.queue.retain(|&waiting| waiting != id);
         if let Share::Slice { number, buffer, .. } = client.share {
             self.device.revoke(&buffer)?;
             self.free.push_back(number);
-            events.push(Event::Revoked { pid: client.pid, slice: number, why });
+            events.push(Event::Revoked { pid: client.pid, slice: number, reason });
         }
         Ok(())
     }
 
-    /// Lets in who waits at the door.
-    fn open_door(&mut self) {
-        while let Ok(socket) = accept_with(&self.door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+    /// Accepts pending connections.
+    fn accept_clients(&mut self) {
+        while let Ok(socket) =
+            accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
         {
             if self.clients.len() >= MAX_CLIENTS {
                 continue; // drops the connection
             }
             let Ok(peer) = socket_peercred(&socket) else { continue };
-            // If the process ended just now and its number is another's already, the connection
-            // is closed, and that is noticed, too.
+            // If the process has ended and its pid was reused, the connection is closed, which the
+            // next turn notices.
             let Ok(process) = pidfd_open(peer.pid, PidfdFlags::empty()) else { continue };
             let pid = peer.pid.as_raw_nonzero().get();
             self.clients.insert(self.next, Client { socket, process, pid, share: Share::Nothing });
@@ -271,7 +283,7 @@ impl Broker {
         }
     }
 
-    /// Gives free slices to those who wait.
+    /// Hands free slices to the clients in the queue.
     fn serve_queue(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
         while let (Some(&id), Some(&number)) = (self.queue.front(), self.free.front()) {
             self.queue.pop_front();
@@ -280,7 +292,7 @@ impl Broker {
             let label = Label { address, bar: self.config.bar as u8, number: number as u64 };
             let Some(client) = self.clients.get_mut(&id) else { continue };
             if send_buffer(client.socket.as_fd(), &buffer, &label).is_err() {
-                // It left while it waited. It may have got the fd.
+                // The client left while it waited, but it may have received the fd.
                 self.device.revoke(&buffer)?;
                 self.clients.remove(&id);
                 continue;
@@ -293,7 +305,7 @@ impl Broker {
         Ok(())
     }
 
-    /// A new buffer over a slice.
+    /// Exports a new buffer over a slice.
     fn make(&self, number: usize) -> Result<Buffer, Error> {
         let Config { bar, first, size, clear, .. } = self.config;
         let buffer = self.device.export(bar).range(first + number as u64 * size, size).create()?;

@@ -10,7 +10,7 @@ use vfio_dmabuf::{Buffer, Error};
 
 use crate::protocol::{self, Request};
 
-/// A connection to a broker. When it is dropped, the slice goes back.
+/// A connection to a broker. Dropping it returns the slice.
 #[derive(Debug)]
 pub struct Client(OwnedFd);
 
@@ -19,48 +19,48 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `ENOENT`, `ECONNREFUSED`: nobody is there.
+    /// [`Error::Os`]; `ENOENT`, `ECONNREFUSED`: no broker listens there.
     pub fn connect(path: &Path) -> Result<Client, Error> {
-        protocol::call(path).map(Client)
+        protocol::connect_to(path).map(Client)
     }
 
-    /// Asks for a slice, and waits until there is one. From then on the broker wants to hear a
-    /// [beat](Client::beat) more often than once in each of its heartbeats.
+    /// Asks for a slice and waits for one. From then on the client must send a [beat](Client::beat)
+    /// in every heartbeat of the broker.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`], [`Error::Message`]: the broker has closed the connection.
+    /// [`Error::Os`], [`Error::Message`]: the broker closed the connection.
     pub fn slice(&self) -> Result<(Buffer, Label), Error> {
-        protocol::say(&self.0, Request::Slice)?;
+        protocol::send_request(&self.0, Request::Slice)?;
         receive_buffer(&self.0)
     }
 
-    /// Says that this process is alive.
+    /// Reports that this process is alive.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `EPIPE`: the broker has closed the connection, the slice is revoked.
+    /// [`Error::Os`]; `EPIPE`: the broker closed the connection and revoked the slice.
     pub fn beat(&self) -> Result<(), Error> {
-        protocol::say(&self.0, Request::Beat)
+        protocol::send_request(&self.0, Request::Beat)
     }
 }
 
 impl AsFd for Client {
-    /// The connection; readable when the broker has closed it.
+    /// The connection, which becomes readable when the broker closes it.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-/// Asks the broker at `path` to reset the device, and waits until that is done.
+/// Asks the broker at `path` to reset the device, and waits until it is done.
 ///
 /// # Errors
 ///
 /// [`Error::Os`], as for [`Device::reset`](vfio_dmabuf::Device::reset).
 pub fn reset(path: &Path) -> Result<(), Error> {
-    let socket = protocol::call(path)?;
-    protocol::say(&socket, Request::Reset)?;
-    match protocol::hear_answer(&socket)? {
+    let socket = protocol::connect_to(path)?;
+    protocol::send_request(&socket, Request::Reset)?;
+    match protocol::receive_reply(&socket)? {
         0 => Ok(()),
         errno => {
             let errno = Errno::from_raw_os_error(i32::from(errno));

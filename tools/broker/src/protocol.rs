@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What broker and clients say to each other, on a UNIX socket that keeps packets apart
-//! (`SOCK_SEQPACKET`).
+//! The packets between broker and clients, on a UNIX socket of type `SOCK_SEQPACKET`.
 //!
-//! A client sends packets of one byte, a [`Request`]. To [`Request::Slice`] the broker answers with
-//! a message of [`vfio_dmabuf::channel`] as soon as it has a slice; the number in it is that of the
-//! slice. To [`Request::Reset`] it answers with one byte: 0, or the errno. It says nothing else,
-//! and closes the connection when the slice is revoked.
+//! A client sends packets of one byte, a [`Request`]. The broker answers [`Request::Slice`] with a
+//! message of [`vfio_dmabuf::channel`] as soon as a slice is free; the number in it is that of the
+//! slice. It answers [`Request::Reset`] with one byte: 0, or the errno. It sends nothing else, and
+//! closes the connection when the slice is revoked.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -17,14 +16,14 @@ use rustix::net::{
 };
 use vfio_dmabuf::Error;
 
-/// A packet of a client.
+/// A packet from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Give me a slice; once for each connection.
+    /// Asks for a slice; allowed once per connection.
     Slice,
-    /// I am alive.
+    /// Reports that the client is alive.
     Beat,
-    /// Reset the device.
+    /// Asks for a reset of the device.
     Reset,
 }
 
@@ -43,20 +42,20 @@ impl Request {
     }
 }
 
-/// What came of listening to a client.
+/// The result of receiving from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// A request.
     Request(Request),
-    /// Nothing, for now.
+    /// Nothing has arrived.
     Nothing,
-    /// Something that is no request.
-    Nonsense,
+    /// A packet that is not a request.
+    Invalid,
     /// The connection is closed.
     Closed,
 }
 
-/// An error that names what was tried on a socket.
+/// Makes an error that names the failed call.
 pub fn refused(tried: impl Into<String>) -> impl FnOnce(Errno) -> Error {
     move |errno| Error::Os { tried: tried.into(), errno, meaning: None }
 }
@@ -69,16 +68,16 @@ fn socket(path: &Path, flags: SocketFlags) -> Result<(OwnedFd, SocketAddrUnix), 
     Ok((socket.map_err(refused("socket"))?, address))
 }
 
-/// A socket at `path`, at which clients may ask; one that is left over there is replaced.
+/// Listens at `path`. Replaces a stale socket.
 ///
 /// # Errors
 ///
-/// [`Error::Os`].
-pub fn serve(path: &Path) -> Result<OwnedFd, Error> {
+/// [`Error::Os`]; `EADDRINUSE`: another broker listens there.
+pub fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
     let (socket, address) = socket(path, SocketFlags::NONBLOCK)?;
     let tried = || refused(format!("listen at {}", path.display()));
-    // Somebody who still listens there is not to be pushed away.
-    if call(path).is_ok() {
+    // Do not replace the socket of a running broker.
+    if connect_to(path).is_ok() {
         return Err(tried()(Errno::ADDRINUSE));
     }
     let _ = std::fs::remove_file(path);
@@ -87,12 +86,12 @@ pub fn serve(path: &Path) -> Result<OwnedFd, Error> {
     Ok(socket)
 }
 
-/// A connection to the broker at `path`.
+/// Connects to the broker at `path`.
 ///
 /// # Errors
 ///
-/// [`Error::Os`]; `ENOENT`, `ECONNREFUSED`: nobody is there.
-pub fn call(path: &Path) -> Result<OwnedFd, Error> {
+/// [`Error::Os`]; `ENOENT`, `ECONNREFUSED`: no broker listens there.
+pub fn connect_to(path: &Path) -> Result<OwnedFd, Error> {
     let (socket, address) = socket(path, SocketFlags::empty())?;
     retry_on_intr(|| connect(&socket, &address))
         .map_err(refused(format!("connect to {}", path.display())))?;
@@ -103,17 +102,17 @@ pub fn call(path: &Path) -> Result<OwnedFd, Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Os`]; `EPIPE`: the broker has closed the connection.
-pub fn say(socket: impl AsFd, request: Request) -> Result<(), Error> {
+/// [`Error::Os`]; `EPIPE`: the broker closed the connection.
+pub fn send_request(socket: impl AsFd, request: Request) -> Result<(), Error> {
     send_byte(socket, request.byte())
 }
 
-/// Sends the answer to a reset.
+/// Sends the reply to a reset.
 ///
 /// # Errors
 ///
 /// [`Error::Os`].
-pub fn answer(socket: impl AsFd, errno: u8) -> Result<(), Error> {
+pub fn send_reply(socket: impl AsFd, errno: u8) -> Result<(), Error> {
     send_byte(socket, errno)
 }
 
@@ -122,12 +121,12 @@ fn send_byte(socket: impl AsFd, byte: u8) -> Result<(), Error> {
     Ok(())
 }
 
-/// Receives the answer to a reset.
+/// Receives the reply to a reset.
 ///
 /// # Errors
 ///
-/// [`Error::Os`]; `EPIPE`: the broker has closed the connection.
-pub fn hear_answer(socket: impl AsFd) -> Result<u8, Error> {
+/// [`Error::Os`]; `EPIPE`: the broker closed the connection.
+pub fn receive_reply(socket: impl AsFd) -> Result<u8, Error> {
     let mut byte = [0];
     let got = retry_on_intr(|| recv(&socket, &mut byte[..], RecvFlags::empty()));
     match got.map_err(refused("recv"))? {
@@ -136,16 +135,16 @@ pub fn hear_answer(socket: impl AsFd) -> Result<u8, Error> {
     }
 }
 
-/// Listens to a client, without waiting.
-pub fn hear(socket: impl AsFd) -> Heard {
+/// Receives from a client without blocking.
+pub fn receive(socket: impl AsFd) -> Received {
     let mut packet = [0; 2];
     match retry_on_intr(|| recv(&socket, &mut packet[..], RecvFlags::DONTWAIT)) {
-        Ok((_, 0)) => Heard::Closed,
+        Ok((_, 0)) => Received::Closed,
         Ok((length, _)) => {
-            Request::from_packet(&packet[..length]).map_or(Heard::Nonsense, Heard::Request)
+            Request::from_packet(&packet[..length]).map_or(Received::Invalid, Received::Request)
         }
-        Err(Errno::AGAIN) => Heard::Nothing,
-        Err(_) => Heard::Closed,
+        Err(Errno::AGAIN) => Received::Nothing,
+        Err(_) => Received::Closed,
     }
 }
 
@@ -155,33 +154,33 @@ mod tests {
 
     fn connection(name: &str) -> (OwnedFd, OwnedFd, std::path::PathBuf) {
         let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-        let door = serve(&path).unwrap();
-        let near = call(&path).unwrap();
-        let far = rustix::net::accept(&door).unwrap();
-        assert!(serve(&path).is_err_and(|error| error.errno() == Some(Errno::ADDRINUSE)));
-        drop(door);
+        let listener = listen_at(&path).unwrap();
+        let near = connect_to(&path).unwrap();
+        let far = rustix::net::accept(&listener).unwrap();
+        assert!(listen_at(&path).is_err_and(|error| error.errno() == Some(Errno::ADDRINUSE)));
+        drop(listener);
         (near, far, path)
     }
 
     #[test]
-    fn requests_are_heard_as_they_were_said() {
+    fn requests_arrive_unchanged() {
         let (near, far, path) = connection("requests");
-        assert_eq!(hear(&far), Heard::Nothing);
+        assert_eq!(receive(&far), Received::Nothing);
         for request in [Request::Slice, Request::Beat, Request::Reset] {
-            say(&near, request).unwrap();
-            assert_eq!(hear(&far), Heard::Request(request));
+            send_request(&near, request).unwrap();
+            assert_eq!(receive(&far), Received::Request(request));
         }
-        for nonsense in [&b"x"[..], b"bb", b"b\0\0\0"] {
-            send(&near, nonsense, SendFlags::empty()).unwrap();
-            assert_eq!(hear(&far), Heard::Nonsense);
+        for invalid in [&b"x"[..], b"bb", b"b\0\0\0"] {
+            send(&near, invalid, SendFlags::empty()).unwrap();
+            assert_eq!(receive(&far), Received::Invalid);
         }
-        answer(&far, 5).unwrap();
-        assert_eq!(hear_answer(&near).unwrap(), 5);
+        send_reply(&far, 5).unwrap();
+        assert_eq!(receive_reply(&near).unwrap(), 5);
         drop(near);
-        assert_eq!(hear(&far), Heard::Closed);
-        assert_eq!(say(&far, Request::Beat).unwrap_err().errno(), Some(Errno::PIPE));
-        // Nobody listens any more: the path is free for the next.
-        serve(&path).unwrap();
+        assert_eq!(receive(&far), Received::Closed);
+        assert_eq!(send_request(&far, Request::Beat).unwrap_err().errno(), Some(Errno::PIPE));
+        // No broker listens any more, so the path can be reused.
+        listen_at(&path).unwrap();
         std::fs::remove_file(path).unwrap();
     }
 }

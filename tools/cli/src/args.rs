@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The command line. Its text is also that of the man pages.
+//! The command line. The manual pages are made from its text.
 
 use std::ffi::OsString;
 
@@ -10,103 +10,102 @@ use crate::target::{number, BarName, Range, Target};
 
 const NOTES: &str = "\
 Exit status:
-  0    done
-  1    refused by the kernel, or not found; standard error says what was tried
-  2    the command line makes no sense
-  3    refused by this program, to be on the safe side; --force overrides where there is one
-  4    the slice was revoked, or its device is off
-`export` exits with the status of COMMAND, 128 + N if signal N ended it; 125 if something went \
-wrong before it ran, 126 if it cannot be run, 127 if it was not found.
+  0    success
+  1    an error of the kernel, or an object that does not exist; standard error names the call
+  2    an invalid command line
+  3    refused by this program as a precaution; --force overrides, where a command has it
+  4    the slice was revoked, or the device's memory is disabled
+`export` exits with the status of COMMAND, or 128 + N if signal N ended it; with 125 after a \
+failure before COMMAND ran, 126 if COMMAND cannot be executed, 127 if it was not found.
 
 Output with --json:
-One object on standard output, with the fields that each command describes; more fields may come. \
-Addresses of devices are strings, all other numbers are numbers, sizes and offsets in bytes. \
-Errors are an object on standard error: \"error\" (text), \"errno\" (a number, or null), \
+One object on standard output with the fields that each command documents; later versions may add \
+fields. Device addresses are strings, all other numbers are numbers. Sizes and offsets are bytes. \
+An error is one object on standard error: \"error\" (text), \"errno\" (a number or null), \
 \"exit\" (the exit status).
 
-Numbers are decimal, or hexadecimal with 0x; K, M, G behind them are powers of 1024.
+Numbers are decimal, or hexadecimal with 0x. The suffixes K, M and G multiply by powers of 1024.
 
-Who else has a device or a buffer is read from /proc, which tells other users' processes to root \
-only.";
+The users of devices and buffers come from /proc, which shows other users' processes to root only.";
 
 /// Slices of PCI devices for other processes
 ///
-/// Gives slices of the BARs of PCI devices, which are bound to the driver dmabuf-vfio-pci, to other
-/// processes as dma-bufs, and takes them back.
+/// Hands slices of the BARs of PCI devices to other processes as dma-bufs, and revokes them. The
+/// devices are bound to the driver dmabuf-vfio-pci.
 #[derive(Debug, Parser)]
 #[command(name = "vfio-dmabuf", version, after_long_help = NOTES, max_term_width = 100)]
 pub struct Cli {
     /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// What to do
+    /// The command to run
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List the devices that the driver has, and who uses them
+    /// List the devices of the driver and the processes that use them
     ///
     /// JSON: "devices", each with "address", "vendor", "device", "class" (numbers), "driver",
     /// "iommu_group", "vfio" (name of the VFIO device), "bars" ("index", "size", "memory",
-    /// "prefetchable"), "users" ("pid", "command", "fd"), and "complete": whether all processes
-    /// could be looked at.
+    /// "prefetchable"), "users" ("pid", "command", "fd"); and "complete": whether all processes
+    /// could be inspected.
     Devices {
-        /// All PCI devices of the machine, not only those of the driver
+        /// List all PCI devices of the machine
         #[arg(long)]
         all: bool,
     },
-    /// Give a device to the driver
+    /// Bind a device to the driver
     ///
-    /// Reserves the device for the driver (driver_override), so that it stays with it until
-    /// `unbind`. If the driver does not take it, it goes back to where it was.
+    /// Sets driver_override, so that the device stays with the driver until `unbind`. If the driver
+    /// refuses the device, it returns to its previous driver.
     ///
     /// JSON: "device", "driver", "previous" (driver or null), "changed", "warnings".
     Bind {
         /// The device, as in 0000:01:00.0
         device: PciAddress,
-        /// Take it from the driver that it has; whatever uses it there loses it
+        /// Unbind it from its current driver first, even if it is in use
         #[arg(long)]
         force: bool,
     },
-    /// Give a device back: drop the reservation and let the kernel find a driver for it
+    /// Release a device: clear driver_override and let the kernel find a driver for it
     ///
-    /// JSON: as for `bind`; "driver" is the one that it has now, or null.
+    /// JSON: as for `bind`; "driver" is the new driver, or null.
     Unbind {
         /// The device
         device: PciAddress,
-        /// Even if processes have it open: wait until they close it
+        /// If processes have it open, wait until they close it
         #[arg(long)]
         force: bool,
     },
     /// Run a command that inherits a slice and nothing else
     ///
-    /// As in: vfio-dmabuf export 0000:01:00.0/0 0:8K -- ./client
+    /// Example: vfio-dmabuf export 0000:01:00.0/0 0:8K -- ./client
     ///
-    /// Opens the device, exports the ranges, end to end, as one buffer, and runs COMMAND, whose
-    /// environment has the number of the buffer's fd as VFIO_DMABUF_FD. COMMAND has standard
-    /// input, output and error, that fd, and no other. When it has ended the buffer is revoked,
-    /// so that whoever got it from COMMAND loses it, too. If this program is killed the kernel
-    /// does the same. SIGTERM and SIGHUP are passed on to COMMAND; SIGINT and SIGQUIT are left
-    /// to it.
+    /// Opens the device, exports the ranges, laid end to end, as one buffer, and runs COMMAND. The
+    /// environment variable VFIO_DMABUF_FD has the number of the buffer's fd. COMMAND inherits
+    /// standard input, output and error, that fd, and no other. When COMMAND ends, the buffer is
+    /// revoked, also for processes that got it from COMMAND. If this program is killed, the kernel
+    /// closes the device with the same effect. SIGTERM and SIGHUP are passed on to COMMAND; this
+    /// program ignores SIGINT and SIGQUIT.
     Export(Export),
-    /// Map a slice and show what the kernel says about the mapping
+    /// Map a slice and show the line of /proc/PID/maps
     ///
-    /// Nothing of the device is accessed.
+    /// Does not access the device.
     ///
     /// JSON: "target", "size", "maps" (the line of /proc/PID/maps), and with --watch a second
     /// object when the slice is gone: "target", "gone" (true).
     Map {
-        /// A BAR (0000:01:00.0/0), an inherited fd (fd:3), or fd: the one in VFIO_DMABUF_FD
+        /// A BAR (0000:01:00.0/0), an inherited fd (fd:3), or the one in VFIO_DMABUF_FD (fd)
         target: Target,
-        /// What to map; all of it, if nothing is said
+        /// The range to map; the default is all of it
         range: Option<Range>,
-        /// Map for reading only
+        /// Map read-only
         #[arg(long)]
         read_only: bool,
-        /// Stay until the slice is revoked, and exit with status 4 then
+        /// Wait until the slice is revoked, then exit with status 4
         #[arg(long)]
         watch: bool,
     },
@@ -114,75 +113,75 @@ pub enum Command {
     ///
     /// JSON: "target", "width" (bits), "values" ("offset", "value").
     Peek {
-        /// A BAR (0000:01:00.0/0), an inherited fd (fd:3), or fd: the one in VFIO_DMABUF_FD
+        /// A BAR (0000:01:00.0/0), an inherited fd (fd:3), or the one in VFIO_DMABUF_FD (fd)
         target: Target,
-        /// Where to begin
+        /// Offset of the first access
         #[arg(value_parser = number)]
         offset: u64,
         /// Bits of each access
         #[arg(short, long, default_value = "32")]
         width: Width,
-        /// How many, one after the other
+        /// Number of consecutive accesses
         #[arg(short = 'n', long, default_value = "1", value_parser = number)]
         count: u64,
-        /// Write the bytes as they are, for files and pipes
+        /// Print the raw bytes, for files and pipes
         #[arg(long, conflicts_with = "json")]
         raw: bool,
     },
     /// Write registers
     ///
-    /// JSON: as for `peek`, with what was written.
+    /// JSON: as for `peek`, with the written values.
     Poke {
-        /// A BAR (0000:01:00.0/0), an inherited fd (fd:3), or fd: the one in VFIO_DMABUF_FD
+        /// A BAR (0000:01:00.0/0), an inherited fd (fd:3), or the one in VFIO_DMABUF_FD (fd)
         target: Target,
-        /// Where to begin
+        /// Offset of the first access
         #[arg(value_parser = number)]
         offset: u64,
-        /// What to write, one after the other
+        /// The values of consecutive accesses
         #[arg(required = true, value_parser = number)]
         values: Vec<u64>,
         /// Bits of each access
         #[arg(short, long, default_value = "32")]
         width: Width,
     },
-    /// List the buffers that processes hold or have mapped
+    /// List the buffers that processes hold or map
     ///
-    /// Reads /proc, and the driver's own list in debugfs, if that is mounted. A mapping of a BAR
-    /// through the device's own fd is a buffer, too, without any fd.
+    /// Reads /proc, and the driver's list in debugfs if that is mounted. A BAR mapping through the
+    /// device fd appears as a buffer without fds.
     ///
-    /// JSON: "buffers", each with "id" (the inode's number), "name", "size" (or null), "fds"
-    /// ("pid", "command", "fd"), "mappings" ("pid", "command", "start", "end", "writable"),
-    /// "driver" (what the driver says, with "device" added, or null); "complete".
+    /// JSON: "buffers", each with "id" (the inode number), "name", "size" (or null), "fds" ("pid",
+    /// "command", "fd"), "mappings" ("pid", "command", "start", "end", "writable"), "driver" (the
+    /// driver's entry, with "device" added, or null); and "complete".
     Buffers {
-        /// Those of this process only
+        /// List the buffers of this process only
         #[arg(long)]
         pid: Option<i32>,
-        /// Those of this device only
+        /// List the buffers of this device only
         #[arg(long)]
         device: Option<PciAddress>,
     },
-    /// Take buffers back from everybody, for good (root)
+    /// Revoke buffers for all processes, for good (root)
     ///
-    /// Revoking is the owner's right: whoever has the device's fd. Root can borrow that fd from
-    /// the owner (pidfd_getfd), and an fd of the buffer from whoever has one, and that is what
-    /// this does; the owner notices nothing. A program that hands out slices over a socket of its
-    /// own, as vfio-dmabuf-broker does, is better asked there.
+    /// Only a holder of the device fd can revoke. This command duplicates that fd from the owner
+    /// (pidfd_getfd), and an fd of the buffer from any process that has one. The owner does not
+    /// notice. If the owner serves slices over a socket, as vfio-dmabuf-broker does, prefer to ask
+    /// the owner.
     ///
-    /// A buffer that is mapped, or on its way over a socket, but of which no process has an fd any
-    /// more, cannot be revoked: the kernel makes no fd from a mapping, for /proc/PID/map_files
-    /// opens no dma-buf. It is named, all others are revoked, and the exit status is 1. It dies
-    /// when its device is closed: when the last process that has that open ends, say. An owner
-    /// that may want to revoke keeps an fd of its own.
+    /// REVOKE needs an fd of the buffer; a mapping, or an fd in flight over a socket, is not
+    /// enough.
+    /// If no process has an fd of a buffer, the command prints its id, revokes all others and
+    /// exits with status 1. Such a buffer dies when its device is closed. Owners should keep an fd
+    /// of each buffer that they may want to revoke.
     ///
-    /// JSON: "revoked", each with "id", "name", "now" (false: it had been revoked before).
+    /// JSON: "revoked", each with "id", "name", "now" (false: it was revoked before).
     Revoke {
-        /// Buffers by their ids, see `buffers`
+        /// Ids of buffers, as listed by `buffers`
         #[arg(required_unless_present_any = ["pid", "device"])]
         ids: Vec<u64>,
-        /// All that this process holds or has mapped
+        /// All buffers that this process holds or maps
         #[arg(long, conflicts_with = "ids")]
         pid: Option<i32>,
-        /// All of this device
+        /// All buffers of this device
         #[arg(long, conflicts_with = "ids")]
         device: Option<PciAddress>,
     },
@@ -193,16 +192,16 @@ pub enum Command {
 pub struct Export {
     /// The BAR, as in 0000:01:00.0/0
     pub bar: BarName,
-    /// Ranges, as OFFSET:LENGTH, multiples of the page size; a page long without LENGTH
+    /// Ranges, as OFFSET:LENGTH, multiples of the page size; LENGTH defaults to one page
     #[arg(required = true, value_name = "OFFSET[:LENGTH]")]
     pub ranges: Vec<Range>,
-    /// Write-combining, not uncached
+    /// Export as write-combining; the default is uncached
     #[arg(long)]
     pub wc: bool,
-    /// For reading only
+    /// Export read-only
     #[arg(long)]
     pub read_only: bool,
-    /// What to run
+    /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }

@@ -44,11 +44,11 @@ struct Change {
     warnings: Vec<String>,
 }
 
-/// `devices`.
+/// Runs `devices`.
 ///
 /// # Errors
 ///
-/// Sysfs cannot be read, or the result not be written.
+/// Sysfs cannot be read, or the result cannot be written.
 pub fn devices(output: Output, all: bool) -> Result<(), Failure> {
     let holders = Holders::now();
     let mut listing = Listing { devices: Vec::new(), complete: holders.complete };
@@ -81,7 +81,7 @@ fn row(device: &PciDevice, holders: &Holders) -> Result<Row, Failure> {
 
 fn text(listing: &Listing) -> String {
     if listing.devices.is_empty() {
-        return format!("no device is bound to {DRIVER}; see vfio-dmabuf bind, devices --all\n");
+        return format!("no device is bound to {DRIVER}; try vfio-dmabuf bind, or devices --all\n");
     }
     let rows = listing.devices.iter().map(|row| {
         let bars = row.bars.iter().map(|bar| {
@@ -108,11 +108,11 @@ fn text(listing: &Listing) -> String {
     table(&headings, &rows.collect::<Vec<_>>())
 }
 
-/// `bind`.
+/// Runs `bind`.
 ///
 /// # Errors
 ///
-/// [`Failure::Refused`]: it has a driver, and `force` was not said. Otherwise sysfs's.
+/// [`Failure::Refused`]: the device has another driver, and `force` is not set. Errors of sysfs.
 pub fn bind(output: Output, address: PciAddress, force: bool) -> Result<(), Failure> {
     let bus = PciBus::system();
     let device = bus.device(address)?;
@@ -124,7 +124,7 @@ pub fn bind(output: Output, address: PciAddress, force: bool) -> Result<(), Fail
     match &previous {
         Some(driver) if *driver != ours && !force => {
             return Err(Failure::Refused(format!(
-                "{address} is driven by {driver}, which may be in use; --force takes it away"
+                "{address} is driven by {driver} and may be in use; --force unbinds it"
             )));
         }
         _ => {}
@@ -140,13 +140,13 @@ pub fn bind(output: Output, address: PciAddress, force: bool) -> Result<(), Fail
     report(output, &change)
 }
 
-/// What still keeps a device that is bound from being opened.
+/// The reasons why a bound device cannot be opened yet.
 fn warnings(device: &PciDevice) -> Vec<String> {
     let members = match device.group_members() {
         Ok(members) => members,
         Err(error) => return vec![error.to_string()],
     };
-    // Bridges are of no concern to VFIO, nor are drivers without DMA of their own.
+    // VFIO ignores bridges and drivers that do no DMA.
     let harmless = |driver: &str| ["pcieport", "pci-stub"].contains(&driver);
     let others = members.iter().filter(|member| member.address() != device.address());
     let foreign = others.filter_map(|member| {
@@ -158,12 +158,12 @@ fn warnings(device: &PciDevice) -> Vec<String> {
     foreign.collect()
 }
 
-/// `unbind`.
+/// Runs `unbind`.
 ///
 /// # Errors
 ///
-/// [`Failure::Refused`]: it is not the driver's, or processes have it open and `force` was not
-/// said. Otherwise sysfs's.
+/// [`Failure::Refused`]: the device has another driver, or processes have it open and `force` is
+/// not set. Errors of sysfs.
 pub fn unbind(output: Output, address: PciAddress, force: bool) -> Result<(), Failure> {
     let device = PciBus::system().device(address)?;
     let previous = device.driver();
@@ -177,7 +177,7 @@ pub fn unbind(output: Output, address: PciAddress, force: bool) -> Result<(), Fa
         holders.users(address).map(|user| format!("{} ({})", user.command, user.pid)).collect();
     if !users.is_empty() && !force {
         return Err(Failure::Refused(format!(
-            "{address} is open in {}; --force waits until it is not",
+            "{address} is open in {}; --force waits until it is closed",
             users.join(", ")
         )));
     }
@@ -192,7 +192,7 @@ fn report(output: Output, change: &Change) -> Result<(), Failure> {
         let (now, before) = (name(&change.driver), name(&change.previous));
         let mut text = match change.changed {
             true => format!("{}: {before} -> {now}\n", change.device),
-            false => format!("{}: {now}, as before\n", change.device),
+            false => format!("{}: {now}, unchanged\n", change.device),
         };
         for warning in &change.warnings {
             text += &format!("warning: {warning}\n");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Buffers of all processes: listing and revoking them.
+//! The buffers of all processes: listing and revoking.
 
 use std::os::fd::OwnedFd;
 
@@ -17,7 +17,7 @@ struct Listing {
     complete: bool,
 }
 
-/// `buffers`.
+/// Runs `buffers`.
 ///
 /// # Errors
 ///
@@ -35,7 +35,8 @@ pub fn buffers(
     output.result(&listing, || text(&listing))
 }
 
-/// Those of the ids, or of the process and the device; all, if nothing is said.
+/// The buffers with these ids, or of the process and the device. Without a restriction, all
+/// buffers.
 fn chosen<'a>(
     holders: &'a Holders,
     ids: &'a [u64],
@@ -72,11 +73,11 @@ fn text(listing: &Listing) -> String {
         ]);
     }
     let mut text = match rows.is_empty() {
-        true => "no process that can be seen has a buffer\n".to_string(),
+        true => "no visible process has a buffer\n".to_string(),
         false => table(&["ID", "NAME", "SIZE", "ATTR", "STATUS", "HELD BY"], &rows),
     };
     if !listing.complete {
-        text += "other users' processes could not be looked at\n";
+        text += "the processes of other users could not be inspected\n";
     }
     text
 }
@@ -93,12 +94,12 @@ struct One {
     now: bool,
 }
 
-/// `revoke`.
+/// Runs `revoke`.
 ///
 /// # Errors
 ///
-/// [`Failure::NotFound`]: nothing is like that, or of some of them nobody has an fd; all others are
-/// revoked then. Otherwise the kernel's; those before the one that failed are revoked.
+/// [`Failure::NotFound`]: no buffer matches, or no process has an fd of some of them; the others
+/// are then revoked. Errors of the kernel: the buffers before the failed one are revoked.
 pub fn revoke(
     output: Output,
     ids: &[u64],
@@ -107,12 +108,12 @@ pub fn revoke(
 ) -> Result<(), Failure> {
     let holders = Holders::now();
     if let Some(id) = ids.iter().find(|id| !holders.buffers.contains_key(id)) {
-        return Err(Failure::NotFound(format!("no process that can be seen has buffer {id}")));
+        return Err(Failure::NotFound(format!("no visible process has buffer {id}")));
     }
     let mut revoked = Vec::new();
     let mut stuck = Vec::new();
     for buffer in chosen(&holders, ids, pid, device) {
-        // BAR mappings of a device's own user show up, too: they are not for revoking.
+        // BAR mappings of the device fd are listed, too, but cannot be revoked.
         if buffer.is_bar() && ids.is_empty() {
             continue;
         }
@@ -125,13 +126,13 @@ pub fn revoke(
         }
     }
     if revoked.is_empty() && stuck.is_empty() {
-        return Err(Failure::NotFound("no process that can be seen has such a buffer".into()));
+        return Err(Failure::NotFound("no visible process has such a buffer".into()));
     }
     let revoked = Revoked { revoked };
     if !revoked.revoked.is_empty() {
         output.result(&revoked, || {
             let line = |one: &One| {
-                let how = if one.now { "revoked" } else { "was revoked before" };
+                let how = if one.now { "revoked" } else { "already revoked" };
                 format!("{} {}: {how}\n", one.id, one.name)
             };
             revoked.revoked.iter().map(line).collect()
@@ -143,26 +144,26 @@ pub fn revoke(
     }
 }
 
-/// Why a buffer without fds cannot be revoked, and what ends it.
+/// The reason why a buffer without fds cannot be revoked, and what ends it.
 fn why_stuck(holders: &Holders, buffer: &Buffer) -> String {
     let id = buffer.id;
     if buffer.is_bar() {
-        return format!("buffer {id} is that of the device's own mappings");
+        return format!("buffer {id} belongs to BAR mappings of the device fd");
     }
     let users = buffer.device().into_iter().flat_map(|device| holders.users(device));
     let mut users: Vec<String> =
         users.map(|user| format!("{} ({})", user.command, user.pid)).collect();
     users.dedup();
     format!(
-        "no process has an fd of buffer {id} any more, and without one it lives until its device \
-         is closed; that is open in: {}",
-        if users.is_empty() { "no process that can be seen".into() } else { users.join(", ") }
+        "no process has an fd of buffer {id} any more; it lives until its device is closed, which \
+         is open in: {}",
+        if users.is_empty() { "no visible process".into() } else { users.join(", ") }
     )
 }
 
 fn revoke_one(holders: &Holders, buffer: &Buffer, holder: &Fd) -> Result<bool, Failure> {
     let slice = vfio_dmabuf::Buffer::from_fd(borrow(holder)?)?;
-    // Its name tells the device only as long as nobody has renamed it: the kernel knows.
+    // A buffer may have been renamed, so its name need not identify the device. Ask the kernel.
     for (_, owner) in &holders.devices {
         match Device::from_fd(borrow(owner)?)?.revoke(&slice) {
             Err(error) if error.errno() == Some(Errno::NODEV) => continue,
@@ -170,17 +171,17 @@ fn revoke_one(holders: &Holders, buffer: &Buffer, holder: &Fd) -> Result<bool, F
         }
     }
     Err(Failure::NotFound(format!(
-        "no process that can be seen has the device of buffer {} open",
+        "no visible process has the device of buffer {} open",
         buffer.id
     )))
 }
 
-/// An fd of our own of what another process has open.
+/// Duplicates an fd of another process.
 fn borrow(fd: &Fd) -> Result<OwnedFd, Failure> {
     let os = |errno| Error::Os {
         tried: format!("pidfd_getfd of fd {} of process {}", fd.fd, fd.pid),
         errno,
-        meaning: (errno == Errno::PERM).then_some("that takes root"),
+        meaning: (errno == Errno::PERM).then_some("only root may do that"),
     };
     let pid = Pid::from_raw(fd.pid).ok_or(Errno::SRCH).map_err(os)?;
     let process = pidfd_open(pid, PidfdFlags::empty()).map_err(os)?;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who has devices and buffers: what `/proc` tells.
+//! The processes that hold devices and buffers, from `/proc`.
 //!
 //! A process has a device open if it has an fd whose fdinfo names the device
-//! (`vfio-device-syspath`). It has a buffer if it has an fd of it (a dma-buf of our exporter), or a
-//! mapping, which is named after the device at birth. A buffer is known by the number of its inode.
+//! (`vfio-device-syspath`). It has a buffer if it has an fd of it (a dma-buf of this driver) or a
+//! mapping, which carries the name of the device unless it was renamed. The inode number identifies
+//! a buffer.
 //!
-//! The driver's own list in debugfs adds what only it knows.
+//! The driver's list in debugfs adds what `/proc` does not show.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,9 +21,9 @@ use vfio_dmabuf::{pci, PciAddress};
 pub struct Fd {
     /// The process.
     pub pid: i32,
-    /// Its name.
+    /// Its command name.
     pub command: String,
-    /// The number.
+    /// The number of the fd.
     pub fd: i32,
 }
 
@@ -31,74 +32,74 @@ pub struct Fd {
 pub struct Mapped {
     /// The process.
     pub pid: i32,
-    /// Its name.
+    /// Its command name.
     pub command: String,
     /// Its first address.
     pub start: u64,
-    /// The address behind it.
+    /// The address after its last byte.
     pub end: u64,
-    /// Whether it is for writing, too.
+    /// Whether it is writable.
     pub writable: bool,
 }
 
-/// A buffer and who has it.
+/// A buffer and its holders.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Buffer {
-    /// Number of its inode.
+    /// Its inode number.
     pub id: u64,
-    /// Its name: at birth, device and BAR.
+    /// Its name; initially device and BAR.
     pub name: String,
-    /// Bytes; known if a process has an fd.
+    /// Its size in bytes, if a process has an fd.
     pub size: Option<u64>,
-    /// Who has fds.
+    /// The fds of processes.
     pub fds: Vec<Fd>,
-    /// Who has it mapped.
+    /// The mappings of processes.
     pub mappings: Vec<Mapped>,
-    /// What the driver says about it in debugfs, with the field `device` added.
+    /// The driver's entry in debugfs, with the field `device` added.
     pub driver: Option<Map<String, Value>>,
 }
 
 impl Buffer {
-    /// The device, if the name still tells, or the driver does.
+    /// The device, if the name or the driver's entry has it.
     pub fn device(&self) -> Option<PciAddress> {
         let said = || self.said("device").as_str()?.parse().ok();
         device_in(&self.name).or_else(said)
     }
 
-    /// Whether it is what is under the mappings of the device's own fd, and not for revoking.
+    /// Whether it is the hidden buffer under BAR mappings, which cannot be revoked.
     pub fn is_bar(&self) -> bool {
         self.said("kind") == "bar"
     }
 
-    /// A field of what the driver says.
+    /// A field of the driver's entry.
     pub fn said(&self, field: &str) -> &Value {
         self.driver.as_ref().and_then(|object| object.get(field)).unwrap_or(&Value::Null)
     }
 }
 
-/// Where the driver tells what it knows, a directory for each device.
+/// The driver's directory in debugfs, with one directory per device.
 const DEBUGFS: &str = "/sys/kernel/debug/dmabuf-vfio-pci";
 
-/// Everything that was found.
+/// The result of a search.
 #[derive(Clone, Debug, Default)]
 pub struct Holders {
     /// Fds of open devices.
     pub devices: Vec<(PciAddress, Fd)>,
     /// Buffers, by id.
     pub buffers: BTreeMap<u64, Buffer>,
-    /// Whether all processes could be looked at.
+    /// Whether all processes could be inspected.
     pub complete: bool,
 }
 
 impl Holders {
-    /// Looks at all processes of this machine, and into debugfs.
+    /// Inspects all processes of this machine, and debugfs.
     pub fn now() -> Holders {
         let mut holders = Holders::of(Path::new("/proc"));
         holders.add_driver(Path::new(DEBUGFS));
         holders
     }
 
-    /// Looks at the processes of another `/proc`.
+    /// Inspects the processes of another `/proc`.
     pub fn of(proc: &Path) -> Holders {
         let mut holders = Holders { complete: true, ..Default::default() };
         let entries = fs::read_dir(proc).into_iter().flatten().flatten();
@@ -106,13 +107,13 @@ impl Holders {
             entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         pids.sort_unstable();
         for pid in pids {
-            // A process that ends meanwhile has nothing any more.
+            // A process that has ended in the meantime holds nothing.
             holders.look_at(pid, &proc.join(pid.to_string()));
         }
         holders
     }
 
-    /// Adds what the driver says: an object a line in each device's `buffers.jsonl`.
+    /// Adds the driver's entries: one JSON object per line in each device's `buffers.jsonl`.
     pub fn add_driver(&mut self, directory: &Path) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let device = entry.file_name().to_string_lossy().into_owned();
@@ -128,7 +129,7 @@ impl Holders {
                 buffer.id = id;
                 buffer.size = buffer.size.or(size);
                 if buffer.name.is_empty() {
-                    // Its fds are on the way from one process to another, say.
+                    // No process holds it; an fd may be in flight over a socket.
                     buffer.name = format!("{device}/{bar:x}");
                 }
                 object.insert("device".into(), device.clone().into());
@@ -137,7 +138,7 @@ impl Holders {
         }
     }
 
-    /// Who has the device open.
+    /// The fds of the open device.
     pub fn users(&self, device: PciAddress) -> impl Iterator<Item = &Fd> {
         self.devices.iter().filter(move |(address, _)| *address == device).map(|(_, fd)| fd)
     }
@@ -203,12 +204,12 @@ impl Holders {
     }
 }
 
-/// Whether an exporter is our driver.
+/// Whether an exporter is this project's driver.
 fn is_ours(exporter: &str) -> bool {
     exporter.replace('_', "-") == pci::DRIVER
 }
 
-/// A line of `/proc/PID/maps`, if it is a buffer's: id, name, addresses, whether it is for writing.
+/// Parses a line of `/proc/PID/maps` of a buffer: id, name, addresses, whether it is writable.
 fn mapping(line: &str) -> Option<(u64, &str, u64, u64, bool)> {
     let (fields, name) = line.split_once("/dmabuf:")?;
     device_in(name)?;

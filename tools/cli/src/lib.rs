@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The program `vfio-dmabuf`: slices of PCI devices from the command line.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
 //! | [`args`] | the command line |
-//! | [`target`] | what of it names slices and ranges |
+//! | [`target`] | arguments that name slices, ranges and numbers |
 //! | [`bind`] | `devices`, `bind`, `unbind` |
 //! | [`mod@slice`] | `export`, `map`, `peek`, `poke` |
-//! | [`holders`] | who has devices and buffers, by `/proc` |
+//! | [`holders`] | the processes that hold devices and buffers, from `/proc` |
 //! | [`buffers`] | `buffers`, `revoke` |
 //! | [`output`] | text and JSON; exit statuses |
 

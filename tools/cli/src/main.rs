@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The program `vfio-dmabuf`; see the library for where things are.
+//! The program `vfio-dmabuf`; the library has its modules.
 
 #![forbid(unsafe_code)]
 

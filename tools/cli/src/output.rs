@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the program prints, and how it ends.
+//! Output and exit statuses.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use vfio_dmabuf::Error;
 
-/// Why a command did not do what it was told.
+/// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The crate's own, or the kernel's.
+    /// An error of the crate or of the kernel.
     #[error(transparent)]
     Device(#[from] Error),
-    /// Files and pipes.
+    /// An error of a file or a pipe.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
-    /// Nothing there that was named.
+    /// The named object does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// This program does not do that without being told twice.
+    /// Refused without `--force`.
     #[error("{0}")]
     Refused(String),
-    /// The slice is gone.
+    /// The slice was revoked, or its device was closed.
     #[error("{0}")]
     Gone(String),
 }
@@ -52,9 +52,9 @@ impl From<vfio_dmabuf::AccessError> for Failure {
     }
 }
 
-/// Names what input or output was for.
+/// Adds a description to errors of input and output.
 pub trait Doing<T> {
-    /// What was being done.
+    /// Adds the name of the operation.
     fn doing(self, what: &str) -> Result<T, Failure>;
 }
 
@@ -64,19 +64,19 @@ impl<T> Doing<T> for io::Result<T> {
     }
 }
 
-/// Where results go.
+/// The output format.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
-    /// As JSON.
+    /// Print JSON.
     pub json: bool,
 }
 
 impl Output {
-    /// Prints a result: as it is in JSON, or as `text` says.
+    /// Prints a result: as JSON, or the text of `text`.
     ///
     /// # Errors
     ///
-    /// [`Failure::Io`]: it cannot be written.
+    /// [`Failure::Io`]: the output cannot be written.
     pub fn result(
         self,
         value: &impl Serialize,
@@ -93,13 +93,13 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// [`Failure::Io`]: they cannot be written.
+    /// [`Failure::Io`]: the output cannot be written.
     pub fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).doing("write")
     }
 
-    /// Tells of a failure, on standard error.
+    /// Reports a failure on standard error.
     pub fn failure(self, failure: &Failure, status: u8) {
         let text = match self.json {
             true => serde_json::json!({
@@ -114,7 +114,7 @@ impl Output {
     }
 }
 
-/// Columns under headings, each as wide as it has to be.
+/// Formats rows under headings, in columns as wide as their longest cell.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
     for row in rows {
@@ -133,7 +133,7 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Bytes, in the largest unit that leaves a whole number.
+/// Formats bytes in the largest unit that gives a whole number.
 pub fn size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     match units.iter().find(|(shift, _)| bytes != 0 && bytes % (1 << shift) == 0) {

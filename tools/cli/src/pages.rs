@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Writes the man pages (`man1/`) and the completions (`completions/`) of `vfio-dmabuf` into the
-//! directory that it is given.
+//! Writes the manual pages (`man1/`) and the completions (`completions/`) of `vfio-dmabuf` into a
+//! directory.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Slices: handing one to a command, looking at one, reading and writing.
+//! Slices: exporting to a command, mapping, reading and writing.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -17,15 +17,15 @@ use crate::args::{Export, Width};
 use crate::output::{size, Doing, Failure, Output};
 use crate::target::{Range, Target, PAGE};
 
-/// How often `map --watch` looks.
+/// The polling interval of `map --watch`.
 const WATCH: Duration = Duration::from_millis(100);
 
-/// Exit statuses of `export` that are not the command's.
+/// Exit statuses of `export` itself.
 const FAILED: u8 = 125;
 const NOT_RUNNABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// `export`: returns the exit status.
+/// Runs `export` and returns the exit status.
 pub fn export(output: Output, args: &Export) -> u8 {
     let fail = |failure: Failure, status: u8| {
         output.failure(&failure, status);
@@ -74,9 +74,9 @@ fn make(args: &Export) -> Result<(Device, Buffer), Error> {
     Ok((device, slice))
 }
 
-/// Runs a command; returns what a shell would say of its end.
+/// Runs a command and returns its exit status as a shell does.
 fn run_to_its_end(mut command: Command) -> io::Result<u8> {
-    // From here on none of these ends this program; in the command they do what they do by default.
+    // From here on these signals do not end this program. The command has their default actions.
     let mut signals = Signals::new([SIGINT, SIGQUIT, SIGTERM, SIGHUP])?;
     let handle = signals.handle();
     let mut child = command.spawn()?;
@@ -84,7 +84,7 @@ fn run_to_its_end(mut command: Command) -> io::Result<u8> {
     let pid = pid_of(&child);
     let passer = thread::spawn(move || {
         for signal in signals.forever() {
-            // The terminal has sent the other two to the command already.
+            // The terminal sends the other two to the command itself.
             let signal = match signal {
                 SIGTERM => Signal::TERM,
                 SIGHUP => Signal::HUP,
@@ -95,7 +95,7 @@ fn run_to_its_end(mut command: Command) -> io::Result<u8> {
             }
         }
     });
-    // Not reaped before the passer is gone, so that its number stays the command's.
+    // The command is reaped after the passer has ended, so that its pid cannot be reused.
     let ended = wait_without_reaping(&child);
     handle.close();
     let _ = passer.join();
@@ -117,7 +117,7 @@ fn wait_without_reaping(child: &Child) -> io::Result<()> {
     Ok(())
 }
 
-/// What a target is, opened.
+/// An opened target.
 enum Source {
     Bar(Device, u32),
     Buffer(Buffer),
@@ -150,13 +150,13 @@ impl Source {
 /// A mapped target.
 struct Mapped {
     mapping: Mapping,
-    /// Where the mapping begins in the target.
+    /// The start of the mapping in the target.
     base: u64,
     source: Source,
 }
 
 impl Mapped {
-    /// Maps the pages of a range; without one, everything.
+    /// Maps the pages of a range, or the whole target.
     fn new(target: Target, range: Option<Range>, access: Access) -> Result<Mapped, Failure> {
         let source = Source::open(target)?;
         let whole = source.size()?;
@@ -172,7 +172,7 @@ impl Mapped {
     }
 }
 
-/// The pages that a range touches, if they are in there.
+/// The pages that a range touches, if all are within the target.
 fn pages(range: Option<Range>, whole: u64) -> Option<(u64, u64)> {
     let Some(Range { offset, length }) = range else {
         return (whole > 0).then_some((0, whole));
@@ -196,11 +196,11 @@ struct GoneResult {
     gone: bool,
 }
 
-/// `map`.
+/// Runs `map`.
 ///
 /// # Errors
 ///
-/// It cannot be mapped; [`Failure::Gone`]: it was watched until it was gone.
+/// The target cannot be mapped; [`Failure::Gone`]: it was watched until it was gone.
 pub fn map(
     output: Output,
     target: Target,
@@ -217,7 +217,7 @@ pub fn map(
     output.result(&result, || format!("{line}\n"))?;
     let Source::Buffer(buffer) = &mapped.source else {
         return match watch {
-            true => Err(Failure::Refused("a BAR of one's own is never revoked".into())),
+            true => Err(Failure::Refused("a BAR mapping is never revoked".into())),
             false => Ok(()),
         };
     };
@@ -262,7 +262,7 @@ fn words(
     })
 }
 
-/// Where `count` words from `offset` are in a mapping of their pages.
+/// Maps the pages of `count` words from `offset`; returns the offset in the mapping.
 fn place(
     target: Target,
     offset: u64,
@@ -271,17 +271,17 @@ fn place(
     access: Access,
 ) -> Result<(Mapped, u64), Failure> {
     let length = count.checked_mul(width.bytes());
-    let length = length.ok_or_else(|| Failure::NotFound(format!("{count} words: too many")))?;
+    let length = length.ok_or_else(|| Failure::NotFound(format!("{count} words are too many")))?;
     let mapped = Mapped::new(target, Some(Range { offset, length }), access)?;
     let at = offset - mapped.base;
     Ok((mapped, at))
 }
 
-/// `peek`.
+/// Runs `peek`.
 ///
 /// # Errors
 ///
-/// It cannot be mapped or read.
+/// The target cannot be mapped or read.
 pub fn peek(
     output: Output,
     target: Target,
@@ -314,11 +314,11 @@ fn read<T: Word + Into<u64>>(mapping: &Mapping, at: u64, count: u64) -> Result<V
     Ok(values.into_iter().map(T::into).collect())
 }
 
-/// `poke`.
+/// Runs `poke`.
 ///
 /// # Errors
 ///
-/// It cannot be mapped or written, or a value is too large for the width; then nothing is written.
+/// The target cannot be mapped or written, or a value exceeds the width; nothing is written then.
 pub fn poke(
     output: Output,
     target: Target,

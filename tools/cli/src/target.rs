@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Words of the command line that name BARs, fds, ranges and numbers.
+//! Arguments that name BARs, fds, ranges and numbers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ impl FromStr for BarName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<BarName, String> {
-        let example = || format!("{text:?} is no BAR of a device; one looks like 0000:01:00.0/0");
+        let example = || format!("{text:?} is not a BAR of a device; an example is 0000:01:00.0/0");
         let (address, bar) = text.split_once('/').ok_or_else(example)?;
         let address = address.parse().map_err(|_| example())?;
         match bar.parse() {
@@ -35,14 +35,14 @@ impl fmt::Display for BarName {
     }
 }
 
-/// Where `map`, `peek` and `poke` go.
+/// The target of `map`, `peek` and `poke`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A BAR of a device, which is opened for it.
+    /// A BAR of a device, which the program opens.
     Bar(BarName),
-    /// A dma-buf that this process has inherited under this number.
+    /// An inherited dma-buf, by its fd number.
     Fd(i32),
-    /// The one that `VFIO_DMABUF_FD` names.
+    /// The inherited dma-buf that `VFIO_DMABUF_FD` names.
     Inherited,
 }
 
@@ -56,7 +56,7 @@ impl FromStr for Target {
         match text.strip_prefix("fd:") {
             Some(number) => match number.parse() {
                 Ok(number) if number >= 0 => Ok(Target::Fd(number)),
-                _ => Err(format!("{number:?} is no number of an fd")),
+                _ => Err(format!("{number:?} is not the number of an fd")),
             },
             None => {
                 text.parse().map(Target::Bar).map_err(|error| format!("{error}, or fd, or fd:3"))
@@ -78,13 +78,13 @@ impl fmt::Display for Target {
 /// A range of a BAR or a buffer, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Where it begins.
+    /// Its start.
     pub offset: u64,
-    /// How long it is.
+    /// Its length.
     pub length: u64,
 }
 
-/// Bytes of a page: what a range has that names no length.
+/// The page size, which is the length of a range that names none.
 pub const PAGE: u64 = 4096;
 
 impl FromStr for Range {
@@ -99,10 +99,10 @@ impl FromStr for Range {
     }
 }
 
-/// A number: decimal, or hexadecimal with `0x`; `K`, `M` or `G` behind it multiply by powers of
-/// 1024.
+/// Parses a number: decimal, or hexadecimal with `0x`. The suffixes `K`, `M` and `G` multiply by
+/// powers of 1024.
 pub fn number(text: &str) -> Result<u64, String> {
-    let bad = || format!("{text:?} is no number; one looks like 4096, 0x1000 or 4K");
+    let bad = || format!("{text:?} is not a number; examples are 4096, 0x1000 and 4K");
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K') => (&text[..text.len() - 1], 10),
         Some(b'M') => (&text[..text.len() - 1], 20),

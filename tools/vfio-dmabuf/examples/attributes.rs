@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What can be asked for: `attributes 0000:01:00.0`, a device whose BAR 0 is memory of 64 KiB or
+//! Options of an export: `attributes 0000:01:00.0`, a device whose BAR 0 is memory of 64 KiB or
 //! more (QEMU's bochs-display).
 //!
-//! Several ranges in one buffer, write-combining, reading only, and what the device says about it.
+//! Several ranges in one buffer, write-combining, read-only buffers, and their descriptions.
 
 use std::env;
 use std::error::Error;
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ranges lie end to end in the order given.
+/// Ranges lie end to end in the given order.
 fn ranges(device: &Device) -> Result<(), Box<dyn Error>> {
     let whole = device.map_bar(0, 0, 16 * PAGE, Access::ReadWrite)?;
     for page in 0..16_u64 {
@@ -45,7 +45,7 @@ fn ranges(device: &Device) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The attribute at birth and later; it is that of mappings to come.
+/// The initial attribute and a later change, which affects later mappings only.
 fn attribute(device: &Device) -> Result<(), Box<dyn Error>> {
     let export = device.export(0).range(0, PAGE).attribute(Attribute::WriteCombining);
     let buffer = export.create()?;
@@ -67,7 +67,7 @@ fn attribute(device: &Device) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A buffer that is for reading only, and one that is mapped so.
+/// A read-only buffer, and a read-only mapping of a writable one.
 fn read_only(device: &Device) -> Result<(), Box<dyn Error>> {
     let buffer = device.export(0).range(0, PAGE).read_only().create()?;
     assert!(buffer.is_read_only()?);
@@ -79,7 +79,7 @@ fn read_only(device: &Device) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What cannot be: each with what was tried, and the errno.
+/// Refused calls, each with the call and the errno.
 fn refusals(device: &Device) -> Result<(), Box<dyn Error>> {
     let size = device.bar_size(0)?;
     let refused = [

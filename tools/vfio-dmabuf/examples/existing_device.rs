@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Slices of a device that a VMM has opened with rust-vmm's `vfio-ioctls`: its container and its
+//! Slices of a device that a VMM has opened with rust-vmm's `vfio-ioctls`. Its container and its
 //! DMA mappings stay as they are. `existing_device 0000:01:00.0`, QEMU's edu.
 
 use std::env;
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     theirs.region_read(0, &mut word, 4);
     assert_eq!(u32::from_le_bytes(word), !5, "and the VMM's way there is not touched");
 
-    // Another fd of the same device, as a process gets it that was handed one.
+    // Another fd of the same device, as a process receives it from the owner.
     let copy = Device::from_fd(std::os::fd::AsFd::as_fd(&device).try_clone_to_owned()?)?;
     let slice = copy.export(0).range(0, 4096).create()?;
     drop(theirs);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the guard costs on this machine, on ordinary memory: `guard_cost`.
+//! Measures the cost of the guard on this machine, on ordinary memory: `guard_cost`.
 
 use std::error::Error;
 use std::hint::black_box;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Mappings through resets and power: `heal 0000:01:00.0`, a device whose BAR 0 is QEMU's edu.
+//! Mappings through resets and disabled memory: `heal 0000:01:00.0`, QEMU's edu.
 //!
-//! Threads go on reading a register while the device is reset, switched off and on, and while the
-//! buffer is revoked at last. They tell "off for a while" from "gone for good", and no access
-//! brings anything but the register's value or an error.
+//! Threads read a register while the device is reset, while memory is disabled and enabled, and
+//! until the buffer is revoked. They distinguish disabled memory from a revoke. Every access
+//! returns the register's value or an error.
 
 use std::env;
 use std::error::Error;
@@ -19,7 +19,7 @@ use vfio_dmabuf::{Access, AccessError, Buffer, Device, Mapping, Status};
 /// edu's id register.
 const ID: u32 = 0x0100_00ed;
 
-/// What the threads saw.
+/// The counts of the threads.
 #[derive(Default)]
 struct Seen {
     values: AtomicU64,
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let readers: Vec<_> =
             (0..4).map(|_| scope.spawn(|| read(&registers, &slice, &seen))).collect();
         let result = trouble(&device, &slice, &registers, &seen);
-        // Whatever went wrong, the readers must come to an end.
+        // After an error, too, the readers must end.
         device.revoke(&slice)?;
         result?;
         for reader in readers {
@@ -62,7 +62,7 @@ fn read(registers: &Mapping, slice: &Buffer, seen: &Seen) {
                 if slice.is_gone().expect("mmap answers ENODEV or works") {
                     return;
                 }
-                assert!(seen.off.load(Ordering::Relaxed), "lost while the device was on");
+                assert!(seen.off.load(Ordering::Relaxed), "lost while memory was enabled");
                 seen.lost.fetch_add(1, Ordering::Relaxed)
             }
             other => panic!("{other:x?}"),
@@ -92,12 +92,12 @@ fn trouble(
         assert_eq!(registers.read::<u32>(0)?, ID);
     }
     if seen.lost.load(Ordering::Relaxed) == 0 {
-        return Err("no thread noticed that the device was off".into());
+        return Err("no thread noticed that memory was disabled".into());
     }
     Ok(())
 }
 
-/// Sets the memory bit of the command register, in the config space that VFIO shows.
+/// Sets the memory bit of the command register in the config space that VFIO presents.
 fn set_memory(device: &Device, on: bool) -> std::io::Result<()> {
     const COMMAND: u64 = (7 << 40) + 4;
     const MEMORY: u16 = 2;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory of one device for DMA of another, through iommufd, as a VMM wants it:
-//! `iommufd 0000:01:00.0 0000:02:00.0`, QEMU's bochs-display and edu.
+//! Memory of one device for DMA of another through iommufd, as a VMM does it: `iommufd 0000:01:00.0
+//! 0000:02:00.0`, QEMU's bochs-display and edu.
 
 use std::env;
 use std::error::Error;
@@ -18,7 +18,7 @@ use vfio_bindings::bindings::vfio::{vfio_device_attach_iommufd_pt, VFIO_BASE, VF
 use vfio_dmabuf::{Access, Buffer, Device, Errno, Iommu, Via};
 
 const PAGE: u64 = 4096;
-/// Where the pages are in edu's address space, of which it reaches 28 bits.
+/// The address of the pages for edu, which reaches 28 bits.
 const IOVA: u64 = 0x10_0000;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("{edu} copied a page of {memory} to another");
 
-    // It is no buffer, and a buffer is nothing for iommufd.
+    // The fd is not a buffer, and iommufd does not accept a buffer.
     let refused = owner.export(0).range(0, 100).create_for_iommufd().unwrap_err();
     assert_eq!(refused.errno(), Some(Errno::INVAL), "{refused}");
     let no_buffer = Buffer::from_fd(fd)?;
@@ -62,7 +62,7 @@ struct Space<'a> {
 }
 
 impl Space<'_> {
-    /// A new one, for DMA of `device`.
+    /// Creates one and attaches `device`.
     fn of(device: &Device) -> io::Result<Space<'_>> {
         let Iommu::Iommufd(iommufd) = device.iommu() else { unreachable!() };
         let size = size_of::<iommu_ioas_alloc>() as u32;
@@ -92,27 +92,28 @@ impl Space<'_> {
     }
 }
 
-// VFIO and iommufd count in one row.
+// VFIO and iommufd share the ioctl type.
 const VFIO_DEVICE_ATTACH_IOMMUFD_PT: u32 = VFIO_BASE + 19;
 const IOMMU_IOAS_ALLOC: u32 = 0x81;
 const IOMMU_IOAS_MAP_FILE: u32 = 0x8f;
 
-/// An ioctl of VFIO or iommufd, whose argument begins with its own size.
+/// An ioctl of VFIO or iommufd, whose argument starts with its size.
 fn ioctl<T>(fd: BorrowedFd<'_>, number: u32, arg: &mut T) -> io::Result<()> {
     let request = (libc::Ioctl::from(VFIO_TYPE) << 8) | libc::Ioctl::from(number);
-    // SAFETY: The kernel accesses as many bytes as the argument says, which are those of `arg`.
+    // SAFETY: The kernel accesses as many bytes as the size in `arg` says, which are those of
+    // `arg`.
     match unsafe { libc::ioctl(fd.as_raw_fd(), request, arg) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Lets edu's DMA engine copy a page, by way of its own memory.
+/// Makes edu's DMA engine copy a page through its own memory.
 fn copy_page(edu: &Device, from: u64, to: u64) -> Result<(), Box<dyn Error>> {
     const OWN: u64 = 0x4_0000;
     const START: u32 = 1;
     const OUT: u32 = 2;
-    // Memory, and mastering the bus, in the command register.
+    // Enables memory and bus mastering in the command register.
     let config = File::from(edu.as_fd().try_clone_to_owned()?);
     config.write_all_at(&6_u16.to_le_bytes(), (7 << 40) + 4)?;
     let registers = edu.map_bar(0, 0, PAGE, Access::ReadWrite)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Owner and client, two processes: `share 0000:01:00.0`, a device whose BAR 0 is QEMU's edu.
+//! Owner and client, two processes: `share 0000:01:00.0`, QEMU's edu.
 //!
-//! The client gets one page of the BAR over a socket, uses it, and survives that it is taken back.
+//! The client gets one page of the BAR over a socket, uses it, and survives its revoke.
 
 use std::env;
 use std::error::Error;
@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode, Stdio};
 use vfio_dmabuf::channel::{receive_buffer, send_buffer, Label};
 use vfio_dmabuf::{Access, AccessError, Device};
 
-/// edu's id register, and what is in it.
+/// edu's id register and its value.
 const ID: (u64, u32) = (0x00, 0x0100_00ed);
 /// edu's inverter: reads as the inverse of what was written.
 const INVERTER: u64 = 0x04;
@@ -45,7 +45,7 @@ fn owner(address: &str) -> Result<(), Box<dyn Error>> {
     println!("owner: {} bytes, {}", slice.size()?, slice.name()?);
     send_buffer(&near, &slice, &Label { address: device.address(), bar: 0, number: 7 })?;
 
-    // The client says when it has seen the registers, and is told when they are gone.
+    // The client reports that it has read the registers, and learns when they are revoked.
     near.read_exact(&mut [0])?;
     assert!(device.revoke(&slice)?, "this call revoked it");
     assert!(!device.revoke(&slice)?, "this one came later");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A slice of a device, as a file descriptor.
+//! A slice of a device as a file descriptor.
 
 use std::ffi::CString;
 use std::fs;
@@ -17,15 +17,15 @@ const DMA_BUF_MAGIC: i64 = 0x444d_4142;
 
 /// A slice of a device: a dma-buf over ranges of one BAR, laid end to end.
 ///
-/// Whoever holds the fd can map it, in any process, and needs nothing of VFIO for that. The fd
-/// travels over a UNIX socket ([`channel`](crate::channel)), by inheritance
-/// ([`command`](crate::command)), or as any other fd does. Dropping the last fd and the last
-/// mapping releases the buffer; it never keeps the device open.
+/// Any process that holds the fd can map it and needs no VFIO fd for that. Pass the fd over a UNIX
+/// socket ([`channel`](crate::channel)), by inheritance ([`command`](crate::command)), or like any
+/// other fd. Dropping the last fd and the last mapping releases the buffer. A buffer never keeps
+/// the device open.
 #[derive(Debug)]
 pub struct Buffer(OwnedFd);
 
 impl Buffer {
-    /// Takes over an fd that came from somewhere else.
+    /// Takes ownership of an fd.
     ///
     /// # Errors
     ///
@@ -38,12 +38,12 @@ impl Buffer {
         }
     }
 
-    /// What an export gave.
+    /// A buffer that has just been exported.
     pub(crate) fn exported(fd: OwnedFd) -> Buffer {
         Buffer(fd)
     }
 
-    /// Its size, bytes: the sum of the lengths of its ranges.
+    /// Its size in bytes: the sum of the lengths of its ranges.
     ///
     /// # Errors
     ///
@@ -52,7 +52,7 @@ impl Buffer {
         seek(&self.0, SeekFrom::End(0)).tried("size of a buffer")
     }
 
-    /// Whether its fd is for reading only, so that it can be mapped for nothing else.
+    /// Whether the fd is read-only, so that writable mappings are refused.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl Buffer {
         Ok(flags & OFlags::ACCMODE == OFlags::RDONLY)
     }
 
-    /// Maps all of it.
+    /// Maps the whole buffer.
     ///
     /// # Errors
     ///
@@ -71,29 +71,30 @@ impl Buffer {
         self.map_part(0, self.size()?, access)
     }
 
-    /// Maps `length` bytes from `offset`, a multiple of the page size, which counts in the ranges
-    /// laid end to end. Works while the device's memory is off, too; accesses are lost meanwhile.
+    /// Maps `length` bytes from `offset`, a multiple of the page size. The offset counts in the
+    /// ranges laid end to end. Mapping works while the device's memory is disabled; accesses then
+    /// fail until it is enabled.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `ENODEV`: the buffer was revoked or its device was closed; `EINVAL`: past
-    /// the end, or parts of pages; `EACCES`: for writing, of a buffer that is for reading only.
+    /// [`Error::Os`]; `ENODEV`: the buffer was revoked or its device was closed; `EINVAL`: past the
+    /// end, or not page-aligned; `EACCES`: a writable mapping of a read-only buffer.
     pub fn map_part(&self, offset: u64, length: u64, access: Access) -> Result<Mapping, Error> {
         let what = format!("mmap of {length:#x} bytes at {offset:#x} of a buffer");
         Mapping::new(&self.0, offset, length, access).tried_as(what, |errno| match errno {
             Errno::NODEV => Some("it was revoked, or its device was closed"),
-            Errno::INVAL => Some("past the end, or parts of pages"),
-            Errno::ACCESS => Some("it is for reading only"),
+            Errno::INVAL => Some("past the end, or not page-aligned"),
+            Errno::ACCESS => Some("the buffer is read-only"),
             _ => None,
         })
     }
 
-    /// Whether it is dead for good: revoked, or its device was closed. While the device's memory
-    /// is merely off it is not. Works in any process that holds the fd.
+    /// Whether the buffer is dead for good: revoked, or its device was closed. Disabled memory does
+    /// not count. Works in any process that holds the fd.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]: it could not be found out.
+    /// [`Error::Os`]: the state could not be determined.
     pub fn is_gone(&self) -> Result<bool, Error> {
         let page = rustix::param::page_size() as u64;
         match self.map_part(0, page, Access::Read) {
@@ -103,8 +104,8 @@ impl Buffer {
         }
     }
 
-    /// The number that tells this buffer from all others, in any process: that of its inode.
-    /// `/proc/PID/maps` shows it, too.
+    /// The inode number, which identifies the buffer in all processes. `/proc/PID/maps` shows it,
+    /// too.
     ///
     /// # Errors
     ///
@@ -113,12 +114,12 @@ impl Buffer {
         Ok(fstat(&self.0).tried("fstat of a buffer")?.st_ino)
     }
 
-    /// Its name, as `/proc/PID/maps` shows it behind `/dmabuf:`. At birth that is VFIO device, PCI
-    /// address and BAR: `vfio0:0000:01:00.0/0`.
+    /// Its name, which `/proc/PID/maps` shows after `/dmabuf:`. A new buffer is named after VFIO
+    /// device, PCI address and BAR: `vfio0:0000:01:00.0/0`.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]: `/proc` is not there.
+    /// [`Error::Os`]: `/proc` is not mounted.
     pub fn name(&self) -> Result<String, Error> {
         let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
         let text = fs::read_to_string(&path).tried(path)?;
@@ -126,18 +127,18 @@ impl Buffer {
         Ok(name.unwrap_or_default().trim().to_string())
     }
 
-    /// Gives it another name, in all processes. At most 31 bytes.
+    /// Renames the buffer for all processes. At most 31 bytes.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `ENAMETOOLONG`, `EINVAL`: such a name is not possible.
+    /// [`Error::Os`]; `ENAMETOOLONG`, `EINVAL`: the name is not valid.
     pub fn set_name(&self, name: &str) -> Result<(), Error> {
         let tried = format!("DMA_BUF_SET_NAME {name:?}");
         let name = CString::new(name).map_err(|_| Errno::INVAL).tried(&tried)?;
         sys::set_name(&self.0, &name).tried(tried)
     }
 
-    /// Another fd of the same buffer.
+    /// Duplicates the fd.
     ///
     /// # Errors
     ///

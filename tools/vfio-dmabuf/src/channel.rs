@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Buffers over UNIX sockets.
 //!
-//! A message is one fd (`SCM_RIGHTS`) and 32 bytes that say what it is:
+//! A message is one fd (`SCM_RIGHTS`) and 32 bytes that describe it:
 //!
-//! | bytes | what, little-endian |
+//! | bytes | content, little-endian |
 //! |---|---|
-//! | 0–3 | `"vdb1"`: this format |
+//! | 0–3 | `"vdb1"`, the format |
 //! | 4–7 | domain of the device |
 //! | 8, 9, 10 | bus, device, function |
 //! | 11 | BAR |
@@ -13,9 +13,9 @@
 //! | 16–23 | size of the buffer, bytes |
 //! | 24–31 | a number of the sender's choice |
 //!
-//! The receiver believes the sender where it cannot look by itself (device, BAR, number) and
-//! checks the rest: that the fd is a dma-buf, and its size. Any kind of UNIX socket will do, as
-//! long as nothing else is sent on it between the parts of a message.
+//! The receiver checks that the fd is a dma-buf of the stated size. It cannot verify device, BAR
+//! and number: it trusts the sender for those. Any type of UNIX socket works if nothing else is
+//! sent on it between the parts of a message.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -33,17 +33,17 @@ use crate::pci::PciAddress;
 
 const FORMAT: [u8; 4] = *b"vdb1";
 
-/// Bytes of a message.
+/// Length of a message, bytes.
 pub const LENGTH: usize = 32;
 
-/// What the sender says about a buffer.
+/// The sender's description of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
     /// The device.
     pub address: PciAddress,
     /// The BAR.
     pub bar: u8,
-    /// What sender and receiver agree on: the number of the slice, say.
+    /// A number that sender and receiver agree on, for example that of the slice.
     pub number: u64,
 }
 
@@ -51,8 +51,8 @@ pub struct Label {
 ///
 /// # Errors
 ///
-/// [`Error::Os`]; `EPIPE`: the other side has closed the connection; `EAGAIN`: of a socket that
-/// does not block.
+/// [`Error::Os`]; `EPIPE`: the peer has closed the connection; `EAGAIN`: the socket is nonblocking
+/// and full.
 pub fn send_buffer(socket: impl AsFd, buffer: &Buffer, label: &Label) -> Result<(), Error> {
     let bytes = encode(label, buffer.size()?);
     let fds = [buffer.as_fd()];
@@ -75,8 +75,8 @@ pub fn send_buffer(socket: impl AsFd, buffer: &Buffer, label: &Label) -> Result<
 ///
 /// # Errors
 ///
-/// [`Error::Message`]: the connection was closed, or something else came; whatever fds came are
-/// closed. [`Error::Os`]; `EAGAIN`: nothing came, of a socket that does not wait (any longer).
+/// [`Error::Message`]: the connection was closed, or the message is invalid; all received fds are
+/// closed. [`Error::Os`]; `EAGAIN`: nothing arrived at a nonblocking socket, or before its timeout.
 pub fn receive_buffer(socket: impl AsFd) -> Result<(Buffer, Label), Error> {
     let mut bytes = [0; LENGTH];
     let mut fds = Vec::new();
@@ -104,13 +104,13 @@ pub fn receive_buffer(socket: impl AsFd) -> Result<(Buffer, Label), Error> {
     }
 }
 
-/// One recvmsg(); what fds came are added to `fds`.
+/// One recvmsg(). Adds the received fds to `fds`.
 fn receive_some(
     socket: impl AsFd,
     bytes: &mut [u8],
     fds: &mut Vec<OwnedFd>,
 ) -> Result<(usize, ReturnFlags), Error> {
-    // Room for more than one, to see that it is not one.
+    // Room for more than one fd, so that a second one is noticed.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(bytes)];
@@ -164,7 +164,7 @@ mod tests {
         }
     }
 
-    /// Sends `bytes` and so many fds, which are not buffers.
+    /// Sends `bytes` and `count` fds that are not buffers.
     fn send_with(name: &str, socket: &UnixStream, bytes: &[u8], count: usize) {
         let file = memfd_create(name, MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&file, 4096).unwrap();
@@ -175,7 +175,7 @@ mod tests {
         sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap();
     }
 
-    /// How many fds of files of this name the process has.
+    /// The number of open fds of files of this name.
     fn open_fds(name: &str) -> usize {
         let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
         let links = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
@@ -222,7 +222,7 @@ mod tests {
         let good = encode(&label(), 4096);
         send_with("pieces", &near, &good[..5], 1);
         near.write_all(&good[5..]).unwrap();
-        // All of it came: what is wrong is the fd.
+        // The message is complete; only its fd is wrong.
         assert_eq!(message_error(receive_buffer(&far)), MessageError::NotABuffer);
     }
 

@@ -8,12 +8,12 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Tried};
 use crate::sys;
 
-/// The environment variable that has the number of the inherited fd.
+/// The environment variable with the number of the inherited fd.
 pub const VARIABLE: &str = "VFIO_DMABUF_FD";
 
-/// Lets the program that `command` starts inherit `buffer`, whose fd has the number that
-/// [`VARIABLE`] says, and besides it standard input, output and error only: every other fd of this
-/// process is closed, whether it says so or not.
+/// Lets the program that `command` starts inherit `buffer`, standard input, output and error, and
+/// no other fd. [`VARIABLE`] has the number of the buffer's fd. Every other fd of this process is
+/// closed, with or without `FD_CLOEXEC`.
 ///
 /// ```no_run
 /// use std::process::Command;
@@ -32,7 +32,7 @@ pub const VARIABLE: &str = "VFIO_DMABUF_FD";
 ///
 /// # Errors
 ///
-/// [`Error::Os`], `EMFILE`. What goes wrong in the child is an error of starting the command.
+/// [`Error::Os`], `EMFILE`. A failure in the child is an error of `Command::spawn()`.
 pub fn inherit(command: &mut Command, buffer: &Buffer) -> Result<(), Error> {
     let fd = OwnedFd::from(buffer.try_clone()?);
     command.env(VARIABLE, fd.as_raw_fd().to_string());
@@ -40,11 +40,11 @@ pub fn inherit(command: &mut Command, buffer: &Buffer) -> Result<(), Error> {
     Ok(())
 }
 
-/// The buffer that this process has inherited, by [`VARIABLE`].
+/// The buffer that this process has inherited, according to [`VARIABLE`].
 ///
 /// # Errors
 ///
-/// [`Error::WrongFd`]: there is no such variable, or the fd is not a dma-buf.
+/// [`Error::WrongFd`]: the variable is not set, or the fd is not a dma-buf.
 pub fn inherited() -> Result<Buffer, Error> {
     let text = std::env::var(VARIABLE).unwrap_or_default();
     let number: RawFd =
@@ -52,13 +52,12 @@ pub fn inherited() -> Result<Buffer, Error> {
     inherited_as(number)
 }
 
-/// The buffer that this process has inherited as fd `number`, whatever told it the number. The
-/// number stays open: this is another fd.
+/// The buffer that this process has inherited as fd `number`. Returns a duplicate; `number` stays
+/// open.
 ///
 /// # Errors
 ///
-/// [`Error::Os`], `EBADF`: nothing is open under that number. [`Error::WrongFd`]: it is not a
-/// dma-buf.
+/// [`Error::Os`], `EBADF`: the fd is not open. [`Error::WrongFd`]: it is not a dma-buf.
 pub fn inherited_as(number: RawFd) -> Result<Buffer, Error> {
     let fd = sys::duplicate_number(number).tried(format_args!("dup of fd {number}"))?;
     Buffer::from_fd(fd)

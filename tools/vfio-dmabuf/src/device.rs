@@ -17,16 +17,16 @@ use crate::mapping::{Access, Mapping};
 use crate::pci::{PciAddress, PciBus, PciDevice};
 use crate::{sys, uapi};
 
-/// How a device is opened.
+/// The two ways to open a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// `/dev/vfio/GROUP`, in a type 1 container of its own.
+    /// `/dev/vfio/GROUP`, in a type1 container of its own.
     Group,
     /// `/dev/vfio/devices/vfioN`, bound to an iommufd of its own.
     Cdev,
 }
 
-/// What holds a device besides its own fd.
+/// What keeps a device usable besides its own fd.
 #[derive(Debug)]
 enum Holder {
     Group {
@@ -41,7 +41,7 @@ enum Holder {
     },
 }
 
-/// The device of another crate, which must stay open.
+/// A device of another crate, which must stay open.
 #[cfg(feature = "vfio-ioctls")]
 struct KeptOpen {
     _device: std::sync::Arc<vfio_ioctls::VfioDevice>,
@@ -54,38 +54,38 @@ impl std::fmt::Debug for KeptOpen {
     }
 }
 
-/// What of the IOMMU a device was opened with, for DMA mappings of the program's own.
+/// The IOMMU object that a device was opened with, for the program's own DMA mappings.
 #[derive(Clone, Copy, Debug)]
 pub enum Iommu<'a> {
-    /// A type 1 container.
+    /// A type1 container.
     Container(BorrowedFd<'a>),
-    /// An iommufd. No address space is attached yet: DMA does not work before one is.
+    /// An iommufd. No address space is attached yet; the device cannot do DMA before one is.
     Iommufd(BorrowedFd<'a>),
-    /// Whoever opened the device has it.
+    /// The opener of the device has it.
     Elsewhere,
 }
 
-/// The state of a buffer, as its device knows it.
+/// The state of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Accesses reach the device.
     Live,
-    /// The device's memory is off or being reset; it will be live again.
+    /// The device's memory is disabled or being reset. The buffer will be live again.
     Suspended,
     /// Revoked for good.
     Revoked,
-    /// The device was closed since; dead for good.
+    /// The device was closed. The buffer is dead for good.
     Closed,
 }
 
-/// What a device knows about a buffer of its.
+/// The description of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// Its state. It may be another one by now, but that what is dead stays so.
+    /// Its state at the time of the call. A revoked or closed buffer stays so.
     pub status: Status,
-    /// How later mappings of it access memory.
+    /// The memory attribute of later mappings.
     pub attribute: Attribute,
-    /// How many ranges it was exported with.
+    /// The number of ranges that it was exported with.
     pub ranges: u32,
     /// Its size, bytes.
     pub size: u64,
@@ -93,8 +93,8 @@ pub struct Info {
 
 /// An open VFIO device.
 ///
-/// Buffers can be made and revoked while it lives. When it is dropped, and no BAR mapping made
-/// through it is left, all its buffers die: a process that crashes takes back what it gave.
+/// It exports and revokes buffers. All its buffers die when it is dropped and the last BAR mapping
+/// made through it is gone. A process that crashes thereby revokes everything that it exported.
 ///
 /// ```no_run
 /// use vfio_dmabuf::{Access, Device};
@@ -102,14 +102,14 @@ pub struct Info {
 /// # fn main() -> Result<(), vfio_dmabuf::Error> {
 /// let device = Device::open("0000:01:00.0".parse()?)?;
 /// let slice = device.export(0).range(0, 4096).create()?;
-/// // Hand it out, then, when its holder has had it for long enough:
+/// // Hand it out, and later:
 /// device.revoke(&slice)?;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug)]
 pub struct Device {
-    // First, so that it is closed first: a group does not leave its container before.
+    // The first field, so that it is closed first: the group stays in its container until then.
     fd: OwnedFd,
     holder: Holder,
     address: PciAddress,
@@ -117,7 +117,7 @@ pub struct Device {
 
 impl Device {
     /// Opens a device: through its group if the kernel has groups, else through its character
-    /// device. Peer-to-peer DMA needs a container, which groups have.
+    /// device. Peer-to-peer DMA needs a container, and only groups have one.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Device {
     /// # Errors
     ///
     /// [`Error::NoDevice`], [`Error::NotVfio`], [`Error::NoGroup`], [`Error::GroupNotViable`];
-    /// [`Error::Os`], `EBUSY`: somebody else has the device (or its group) open.
+    /// [`Error::Os`] with `EBUSY`: the device or its group is already open.
     pub fn open_via(address: PciAddress, via: Via) -> Result<Device, Error> {
         let pci = PciBus::system().device(address)?;
         if pci.vfio_name().is_none() {
@@ -174,25 +174,25 @@ impl Device {
         Ok(Device { fd: fd.into(), holder: Holder::Iommufd(iommufd), address })
     }
 
-    /// Takes over an fd of a device that somebody opened: this program by its own means, or
-    /// another one that passed it on. It must be usable already (of a group that has a container,
-    /// or bound to an iommufd). Nothing of the container or the iommufd is touched.
+    /// Takes ownership of a VFIO device fd that this program or another one opened. The fd must be
+    /// usable: its group has a container, or it is bound to an iommufd. The container or the
+    /// iommufd stays untouched.
     ///
     /// # Errors
     ///
-    /// [`Error::WrongFd`]: it is not that of a VFIO device; also on kernels too old to say so in
-    /// fdinfo (`vfio-device-syspath`).
+    /// [`Error::WrongFd`]: the fd is not a VFIO device, or the kernel is too old to name the device
+    /// in fdinfo (`vfio-device-syspath`).
     pub fn from_fd(fd: OwnedFd) -> Result<Device, Error> {
         let address = address_of(fd.as_fd())?;
         Ok(Device { fd, holder: Holder::Elsewhere, address })
     }
 
-    /// Makes buffers of a device that rust-vmm's `vfio-ioctls` opened, whose container or iommufd
-    /// stays with it. The device stays open at least as long as this object.
+    /// Uses a device that rust-vmm's `vfio-ioctls` opened. Its container or iommufd stays with that
+    /// crate. The device stays open at least as long as this object lives.
     ///
     /// # Errors
     ///
-    /// As [`Device::from_fd`]; [`Error::Os`], `EMFILE`.
+    /// As [`Device::from_fd`]; [`Error::Os`] with `EMFILE`.
     #[cfg(feature = "vfio-ioctls")]
     pub fn from_rust_vmm(device: std::sync::Arc<vfio_ioctls::VfioDevice>) -> Result<Device, Error> {
         let fd = sys::duplicate(&*device).tried("dup of a device fd")?;
@@ -204,12 +204,12 @@ impl Device {
         })
     }
 
-    /// Its address.
+    /// The PCI address.
     pub fn address(&self) -> PciAddress {
         self.address
     }
 
-    /// What of the IOMMU it was opened with.
+    /// The IOMMU object that the device was opened with.
     pub fn iommu(&self) -> Iommu<'_> {
         match &self.holder {
             Holder::Group { container, .. } => Iommu::Container(container.as_fd()),
@@ -218,28 +218,28 @@ impl Device {
         }
     }
 
-    /// Whether its driver makes buffers that can be mapped and revoked: whether it is this
-    /// project's. In-tree vfio-pci makes buffers for other devices only.
+    /// Whether the driver can revoke buffers: `true` for this project's driver. In-tree vfio-pci
+    /// exports buffers for other devices only.
     pub fn can_revoke(&self) -> bool {
         let flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
         sys::probe(&self.fd, flags).is_ok()
     }
 
-    /// The size of BAR `bar`, bytes; 0 if the device does not have it.
+    /// The size of BAR `bar` in bytes; 0 if the device does not have it.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `EINVAL`: there is no such BAR on any device.
+    /// [`Error::Os`]; `EINVAL`: PCI devices have no such BAR.
     pub fn bar_size(&self, bar: u32) -> Result<u64, Error> {
         Ok(self.region(bar)?.size)
     }
 
-    /// Maps `length` bytes from `offset` of a BAR, multiples of the page size, uncached. The
-    /// device stays open as long as the mapping lives.
+    /// Maps `length` bytes from `offset` of a BAR, both multiples of the page size, uncached. The
+    /// mapping keeps the device open.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `EINVAL`: past the end, parts of pages, or no memory.
+    /// [`Error::Os`]; `EINVAL`: past the end, not page-aligned, or not memory.
     pub fn map_bar(
         &self,
         bar: u32,
@@ -250,29 +250,30 @@ impl Device {
         let at = self.region(bar)?.offset.wrapping_add(offset);
         let what = format!("mmap of {length:#x} bytes at {offset:#x} of {}", self.bar(bar));
         Mapping::new(&self.fd, at, length, access).tried_as(what, |errno| match errno {
-            Errno::INVAL => Some("past the end of the BAR, parts of pages, or no memory"),
+            Errno::INVAL => Some("past the end of the BAR, not page-aligned, or not memory"),
             _ => None,
         })
     }
 
-    /// Begins to make a buffer over ranges of a BAR.
+    /// Starts an export of ranges of a BAR.
     pub fn export(&self, bar: u32) -> Export<'_> {
         Export::new(self, bar)
     }
 
-    /// Takes a buffer back from everybody, for good. When this has returned, no process and no
-    /// other device reaches the memory through it. Which copy of the fd is given does not matter.
-    /// Other buffers over the same memory stay as they are.
+    /// Revokes a buffer for good. When this returns, no process and no other device reaches the
+    /// memory through it. Any fd of the buffer will do. Other buffers over the same memory stay as
+    /// they are.
     ///
-    /// Returns whether this call did it: `false` if it had been revoked before.
+    /// Returns `false` if the buffer was revoked before.
     ///
-    /// Waits for other devices that have imported the buffer to let go of it. They cannot map it
-    /// any more meanwhile, nor can any process; signals do not end the wait. A program that may
-    /// not wait calls this from a thread of its own.
+    /// Waits until other devices that have imported the buffer unmap it. Neither they nor any
+    /// process can map it again meanwhile. Signals do not end the wait: a program that must not
+    /// block calls this from a separate thread.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `ENODEV`: a buffer of another device, or the device was closed since.
+    /// [`Error::Os`]; `ENODEV`: the buffer belongs to another device, or the device was closed
+    /// since the export.
     pub fn revoke(&self, buffer: &Buffer) -> Result<bool, Error> {
         let payload = uapi::vfio_device_feature_dma_buf_revoke { dmabuf_fd: raw(buffer) };
         let flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
@@ -283,7 +284,7 @@ impl Device {
         }
     }
 
-    /// The attribute that later mappings of a buffer will have.
+    /// Returns the attribute of later mappings of a buffer.
     ///
     /// # Errors
     ///
@@ -297,11 +298,11 @@ impl Device {
         Attribute::from_memattr(got.memattr)
     }
 
-    /// Sets the attribute that later mappings of a buffer will have. Those that exist keep theirs.
+    /// Sets the attribute of later mappings of a buffer. Existing mappings keep theirs.
     ///
     /// # Errors
     ///
-    /// As [`Device::revoke`]; `EOPNOTSUPP`: the machine does not have it.
+    /// As [`Device::revoke`]; `EOPNOTSUPP`: this machine does not have the attribute.
     pub fn set_attribute(&self, buffer: &Buffer, attribute: Attribute) -> Result<(), Error> {
         let flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
         let payload = uapi::vfio_device_feature_dma_buf_memattr {
@@ -313,11 +314,11 @@ impl Device {
             .map(drop)
     }
 
-    /// What the device knows about a buffer of its.
+    /// Describes a buffer.
     ///
     /// # Errors
     ///
-    /// As [`Device::revoke`], but that a buffer whose device was closed is described while the
+    /// As [`Device::revoke`], except that a buffer whose device was closed is described while the
     /// same device is open again.
     pub fn info(&self, buffer: &Buffer) -> Result<Info, Error> {
         let flags = uapi::VFIO_DEVICE_FEATURE_GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
@@ -339,12 +340,12 @@ impl Device {
         Ok(Info { status, attribute, ranges: got.nr_ranges, size: got.size })
     }
 
-    /// Resets the device. Accesses to it wait until it is over; mappings and buffers stay.
+    /// Resets the device. Accesses wait for the end of the reset; mappings and buffers stay.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `ENOTTY`: there is no way to reset this device by itself; `EINTR`: a signal
-    /// came while it waited for importing devices, and there was no reset.
+    /// [`Error::Os`]; `ENOTTY`: this device cannot be reset by itself; `EINTR`: a signal arrived
+    /// while the call waited for importing devices, and there was no reset.
     pub fn reset(&self) -> Result<(), Error> {
         sys::reset(&self.fd).tried(format_args!("VFIO_DEVICE_RESET {}", self.address))
     }
@@ -357,7 +358,7 @@ impl Device {
         found.tried(format_args!("size of {}", self.bar(bar)))
     }
 
-    /// A BAR, for messages.
+    /// The name of a BAR for messages.
     pub(crate) fn bar(&self, bar: u32) -> String {
         format!("BAR {bar} of {}", self.address)
     }
@@ -368,7 +369,7 @@ impl Device {
 }
 
 impl AsFd for Device {
-    /// The device's fd, for everything else that VFIO offers.
+    /// The device fd, for everything else that VFIO offers.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -381,8 +382,8 @@ fn raw(buffer: &Buffer) -> i32 {
 fn of_buffer(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::NODEV => Some("it belongs to another device, or its device was closed"),
-        Errno::NOTTY => Some("the device's driver has no such feature"),
-        Errno::OPNOTSUPP => Some("the machine does not have that memory attribute"),
+        Errno::NOTTY => Some("the driver of the device does not have this feature"),
+        Errno::OPNOTSUPP => Some("this machine does not have that memory attribute"),
         _ => None,
     }
 }
@@ -390,16 +391,16 @@ fn of_buffer(errno: Errno) -> Option<&'static str> {
 fn open(path: &str) -> Result<File, Error> {
     let file = fs::OpenOptions::new().read(true).write(true).open(path);
     file.tried_as(format_args!("open {path}"), |errno| match errno {
-        Errno::BUSY => Some("somebody else has it open"),
+        Errno::BUSY => Some("it is already open"),
         _ => None,
     })
 }
 
-/// Which device an fd belongs to, by what the kernel says about it.
+/// The device that an fd belongs to, from its fdinfo.
 fn address_of(fd: BorrowedFd<'_>) -> Result<PciAddress, Error> {
     let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
     let text = fs::read_to_string(&path).tried(path)?;
     let device = text.lines().find_map(|line| line.strip_prefix("vfio-device-syspath:"));
     let name = device.and_then(|path| path.trim().rsplit('/').next());
-    name.and_then(|name| name.parse().ok()).ok_or(Error::WrongFd("that of a VFIO PCI device"))
+    name.and_then(|name| name.parse().ok()).ok_or(Error::WrongFd("a VFIO PCI device"))
 }

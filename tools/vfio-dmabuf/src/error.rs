@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What can go wrong: which call, on what, and what the kernel said.
+//! Errors: the call that failed, its object, and the errno.
 
 use std::fmt::Display;
 
@@ -7,57 +7,59 @@ use rustix::io::Errno;
 
 use crate::pci::PciAddress;
 
-/// An error of this crate but for accesses to a mapping, which have [`AccessError`].
+/// An error of this crate. Accesses to a mapping return [`AccessError`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused a call.
     #[error("{tried}: {errno}{}", explained(.meaning))]
     Os {
-        /// The call and what it was made on.
+        /// The call and its object.
         tried: String,
-        /// What the kernel answered.
+        /// The errno.
         errno: Errno,
-        /// What that answer means for this call, where the interface says.
+        /// The meaning of the errno for this call, if it has a particular one.
         meaning: Option<&'static str>,
     },
-    /// The text is no PCI address.
-    #[error("{0:?} is no PCI address; one looks like 0000:01:00.0")]
+    /// The text is not a PCI address.
+    #[error("{0:?} is not a PCI address; an example is 0000:01:00.0")]
     BadAddress(String),
     /// The machine has no such device.
     #[error("there is no PCI device {0}")]
     NoDevice(PciAddress),
-    /// The device has no driver, or one that is not VFIO's.
-    #[error("{address} is not bound to a VFIO driver but to {}", or_none(.driver))]
+    /// The device has no driver, or one that is not a VFIO driver.
+    #[error("{address} is bound to {}, which is not a VFIO driver", or_none(.driver))]
     NotVfio {
         /// The device.
         address: PciAddress,
         /// Its driver.
         driver: Option<String>,
     },
-    /// The device is in no IOMMU group: the machine has no IOMMU, or it is off.
-    #[error("{0} is in no IOMMU group: is the machine's IOMMU on?")]
+    /// The device is in no IOMMU group: the machine has no IOMMU, or it is disabled.
+    #[error("{0} is in no IOMMU group: is the IOMMU of this machine enabled?")]
     NoGroup(PciAddress),
-    /// Another device of the IOMMU group has a driver that is not VFIO's.
-    #[error("IOMMU group {group} of {address} is not viable: a device in it has another driver")]
+    /// Another device of the IOMMU group has a driver that is not a VFIO driver.
+    #[error(
+        "IOMMU group {group} of {address} is not viable: a device in it has a non-VFIO driver"
+    )]
     GroupNotViable {
         /// The device.
         address: PciAddress,
         /// Its group.
         group: u32,
     },
-    /// The fd is something else than what it was said to be.
+    /// The fd is not of the expected kind.
     #[error("the fd is not {0}")]
     WrongFd(&'static str),
-    /// A message of another process cannot be used.
+    /// A message from another process is invalid.
     #[error("message with a buffer: {0}")]
     Message(#[from] MessageError),
-    /// A file of the kernel does not have the form that it should have.
-    #[error("{file}: {found:?} makes no sense")]
+    /// A file of the kernel has an unexpected content.
+    #[error("{file}: unexpected content {found:?}")]
     Unreadable {
         /// Its path.
         file: String,
-        /// What was in it.
+        /// Its content.
         found: String,
     },
     /// An access to a mapping failed.
@@ -65,66 +67,66 @@ pub enum Error {
     Access(#[from] AccessError),
 }
 
-/// Why a message was refused. Whatever fds came with it were closed.
+/// The reason why a message was refused. Its fds were closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// The other side has closed the connection.
-    #[error("the other side has closed the connection")]
+    /// The peer has closed the connection.
+    #[error("the peer has closed the connection")]
     Closed,
-    /// Not a message of this crate, or one of another version of it.
-    #[error("it is not one that this version understands")]
+    /// Not a message of this crate, or one of another format version.
+    #[error("its format is unknown")]
     Malformed,
-    /// Not exactly one fd came with it.
-    #[error("not exactly one fd came with it")]
+    /// It did not carry exactly one fd.
+    #[error("it does not carry exactly one fd")]
     Fds,
     /// The fd is not a dma-buf.
-    #[error("the fd is not a dma-buf")]
+    #[error("its fd is not a dma-buf")]
     NotABuffer,
-    /// The dma-buf has another size than the message says.
-    #[error("the dma-buf has another size than the message says")]
+    /// The size of the dma-buf is not the one in the message.
+    #[error("the size of the dma-buf is not the one in the message")]
     Size,
 }
 
-/// Why an access to a [`Mapping`](crate::Mapping) failed. Offsets and sizes are bytes.
+/// The reason why an access to a [`Mapping`](crate::Mapping) failed. Offsets and sizes are bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccessError {
-    /// It reaches past the end of the mapping. Nothing was accessed.
+    /// The access reaches past the end of the mapping. Nothing was accessed.
     #[error("{length} bytes at {offset:#x} reach past the end of the mapping, {size:#x}")]
     Bounds {
-        /// Where the access begins.
+        /// Start of the access.
         offset: u64,
-        /// How long it is.
+        /// Length of the access.
         length: u64,
-        /// How long the mapping is.
+        /// Length of the mapping.
         size: u64,
     },
-    /// The offset is no multiple of the width. Nothing was accessed.
+    /// The offset is not a multiple of the width. Nothing was accessed.
     #[error("an access of {width} bytes at {offset:#x} is not aligned")]
     Alignment {
-        /// Where the access begins.
+        /// Start of the access.
         offset: u64,
         /// Its width.
         width: u64,
     },
-    /// A write to a mapping that is for reading only. Nothing was accessed.
-    #[error("the mapping is for reading only")]
+    /// A write to a read-only mapping. Nothing was accessed.
+    #[error("the mapping is read-only")]
     ReadOnly,
-    /// There is no device memory behind the page: the buffer was revoked, its device was closed,
-    /// or the device's memory is off. In the last case the same mapping works again later;
-    /// [`Buffer::is_gone`](crate::Buffer::is_gone) tells which it is.
+    /// There is no device memory at this address: the buffer was revoked, its device was closed, or
+    /// the device's memory is disabled. In the last case the same mapping works again later;
+    /// [`Buffer::is_gone`](crate::Buffer::is_gone) distinguishes the cases.
     ///
     /// Everything before `offset` was accessed.
-    #[error("no device memory at {offset:#x}: the buffer was revoked or the device is off")]
+    #[error("no device memory at {offset:#x}: the buffer was revoked or memory is disabled")]
     Lost {
-        /// Of the element that could not be accessed.
+        /// Offset of the element that could not be accessed.
         offset: u64,
     },
 }
 
 impl Error {
-    /// What the kernel answered, if that is what went wrong.
+    /// The errno, if a call failed.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Error::Os { errno, .. } => Some(*errno),
@@ -132,7 +134,7 @@ impl Error {
         }
     }
 
-    /// Whether an access failed because the buffer was revoked or the device is off.
+    /// Whether an access failed because the buffer was revoked or the device's memory is disabled.
     pub fn is_lost(&self) -> bool {
         matches!(self, Error::Access(AccessError::Lost { .. }))
     }
@@ -146,12 +148,12 @@ fn or_none(driver: &Option<String>) -> &str {
     driver.as_deref().unwrap_or("none")
 }
 
-/// Turns what the kernel answered into an [`Error`].
+/// Turns an errno into an [`Error`].
 pub(crate) trait Tried<T> {
     /// Names the call.
     fn tried(self, what: impl Display) -> Result<T, Error>;
 
-    /// Names the call, and what its answers mean.
+    /// Names the call and the meaning of its errnos.
     fn tried_as(
         self,
         what: impl Display,
@@ -176,7 +178,7 @@ impl<T, E: Into<AnyErrno>> Tried<T> for Result<T, E> {
     }
 }
 
-/// The errno of rustix or of the standard library.
+/// An errno from rustix or from the standard library.
 pub(crate) struct AnyErrno(Errno);
 
 impl From<Errno> for AnyErrno {

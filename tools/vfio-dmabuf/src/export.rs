@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Making buffers.
+//! Exports: making buffers.
 
 use std::os::fd::OwnedFd;
 
@@ -17,8 +17,8 @@ pub enum Attribute {
     /// Each access reaches the device, in program order.
     #[default]
     Uncached,
-    /// Writes may be merged and reordered, until [`Mapping::write_barrier`]. Much faster for bulk
-    /// writes, wrong for registers whose reads or writes have side effects.
+    /// The CPU may merge and reorder writes up to a [`Mapping::write_barrier`]. Much faster for
+    /// bulk writes, wrong for registers with side effects.
     ///
     /// [`Mapping::write_barrier`]: crate::Mapping::write_barrier
     WriteCombining,
@@ -51,9 +51,9 @@ impl Attribute {
     }
 }
 
-/// A buffer in the making; see [`Device::export`].
+/// An export that is being prepared; see [`Device::export`].
 #[derive(Clone, Debug)]
-#[must_use = "nothing is exported before create()"]
+#[must_use = "create() makes the buffer"]
 pub struct Export<'a> {
     device: &'a Device,
     bar: u32,
@@ -73,48 +73,50 @@ impl<'a> Export<'a> {
         }
     }
 
-    /// Adds `length` bytes from `offset` of the BAR, both multiples of the page size. Ranges lie
-    /// in the buffer end to end in the order in which they are added; they may overlap.
+    /// Adds `length` bytes from `offset` of the BAR, both multiples of the page size. The buffer
+    /// has the ranges end to end, in the order in which they are added. They may overlap.
     pub fn range(mut self, offset: u64, length: u64) -> Export<'a> {
         self.ranges.push((offset, length));
         self
     }
 
-    /// The memory attribute that the buffer is born with; [`Attribute::Uncached`] if none is said.
+    /// Sets the initial memory attribute; the default is [`Attribute::Uncached`].
     pub fn attribute(mut self, attribute: Attribute) -> Export<'a> {
         self.attribute = attribute;
         self
     }
 
-    /// Makes a buffer that can be mapped for reading only.
+    /// Makes the buffer read-only: it refuses writable mappings.
     pub fn read_only(mut self) -> Export<'a> {
         self.read_only = true;
         self
     }
 
-    /// Makes the buffer. Its fd is closed when another program is executed.
+    /// Makes the buffer. Its fd has `FD_CLOEXEC`.
     ///
-    /// While the device's memory is off the buffer can be made, but is not accessible yet.
+    /// Works while the device's memory is disabled; accesses then fail until it is enabled.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `EINVAL`: no ranges, parts of pages, past the end of the BAR; `ENODEV`: the
+    /// [`Error::Os`]; `EINVAL`: no ranges, not page-aligned, past the end of the BAR; `ENODEV`: the
     /// device has no memory in that BAR; `E2BIG`: more than
     /// [`VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES`](uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES)
-    /// ranges; `EOPNOTSUPP`: the machine has no such attribute; `EMFILE` and `ENOMEM` as usual.
+    /// ranges; `EOPNOTSUPP`: this machine lacks the attribute; `EMFILE` and `ENOMEM` as usual.
     pub fn create(self) -> Result<Buffer, Error> {
         let fd = self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF)?;
         Ok(Buffer::exported(fd))
     }
 
-    /// Makes an fd for `IOMMU_IOAS_MAP_FILE`, for DMA of another device to these ranges: iommufd
-    /// maps no [`Buffer`], but only what the in-tree core of VFIO exports, which this is.
+    /// Makes an fd for `IOMMU_IOAS_MAP_FILE`, for DMA of another device to these ranges. iommufd
+    /// maps dma-bufs of the in-tree VFIO core only, and this fd is one.
     ///
-    /// Up to Linux 7.3 at least iommufd takes only those of one range (`EOPNOTSUPP`).
+    /// Up to Linux 7.3 at least, iommufd takes fds of one range only (`EOPNOTSUPP`). Do not pass
+    /// such an fd to an untrusted process: these dma-bufs of the core have a use-after-free through
+    /// `O_PATH` fds.
     ///
-    /// It is no buffer: no process can map it, and it cannot be revoked. What iommufd has mapped
-    /// through it is taken away when the device's memory is switched off, when the device is
-    /// reset through its fd, and when it is closed; to have it back, map it anew.
+    /// The fd is not a buffer: no process can map it, and it cannot be revoked. iommufd loses its
+    /// mapping when the device's memory is disabled, when the device is reset through its fd, and
+    /// when it is closed. Map the fd again to restore it.
     ///
     /// # Errors
     ///
@@ -136,12 +138,12 @@ impl<'a> Export<'a> {
         };
         let tried = format!("export of {} of {}", ranges(&self.ranges), self.device.bar(self.bar));
         sys::export(self.device, &call).tried_as(tried, |errno| match errno {
-            Errno::INVAL => Some("no ranges, parts of pages, or past the end of the BAR"),
+            Errno::INVAL => Some("no ranges, not page-aligned, or past the end of the BAR"),
             Errno::NODEV => Some("the device has no memory in that BAR"),
             Errno::TOOBIG => Some("too many ranges"),
-            Errno::NOSPC => Some("the ranges are too long together"),
-            Errno::OPNOTSUPP => Some("the machine does not have that memory attribute"),
-            Errno::NOTTY => Some("the device's driver has no such export"),
+            Errno::NOSPC => Some("the total length of the ranges is too large"),
+            Errno::OPNOTSUPP => Some("this machine does not have that memory attribute"),
+            Errno::NOTTY => Some("the driver of the device does not support this export"),
             _ => None,
         })
     }

@@ -1,43 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Accesses to device memory that end in an error where others end in SIGBUS.
+//! Accesses to device memory that return an error instead of raising SIGBUS.
 //!
-//! When a buffer is revoked, the next access to a mapping of it makes the kernel send SIGBUS to
-//! the thread, whose default action kills the process. [`Mapping`](crate::Mapping) makes all its
+//! After a buffer is revoked, the next access to a mapping of it makes the kernel send SIGBUS to
+//! the thread; the default action kills the process. [`Mapping`](crate::Mapping) makes all its
 //! accesses through this module, so that they return
 //! [`AccessError::Lost`](crate::AccessError::Lost) instead.
 //!
-//! # How
+//! # How it works
 //!
-//! Each access is one instruction of a few small assembly functions, at an address that is known
-//! by name. One handler of SIGBUS for the whole process looks where the signal came from. If it is
-//! one of these instructions, and the kernel says that there was nothing behind the address
-//! (`BUS_ADRERR`), the handler lets the thread go on at the end of the function, which returns how
-//! many elements are left. Any other SIGBUS goes on to the handler that was there before, as if
-//! ours were not there: from another place in the program, from `kill`, for broken memory. If
-//! there was none, the process dies of the signal with its original `siginfo_t`, so that a core
-//! dump shows the true place.
+//! A few small assembly functions make the accesses. The address of each accessing instruction has
+//! a name. One SIGBUS handler for the whole process compares the faulting address with these
+//! names. On a match with the code `BUS_ADRERR` (nothing at the address), it resumes the thread at
+//! the end of the function, which returns the number of elements left.
 //!
-//! Threads share nothing but that earlier handler's address, which is written once. The handler
-//! takes no lock, allocates nothing, makes no system call for a lost access and leaves `errno`
-//! alone. No jump buffer is kept and no signal mask is changed around an access.
+//! Every other SIGBUS goes to the previous handler, as if this one did not exist: one from other
+//! code, from `kill`, or for broken memory. If there was no previous handler, the process dies of
+//! the signal with its original `siginfo_t`, so that a core dump shows the real place.
+//!
+//! Threads share only the address of the previous handler, which is written once. The handler
+//! takes no lock, does not allocate, makes no system call for a lost access and does not change
+//! `errno`. An access saves no jump buffer and changes no signal mask.
 //!
 //! # What it costs
 //!
-//! An access that works costs the checks, a call and a return on top of the device's own time,
-//! which for an uncached read is hundreds of ns; there is no system call. An access that is lost
-//! costs a page fault and a signal. On a virtual machine with other things to do,
-//! `cargo run --release --example guard_cost` said 5 to 11 ns and 4 to 12 µs.
+//! A successful access costs the checks, a call and a return in addition to the access itself, and
+//! no system call. A lost access costs a page fault and a signal.
+//! `cargo run --release --example guard_cost` measures both on your machine.
 //!
 //! # Limits
 //!
-//! - The handler is installed by the first mapping of this crate, or by [`install`], and stays.
-//!   **Who sets a SIGBUS handler later must call the one that it replaces** for signals that it
-//!   does not know, as this one does; otherwise lost accesses go to that handler. [`is_first`]
-//!   tells whether SIGBUS comes here first.
-//! - A thread that blocks SIGBUS dies of a lost access: the kernel resets a signal that it cannot
-//!   deliver. So does a process that sets SIGBUS back to the default or ignores it.
-//! - Raw pointers ([`Mapping::as_ptr`](crate::Mapping::as_ptr)) are not guarded, nor are system
-//!   calls on the memory: those answer `EFAULT` by themselves.
+//! - The first mapping of this crate, or [`install`], installs the handler for the life of the
+//!   process. **A SIGBUS handler that is installed later must call the one that it replaces** for
+//!   signals that it does not recognise; otherwise it receives the lost accesses. [`is_first`]
+//!   checks for that.
+//! - A lost access kills a thread that blocks SIGBUS, because the kernel forces a signal that it
+//!   cannot deliver. It also kills a process that ignores SIGBUS or has reset it to the default.
+//! - Raw pointers ([`Mapping::as_ptr`](crate::Mapping::as_ptr)) are not guarded. System calls on
+//!   the memory return `EFAULT`.
 //! - x86-64 only.
 //! - A debugger stops at each SIGBUS first (gdb: `handle SIGBUS nostop noprint pass`).
 
@@ -52,13 +51,13 @@ use crate::mapping::Word;
 use crate::sys::Area;
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("the SIGBUS guard of vfio-dmabuf knows x86-64 only");
+compile_error!("the SIGBUS guard of vfio-dmabuf supports x86-64 only");
 
 /// The two functions of one width: `$load(device, memory, count)` and `$store(device, memory,
-/// count)` copy `count` elements one after the other, with one access to the device for each, and
-/// return how many are left: 0, or those from the one that was lost on.
+/// count)` copy `count` elements in order, with one access to the device each. They return the
+/// number of elements left: 0, or those from the lost one on.
 ///
-/// RDI and RSI go along, RAX counts down; it is what the handler leaves to be returned.
+/// RDI and RSI advance and RAX counts down. The handler leaves RAX as the return value.
 macro_rules! functions {
     ($load:ident $load_at:ident $store:ident $store_at:ident:
         $size:literal $part:literal $step:literal) => {
@@ -138,11 +137,11 @@ global_asm!(
 );
 
 extern "C" {
-    /// Where a thread goes on whose access was lost: a lone return.
+    /// The resume address after a lost access: a lone return.
     fn vfio_dmabuf_lost();
 }
 
-/// Whether an access to device memory is made by the instruction at `address`.
+/// Whether the instruction at `address` accesses device memory.
 fn is_access(address: usize) -> bool {
     let sites: [unsafe extern "C" fn(); 8] = [
         vfio_dmabuf_load8_at,
@@ -157,18 +156,18 @@ fn is_access(address: usize) -> bool {
     sites.iter().any(|&site| site as usize == address)
 }
 
-/// Reads elements from a device, one access each, in ascending order. Returns how many were not
-/// read because the first of them was lost.
+/// Reads elements from a device, one access each, in ascending order. Returns the number of
+/// elements that were not read because the first of them was lost.
 ///
 /// # Panics
 ///
-/// They reach past the end of the area: the caller has to look at that.
+/// If they reach past the end of the area, which the caller must check.
 pub(crate) fn load<T: Word>(area: &Area, offset: usize, memory: &mut [T]) -> usize {
     let device = place(area, offset, size_of_val(memory)).cast_const();
     let (to, count) = (memory.as_mut_ptr().cast(), memory.len());
-    // SAFETY: place() has found the elements in the area, which is borrowed meanwhile; no Rust
-    // object lives there. `memory` takes `count` elements of the width, and that a lost access
-    // leaves the rest of it as it was is no harm.
+    // SAFETY: place() has checked that the elements are in the area, which stays borrowed; no Rust
+    // object lives there. `memory` has room for `count` elements of the width. A lost access
+    // leaves the rest of it unchanged.
     unsafe {
         match size_of::<T>() {
             1 => vfio_dmabuf_load8(device, to, count),
@@ -179,8 +178,8 @@ pub(crate) fn load<T: Word>(area: &Area, offset: usize, memory: &mut [T]) -> usi
     }
 }
 
-/// Writes elements to a device, as [`load`] reads them. An area that is mapped for reading only
-/// makes that SIGSEGV: the caller has to look at that, too.
+/// Writes elements to a device, as [`load`] reads them. A read-only area makes that SIGSEGV, which
+/// the caller must exclude, too.
 ///
 /// # Panics
 ///
@@ -206,25 +205,25 @@ fn place(area: &Area, offset: usize, length: usize) -> *mut u8 {
     area.start().as_ptr().wrapping_add(offset)
 }
 
-/// What was done on SIGBUS before; never freed, as a handler may be reading it at any time.
+/// The previous action for SIGBUS; never freed, because a handler may read it at any time.
 static EARLIER: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 
-/// Whether an earlier handler that wanted to be called only once (`SA_RESETHAND`) has been.
+/// Whether a previous handler with `SA_RESETHAND` has already run once.
 static SPENT: AtomicBool = AtomicBool::new(false);
 
-/// Installs the handler, unless that was done before.
+/// Installs the handler once; later calls do nothing.
 ///
-/// Mappings do it by themselves. A program whose other parts set SIGBUS handlers calls this first,
-/// so that theirs come later and call this one; or last, and then this one calls theirs.
+/// Mappings call it. A program that sets SIGBUS handlers of its own calls it before or after it
+/// sets them. Called before, those handlers must call this one; called after, this one calls them.
 pub fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // The earlier handler must be known before the first signal comes.
+        // The previous handler must be stored before the first signal arrives.
         let earlier = current();
         EARLIER.store(Box::into_raw(Box::new(earlier)), Ordering::Release);
         let mut ours = earlier;
         ours.sa_sigaction = on_sigbus as extern "C" fn(_, _, _) as usize;
-        // The earlier handler finds the stack and the mask that it asked for.
+        // The previous handler runs with the stack and the mask that it asked for.
         ours.sa_flags = match earlier.sa_sigaction {
             libc::SIG_DFL | libc::SIG_IGN => libc::SA_ONSTACK | libc::SA_RESTART,
             _ => earlier.sa_flags & (libc::SA_ONSTACK | libc::SA_RESTART | libc::SA_NODEFER),
@@ -232,26 +231,25 @@ pub fn install() {
         let mut replaced = earlier;
         // SAFETY: `ours` is complete, and on_sigbus() is async-signal-safe.
         let result = unsafe { libc::sigaction(libc::SIGBUS, &ours, &mut replaced) };
-        assert_eq!(result, 0, "sigaction() takes SIGBUS");
+        assert_eq!(result, 0, "sigaction() accepts SIGBUS");
         if replaced.sa_sigaction != earlier.sa_sigaction {
-            // Another thread was faster than we.
+            // Another thread has set a handler in between.
             EARLIER.store(Box::into_raw(Box::new(replaced)), Ordering::Release);
         }
     });
 }
 
-/// Whether SIGBUS comes to this module's handler first: it is installed, and nobody has set
-/// another one since. One system call.
+/// Whether this module's handler is the current SIGBUS handler. Makes one system call.
 pub fn is_first() -> bool {
     current().sa_sigaction == on_sigbus as extern "C" fn(_, _, _) as usize
 }
 
-/// What is done on SIGBUS now.
+/// The current action for SIGBUS.
 fn current() -> libc::sigaction {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: `action` takes what the kernel says; nothing is changed.
+    // SAFETY: The kernel writes to `action` and changes nothing.
     let result = unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), action.as_mut_ptr()) };
-    assert_eq!(result, 0, "sigaction() knows SIGBUS");
+    assert_eq!(result, 0, "sigaction() reads the action of SIGBUS");
     // SAFETY: All-zero is a valid sigaction, and the kernel has filled it in.
     unsafe { action.assume_init() }
 }
@@ -267,12 +265,12 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut c
         *at = vfio_dmabuf_lost as unsafe extern "C" fn() as usize as i64;
         return;
     }
-    // SAFETY: install() has stored it before it made us the handler, and it is never freed.
+    // SAFETY: install() stored it before it installed this handler, and it is never freed.
     let earlier = unsafe { &*EARLIER.load(Ordering::Acquire) };
     pass_on(earlier, signal, info, context);
 }
 
-/// Does what would have been done without us.
+/// Does what the previous action would have done.
 fn pass_on(
     earlier: &libc::sigaction,
     signal: i32,
@@ -283,37 +281,38 @@ fn pass_on(
     let code = unsafe { (*info).si_code };
     let once = earlier.sa_flags & libc::SA_RESETHAND != 0;
     match earlier.sa_sigaction {
-        // The instruction would fault again: the kernel kills a process that ignores that.
+        // Not for a fault of an instruction, which would repeat: the kernel kills a process that
+        // ignores that.
         libc::SIG_IGN if !is_synchronous(code) => {}
         libc::SIG_DFL | libc::SIG_IGN => die(signal, info),
         _ if once && SPENT.swap(true, Ordering::Relaxed) => die(signal, info),
         handler if earlier.sa_flags & libc::SA_SIGINFO != 0 => {
             type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut c_void);
-            // SAFETY: sigaction() had it as a handler of this type, says SA_SIGINFO.
+            // SAFETY: With SA_SIGINFO the handler has this type.
             let handler = unsafe { std::mem::transmute::<usize, Handler>(handler) };
             handler(signal, info, context);
         }
         handler => {
-            // SAFETY: As above, without SA_SIGINFO.
+            // SAFETY: Without SA_SIGINFO the handler has this type.
             let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(i32)>(handler) };
             handler(signal);
         }
     }
 }
 
-/// Whether an instruction was the cause of a SIGBUS with this code.
+/// Whether an instruction caused a SIGBUS with this code.
 fn is_synchronous(code: i32) -> bool {
     matches!(code, libc::BUS_ADRALN | libc::BUS_ADRERR | libc::BUS_OBJERR | libc::BUS_MCEERR_AR)
 }
 
-/// Lets the process die of the signal: as soon as the handler returns, as it is blocked till then.
+/// Makes the process die of the signal when the handler returns; it is blocked until then.
 fn die(signal: i32, info: *mut libc::siginfo_t) {
     // SAFETY: All-zero is a valid sigaction, that of SIG_DFL.
     let default: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: Puts the default action back.
+    // SAFETY: Restores the default action.
     unsafe { libc::sigaction(signal, &default, ptr::null_mut()) };
-    // SAFETY: Sends this thread what it was sent; a process may send itself any siginfo. If it
-    // cannot be queued, an instruction that faults does so again.
+    // SAFETY: Sends the same signal to this thread; a process may send itself any siginfo. If the
+    // signal cannot be queued, a faulting instruction raises it again.
     unsafe {
         let (process, thread) = (libc::getpid(), libc::gettid());
         libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signal, info);

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Slices of a PCI device's BARs for other processes, to be taken back at will: the user space
-//! side of the driver `dmabuf-vfio-pci`.
+//! Revocable slices of a PCI device's BARs for other processes: the user space side of the driver
+//! `dmabuf-vfio-pci`.
 //!
-//! The **owner** of a device opens it ([`Device::open`]), makes a [`Buffer`] over ranges of a BAR
-//! ([`Device::export`]), and hands it to another process: over a UNIX socket ([`channel`]), or to a
-//! program that it starts ([`command`]). It takes the buffer back with [`Device::revoke`].
+//! The **owner** of a device opens it ([`Device::open`]) and exports ranges of a BAR as a
+//! [`Buffer`] ([`Device::export`]). It hands the buffer to another process: over a UNIX socket
+//! ([`channel`]), or to a program that it starts ([`command`]). [`Device::revoke`] makes the buffer
+//! unreachable for every process.
 //!
 //! A **client** maps the buffer ([`Buffer::map`]) and reads and writes registers
-//! ([`Mapping::read`], [`Mapping::write`]). It needs no privileges and nothing of VFIO. When the
-//! buffer is revoked, its next access is an error, [`AccessError::Lost`], where a plain pointer
-//! would end the process with SIGBUS; [`guard`] tells how.
+//! ([`Mapping::read`], [`Mapping::write`]). It needs no privileges and no VFIO fd. After the buffer
+//! is revoked, the client's next access returns an error, [`AccessError::Lost`]. Through a plain
+//! pointer the same access would end the process with SIGBUS; [`guard`] explains how that is done.
 //!
 //! ```no_run
 //! use std::os::unix::net::UnixStream;
@@ -21,7 +22,7 @@
 //!     let slice = device.export(0).range(0, 4096).create()?;
 //!     let label = Label { address: device.address(), bar: 0, number: 0 };
 //!     send_buffer(client, &slice, &label)?;
-//!     // ... until the client has had it for long enough:
+//!     // ... later:
 //!     device.revoke(&slice)?;
 //!     Ok(())
 //! }
@@ -33,34 +34,35 @@
 //!         match registers.read::<u32>(0) {
 //!             Ok(value) => println!("{value:#x}"),
 //!             Err(AccessError::Lost { .. }) if slice.is_gone()? => return Ok(()),
-//!             Err(AccessError::Lost { .. }) => continue, // the device is off for a while
+//!             Err(AccessError::Lost { .. }) => continue, // memory is disabled for now
 //!             Err(error) => return Err(error.into()),
 //!         }
 //!     }
 //! }
 //! ```
 //!
-//! # What goes along with it
+//! # Devices, drivers and DMA
 //!
-//! - [`pci`] finds devices and gives them to a driver.
-//! - A device that another library has opened stays where it is: [`Device::from_fd`] takes any
-//!   VFIO device fd, and with the feature `vfio-ioctls`, `Device::from_rust_vmm` one of rust-vmm's
-//!   `VfioDevice`s, so that a VMM keeps its container, its groups and its DMA mappings. Opening by
-//!   [`Device::open`] does not go through `vfio-ioctls`: that crate tells neither errno nor call of
-//!   most failures, has resets and region accesses that cannot fail visibly, panics when a device
-//!   has gone by the time it is dropped, and brings KVM in as soon as iommufd is wanted.
-//! - DMA mappings are not in here: [`Device::iommu`] has the container or the iommufd for them.
+//! - [`pci`] finds devices and binds them to a driver.
+//! - [`Device::from_fd`] takes any VFIO device fd, so another library may open the device. With the
+//!   feature `vfio-ioctls`, `Device::from_rust_vmm` takes a `VfioDevice` of rust-vmm: a VMM keeps
+//!   its container, its groups and its DMA mappings.
+//! - [`Device::open`] does not use `vfio-ioctls`. That crate hides the errno and the call of most
+//!   failures, cannot report a failed reset or region access, panics if the device is gone when it
+//!   is dropped, and requires KVM for iommufd.
+//! - This crate makes no DMA mappings. [`Device::iommu`] returns the container or the iommufd for
+//!   them.
 //!
 //! # Units and errors
 //!
-//! Offsets, lengths and sizes are bytes. Whatever the kernel refuses is [`Error::Os`], with the
-//! call, what it was made on, and the errno; the documentation of each function says what the
-//! errnos mean that have a meaning of their own there.
+//! Offsets, lengths and sizes are bytes. If the kernel refuses a call, the error is [`Error::Os`]
+//! with the call, its object, and the errno. Each function documents the errnos that have a
+//! particular meaning for it.
 //!
 //! # Safety
 //!
-//! The interface is safe. Unsafe code is in two modules: `sys` (ioctls, mmap) and [`guard`].
-//! Memory of a device is never behind a Rust reference.
+//! The interface is safe. Unsafe code is in two modules: `sys` (ioctls, mmap) and [`guard`]. No
+//! Rust reference ever points to device memory.
 
 #![deny(missing_docs, unsafe_code)]
 
@@ -84,5 +86,5 @@ pub use error::{AccessError, Error, MessageError};
 pub use export::{Attribute, Export};
 pub use mapping::{Access, Mapping, Word};
 pub use pci::PciAddress;
-/// What the kernel answered.
+/// The errno of a failed call.
 pub use rustix::io::Errno;

@@ -9,20 +9,20 @@ use crate::error::{AccessError, Error, Tried};
 use crate::guard;
 use crate::sys::{self, Area};
 
-/// Whether a mapping is for writing, too.
+/// The access mode of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Reading only.
+    /// Read-only.
     Read,
-    /// Reading and writing.
+    /// Readable and writable.
     ReadWrite,
 }
 
-/// What an access can carry: `u8`, `u16`, `u32`, `u64`.
+/// The element types of accesses: `u8`, `u16`, `u32`, `u64`.
 pub trait Word: Copy + Default + sealed::Sealed {}
 
 mod sealed {
-    /// The widths that [`guard`](crate::guard) knows.
+    /// The widths that [`guard`](crate::guard) supports.
     pub trait Sealed {}
     impl Sealed for u8 {}
     impl Sealed for u16 {}
@@ -37,14 +37,13 @@ impl Word for u64 {}
 
 /// Mapped device memory, of a [`Buffer`](crate::Buffer) or of a BAR.
 ///
-/// It is touched through these methods only. Each element is one access of exactly its width, in
-/// the order of the calls, neither split nor merged nor left out. All offsets are bytes from the
-/// start of the mapping and must be multiples of the width. Values are in the byte order of the
-/// CPU, which on x86-64 is that of PCI: little-endian.
+/// Only these methods access it. Each element is one access of exactly its width, in the order of
+/// the calls; accesses are not split, merged or omitted. Offsets are bytes from the start of the
+/// mapping and must be multiples of the width. Values have the byte order of the CPU, on x86-64
+/// little-endian as on PCI.
 ///
-/// An access after the buffer was revoked is [`AccessError::Lost`]; see [`guard`] for what that
-/// costs and where it ends. Several threads may use one mapping at the same time: the accesses
-/// reach the device in any order then.
+/// An access after a revoke returns [`AccessError::Lost`]; [`guard`] explains its cost and limits.
+/// Several threads may use one mapping; their accesses reach the device in any order.
 ///
 /// ```
 /// # use vfio_dmabuf::{Access, AccessError, Mapping};
@@ -69,14 +68,15 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `length` bytes of any file that can be mapped, from `offset`, shared.
+    /// Maps `length` bytes of any file from `offset`, shared.
     ///
-    /// [`Buffer::map`](crate::Buffer::map) and [`Device::map_bar`](crate::Device::map_bar) are what
-    /// programs use; this one is for device memory that comes otherwise, and for tests.
+    /// Programs use [`Buffer::map`](crate::Buffer::map) and
+    /// [`Device::map_bar`](crate::Device::map_bar). This function is for device memory from other
+    /// sources, and for tests.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`], as mmap() answers.
+    /// [`Error::Os`], as for mmap().
     pub fn of_file(
         file: impl AsFd,
         offset: u64,
@@ -98,12 +98,12 @@ impl Mapping {
         Ok(Mapping { area, access })
     }
 
-    /// Its length, bytes.
+    /// Its length in bytes.
     pub fn size(&self) -> u64 {
         self.area.length() as u64
     }
 
-    /// What it is for.
+    /// Its access mode.
     pub fn access(&self) -> Access {
         self.access
     }
@@ -121,8 +121,8 @@ impl Mapping {
 
     /// Writes one element.
     ///
-    /// A write to the bus is posted: that it returned does not mean that the device has seen it.
-    /// A write that comes too late is lost with an error, it never reaches the device.
+    /// A write to the bus is posted: the device may not have seen it when this returns. A write
+    /// after a revoke returns an error and never reaches the device.
     ///
     /// # Errors
     ///
@@ -132,22 +132,22 @@ impl Mapping {
         self.write_slice(offset, &[value])
     }
 
-    /// Reads `values.len()` elements that follow each other, one access each, in ascending order.
+    /// Reads `values.len()` consecutive elements, one access each, in ascending order.
     ///
     /// # Errors
     ///
-    /// As [`Mapping::read`]. The elements before the one that was lost were read.
+    /// As [`Mapping::read`]. The elements before the lost one were read.
     pub fn read_slice<T: Word>(&self, offset: u64, values: &mut [T]) -> Result<(), AccessError> {
         self.check::<T>(offset, values.len())?;
         let left = guard::load(&self.area, offset as usize, values);
         lost::<T>(offset, values.len(), left)
     }
 
-    /// Writes elements that follow each other, one access each, in ascending order.
+    /// Writes consecutive elements, one access each, in ascending order.
     ///
     /// # Errors
     ///
-    /// As [`Mapping::write`]. The elements before the one that was lost were written.
+    /// As [`Mapping::write`]. The elements before the lost one were written.
     pub fn write_slice<T: Word>(&self, offset: u64, values: &[T]) -> Result<(), AccessError> {
         if self.access == Access::Read {
             return Err(AccessError::ReadOnly);
@@ -157,15 +157,15 @@ impl Mapping {
         lost::<T>(offset, values.len(), left)
     }
 
-    /// Puts write-combining writes of this thread in order: all that were made before reach the bus
-    /// before any access that comes after. Uncached mappings do not need it.
+    /// Orders write-combining writes of this thread: all earlier ones reach the bus before any
+    /// later access. Uncached mappings do not need it.
     pub fn write_barrier(&self) {
         sys::store_fence();
     }
 
-    /// The first byte, for those who know what they do: an access that is made through it dies of
-    /// SIGBUS when the buffer is revoked. Valid while the mapping lives; never make a reference of
-    /// it, for device memory changes by itself.
+    /// The address of the first byte, for unguarded accesses. After a revoke such an access raises
+    /// SIGBUS. Valid while the mapping lives. Never make a reference from it: device memory changes
+    /// by itself.
     pub fn as_ptr(&self) -> *mut u8 {
         self.area.start().as_ptr()
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! PCI devices as sysfs shows them: ids, BARs, IOMMU groups; giving them to a driver and back.
+//! PCI devices in sysfs: ids, BARs, IOMMU groups; binding them to a driver and releasing them.
 
 use std::fmt;
 use std::fs;
@@ -11,10 +11,10 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Tried};
 
-/// The driver of this project; on the bus it may have another name, see [`PciBus::driver`].
+/// The driver of this project. On the bus it may have another name, see [`PciBus::driver`].
 pub const DRIVER: &str = "dmabuf-vfio-pci";
 
-/// Its module, as sysfs names it.
+/// The name of its module in sysfs.
 const MODULE: &str = "dmabuf_vfio_pci";
 
 /// The address of a PCI function: `0000:01:00.0` are domain, bus, device, function.
@@ -43,7 +43,7 @@ pub struct PciAddress {
 impl FromStr for PciAddress {
     type Err = Error;
 
-    /// Reads `DDDD:BB:DD.F`, or `BB:DD.F` in domain 0, hexadecimal.
+    /// Parses `DDDD:BB:DD.F`, or `BB:DD.F` for domain 0, hexadecimal.
     fn from_str(text: &str) -> Result<PciAddress, Error> {
         let parse = || {
             let hex = |text: &str, width: usize| {
@@ -54,7 +54,7 @@ impl FromStr for PciAddress {
             let (rest, device) = rest.rsplit_once(':')?;
             let (domain, bus) = rest.rsplit_once(':').unwrap_or(("0000", rest));
             let (device, function) = (hex(device, 2)? as u8, hex(function, 1)? as u8);
-            // Domains beyond 16 bits have as many digits as they need (VMD).
+            // Domains above 16 bits (VMD) have more than four digits.
             let domain = hex(domain, domain.len().clamp(4, 8))?;
             let good = device < 32 && function < 8;
             good.then_some(PciAddress { domain, bus: hex(bus, 2)? as u8, device, function })
@@ -73,13 +73,13 @@ impl fmt::Display for PciAddress {
 /// A BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bar {
-    /// Its number, 0 to 5. A 64-bit BAR takes two numbers and has the first.
+    /// Its number, 0 to 5. A 64-bit BAR occupies two numbers and is known by the first.
     pub index: u32,
-    /// Where the CPU finds it: a physical address, or an I/O port.
+    /// Its start: a physical address, or an I/O port.
     pub address: u64,
-    /// Its length, bytes.
+    /// Its length in bytes.
     pub size: u64,
-    /// Whether it is memory; otherwise I/O ports.
+    /// Whether it is memory; if not, it is I/O ports.
     pub memory: bool,
     /// Whether reading it has no side effects.
     pub prefetchable: bool,
@@ -92,12 +92,12 @@ pub struct Bar {
 pub struct PciBus(PathBuf);
 
 impl PciBus {
-    /// That of this machine.
+    /// The bus of this machine.
     pub fn system() -> PciBus {
         PciBus::at("/sys/bus/pci")
     }
 
-    /// One whose sysfs directory is elsewhere: in another mount of sysfs, or made up for a test.
+    /// A bus with another sysfs directory: another mount of sysfs, or a directory made for a test.
     pub fn at(directory: impl Into<PathBuf>) -> PciBus {
         PciBus(directory.into())
     }
@@ -115,11 +115,11 @@ impl PciBus {
         }
     }
 
-    /// All devices, in the order of their addresses.
+    /// All devices, sorted by address.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]: there is no sysfs.
+    /// [`Error::Os`]: sysfs is not mounted.
     pub fn devices(&self) -> Result<Vec<PciDevice>, Error> {
         let directory = self.0.join("devices");
         let mut devices = Vec::new();
@@ -133,8 +133,8 @@ impl PciBus {
         Ok(devices)
     }
 
-    /// The name that the driver of this project has on this bus, if it is loaded: [`DRIVER`], or
-    /// `vfio-pci` if its module was told so (`as_vfio_pci=1`).
+    /// The name of this project's driver on this bus, if it is loaded: [`DRIVER`], or `vfio-pci` if
+    /// the module was loaded with `as_vfio_pci=1`.
     pub fn driver(&self) -> Option<String> {
         let drivers = fs::read_dir(self.0.join("drivers")).ok()?.flatten();
         let mut ours = drivers.filter(|entry| name_behind(&entry.path().join("module")) == MODULE);
@@ -142,7 +142,7 @@ impl PciBus {
     }
 }
 
-/// A PCI device (one function of it).
+/// A PCI device: one function.
 #[derive(Clone, Debug)]
 pub struct PciDevice {
     bus: PathBuf,
@@ -160,16 +160,16 @@ impl PciDevice {
         self.bus.join("devices").join(self.address.to_string())
     }
 
-    /// Its vendor and device id.
+    /// Its vendor and device ids.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`], [`Error::Unreadable`], as for all files of sysfs.
+    /// [`Error::Os`], [`Error::Unreadable`]: a file of sysfs cannot be read or parsed.
     pub fn ids(&self) -> Result<(u16, u16), Error> {
         Ok((self.number("vendor")? as u16, self.number("device")? as u16))
     }
 
-    /// Its class code: base class, subclass and programming interface, a byte each.
+    /// Its class code: base class, subclass and programming interface, one byte each.
     ///
     /// # Errors
     ///
@@ -183,12 +183,12 @@ impl PciDevice {
         self.link("driver")
     }
 
-    /// Whether its driver is that of this project, under whatever name.
+    /// Whether its driver is this project's, under either name.
     pub fn is_ours(&self) -> bool {
         self.link("driver/module").as_deref() == Some(MODULE)
     }
 
-    /// The driver that it is reserved for (`driver_override`), if it is.
+    /// Its `driver_override`, if one is set.
     ///
     /// # Errors
     ///
@@ -208,7 +208,7 @@ impl PciDevice {
         name.parse().map_err(|_| self.unreadable("iommu_group", name))
     }
 
-    /// All devices of its IOMMU group, itself among them.
+    /// All devices of its IOMMU group, including itself.
     ///
     /// # Errors
     ///
@@ -224,7 +224,7 @@ impl PciDevice {
         Ok(members)
     }
 
-    /// The name of its VFIO device (`vfio0`), while a VFIO driver has it.
+    /// The name of its VFIO device (`vfio0`), while it is bound to a VFIO driver.
     pub fn vfio_name(&self) -> Option<String> {
         let mut entries = fs::read_dir(self.directory().join("vfio-dev")).ok()?;
         Some(entries.next()?.ok()?.file_name().to_string_lossy().into_owned())
@@ -263,8 +263,8 @@ impl PciDevice {
         Ok(bars)
     }
 
-    /// Takes the device from its driver, if it has one. A VFIO driver waits until nobody has the
-    /// device open.
+    /// Unbinds the device from its driver, if it has one. A VFIO driver waits until the device is
+    /// closed.
     ///
     /// # Errors
     ///
@@ -276,14 +276,14 @@ impl PciDevice {
         }
     }
 
-    /// Gives the device to the driver `name`, and reserves it for that driver
-    /// (`driver_override`). Takes it from the driver that it has.
+    /// Sets `driver_override` to `name` and binds the device to that driver. Unbinds it from its
+    /// current driver first.
     ///
-    /// When it fails, the device is back where it was, as far as its driver takes it again.
+    /// On failure the device returns to its previous driver, if that accepts it.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`]; `ENODEV`: the driver is not loaded, or does not want the device.
+    /// [`Error::Os`]; `ENODEV`: the driver is not loaded, or refuses the device.
     pub fn bind(&self, name: &str) -> Result<(), Error> {
         if self.driver().as_deref() == Some(name) {
             return Ok(());
@@ -298,7 +298,7 @@ impl PciDevice {
         let (driver, reserved) = (self.driver(), self.driver_override()?);
         let result = self.move_to(name, &bind);
         if result.is_err() {
-            // What could be undone has been; the first error is the one to tell.
+            // Undoes what it can. The caller gets the first error.
             let _ = self.set_override(reserved.as_deref());
             if let (Some(driver), None) = (driver, self.driver()) {
                 let _ = put(&self.bus.join("drivers").join(driver).join("bind"), &self.text());
@@ -313,8 +313,8 @@ impl PciDevice {
         put(bind, &self.text())
     }
 
-    /// Takes the device from its driver, drops its reservation, and lets the kernel look for a
-    /// driver as if it had just been plugged in. Returns the driver that it found.
+    /// Clears `driver_override`, unbinds the device, and makes the kernel probe for a driver as
+    /// after a hotplug. Returns the driver that the kernel found.
     ///
     /// # Errors
     ///
@@ -370,13 +370,13 @@ impl fmt::Display for PciDevice {
     }
 }
 
-/// The last part of what the link points to; empty if it is no link.
+/// The last component of the target of a link; empty if it is not a link.
 fn name_behind(link: &Path) -> String {
     let target = fs::read_link(link).unwrap_or_default();
     target.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Writes to a file of sysfs, which takes what one write() brings.
+/// Writes to a file of sysfs, in one write().
 fn put(path: &Path, text: &str) -> Result<(), Error> {
     use std::io::Write;
     let write = || {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The system calls that Rust cannot check: ioctls and mmap().
 //!
-//! An ioctl is safe when the kernel touches no memory but the argument that it was given. So the
-//! argument types are listed here, each with the one request that takes it, and their sizes are
-//! filled in here. Who calls must have made sure that the fd is one of VFIO's (or a dma-buf, for
-//! its own ioctl): another driver may know the same number for something else. Everything in this
-//! module is for the crate alone, and the crate holds such fds in types of their own.
+//! An ioctl is safe if the kernel accesses no memory but its argument. This module therefore lists
+//! the argument types, each with the one request that takes it, and fills in their sizes. The
+//! caller must pass an fd of VFIO (or a dma-buf, for the ioctl of dma-bufs): another driver may
+//! give the same number another meaning. The module is private to the crate, which keeps such fds
+//! in types of their own.
 
 use std::ffi::{c_void, CStr};
 use std::io;
@@ -24,7 +24,7 @@ use vfio_bindings::bindings::vfio::{
 
 use crate::uapi;
 
-/// VFIO's `number`th ioctl.
+/// The opcode of ioctl `number` of VFIO.
 const fn vfio(number: u32) -> Opcode {
     opcode::none(VFIO_TYPE, (VFIO_BASE + number) as u8)
 }
@@ -39,18 +39,18 @@ const VFIO_DEVICE_RESET: Opcode = vfio(11);
 const VFIO_DEVICE_FEATURE: Opcode = vfio(17);
 const VFIO_DEVICE_BIND_IOMMUFD: Opcode = vfio(18);
 
-/// `_IOW(DMA_BUF_BASE, 1, __u64)`: the form whose number does not depend on the word size.
+/// `_IOW(DMA_BUF_BASE, 1, __u64)`, the form that does not depend on the word size.
 const DMA_BUF_SET_NAME: Opcode = opcode::write::<u64>(b'b', 1);
 
-/// Any ioctl: `arg` goes to the kernel as it is, and its return value comes back.
+/// An ioctl with an untyped argument. The output is its return value.
 struct Call<'a> {
     request: Opcode,
     arg: *mut c_void,
     borrowed: PhantomData<&'a mut ()>,
 }
 
-// SAFETY: The opcode is the call's own, and the output is the return value itself. That the
-// argument suits the opcode is up to those who make a Call: each function below says why it does.
+// SAFETY: The opcode is the field, and the output is the return value. The functions below, which
+// construct a `Call`, justify that the argument suits the opcode.
 unsafe impl Ioctl for Call<'_> {
     type Output = i32;
     const IS_MUTATING: bool = true;
@@ -68,7 +68,7 @@ unsafe impl Ioctl for Call<'_> {
     }
 }
 
-/// A request whose argument is a number, or nothing.
+/// A request whose argument is a number, or unused.
 fn with_number(fd: impl AsFd, request: Opcode, arg: usize) -> Result<i32> {
     let arg = ptr::without_provenance_mut(arg);
     let call = Call { request, arg, borrowed: PhantomData };
@@ -76,28 +76,28 @@ fn with_number(fd: impl AsFd, request: Opcode, arg: usize) -> Result<i32> {
     unsafe { ioctl(fd, call) }
 }
 
-/// A request whose argument is a `T`, which the kernel may change.
+/// A request with an argument of type `T`, which the kernel may change.
 ///
 /// # Safety
 ///
-/// The kernel must access nothing but `arg` for this request.
+/// The kernel accesses no memory but `arg` for this request.
 unsafe fn with<T: ?Sized>(fd: impl AsFd, request: Opcode, arg: &mut T) -> Result<i32> {
     let call = Call { request, arg: ptr::from_mut(arg).cast(), borrowed: PhantomData };
     // SAFETY: As the caller promises.
     unsafe { ioctl(fd, call) }
 }
 
-/// The version of the VFIO API that a container speaks.
+/// The VFIO API version of a container.
 pub(crate) fn api_version(container: impl AsFd) -> Result<i32> {
     with_number(container, VFIO_GET_API_VERSION, 0)
 }
 
-/// Gives a container the IOMMU model `model`.
+/// Sets the IOMMU model of a container.
 pub(crate) fn set_iommu(container: impl AsFd, model: u32) -> Result<()> {
     with_number(container, VFIO_SET_IOMMU, model as usize).map(drop)
 }
 
-/// `VFIO_GROUP_FLAGS_*` of a group.
+/// The `VFIO_GROUP_FLAGS_*` of a group.
 pub(crate) fn group_flags(group: impl AsFd) -> Result<u32> {
     let mut status = vfio_group_status { argsz: size_of::<vfio_group_status>() as u32, flags: 0 };
     // SAFETY: The kernel writes argsz bytes, which are those of `status`.
@@ -105,7 +105,7 @@ pub(crate) fn group_flags(group: impl AsFd) -> Result<u32> {
     Ok(status.flags)
 }
 
-/// Puts a group into a container.
+/// Adds a group to a container.
 pub(crate) fn set_container(group: impl AsFd, container: impl AsFd) -> Result<()> {
     let mut number: i32 = container.as_fd().as_raw_fd();
     // SAFETY: The kernel reads one int.
@@ -118,7 +118,7 @@ pub(crate) fn device_of_group(group: impl AsFd, name: &str) -> Result<OwnedFd> {
     bytes.push(0);
     // SAFETY: The kernel reads up to the terminating NUL.
     let fd = unsafe { with(group, VFIO_GROUP_GET_DEVICE_FD, bytes.as_mut_slice()) }?;
-    // SAFETY: The kernel made this fd for us.
+    // SAFETY: The kernel has just returned this fd, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -131,12 +131,12 @@ pub(crate) fn bind_iommufd(device: impl AsFd, iommufd: impl AsFd) -> Result<()> 
         out_devid: 0,
         token_uuid_ptr: 0,
     };
-    // SAFETY: The kernel accesses argsz bytes, which are those of `bind`; it follows no pointer, as
-    // flags do not say that there is one.
+    // SAFETY: The kernel accesses argsz bytes, which are those of `bind`. The flags say that there
+    // is no pointer to follow.
     unsafe { with(device, VFIO_DEVICE_BIND_IOMMUFD, &mut bind) }.map(drop)
 }
 
-/// Where region `index` of a device is in its fd.
+/// The place of region `index` in a device fd.
 pub(crate) fn region(device: impl AsFd, index: u32) -> Result<vfio_region_info> {
     let mut info = vfio_region_info {
         argsz: size_of::<vfio_region_info>() as u32,
@@ -167,8 +167,8 @@ pub(crate) fn set_name(buffer: impl AsFd, name: &CStr) -> Result<()> {
 ///
 /// # Safety
 ///
-/// The type is `repr(C)` and made of numbers, without padding and pointers, at most 8 bytes
-/// aligned, and of the size that the feature has.
+/// The type is `repr(C)` and consists of numbers, without padding or pointers. Its alignment is at
+/// most 8 bytes, and its size is that of the feature's payload.
 pub(crate) unsafe trait Payload {}
 
 // SAFETY: As in the header, see tests/uapi.rs.
@@ -186,7 +186,7 @@ struct Feature<T> {
     payload: T,
 }
 
-/// One call of `VFIO_DEVICE_FEATURE`; `flags` are the operation and the feature.
+/// Calls `VFIO_DEVICE_FEATURE`; `flags` has the operation and the feature number.
 pub(crate) fn feature<T: Payload>(device: impl AsFd, flags: u32, payload: T) -> Result<T> {
     let mut call = Feature { argsz: size_of::<Feature<T>>() as u32, flags, payload };
     // SAFETY: The kernel accesses at most argsz bytes, which are those of `call`.
@@ -194,7 +194,7 @@ pub(crate) fn feature<T: Payload>(device: impl AsFd, flags: u32, payload: T) -> 
     Ok(call.payload)
 }
 
-/// Asks whether a device has a feature with these operations.
+/// Probes whether a device has a feature with these operations.
 pub(crate) fn probe(device: impl AsFd, flags: u32) -> Result<()> {
     let mut call = Feature {
         argsz: size_of::<Feature<()>>() as u32,
@@ -205,7 +205,7 @@ pub(crate) fn probe(device: impl AsFd, flags: u32) -> Result<()> {
     unsafe { with(device, VFIO_DEVICE_FEATURE, &mut call) }.map(drop)
 }
 
-/// What an export is made of.
+/// The parameters of an export.
 pub(crate) struct Export<'a> {
     /// `VFIO_DEVICE_FEATURE_DMA_BUF`, or one with the same payload.
     pub(crate) feature: u32,
@@ -220,7 +220,7 @@ pub(crate) struct Export<'a> {
 pub(crate) fn export(device: impl AsFd, export: &Export<'_>) -> Result<OwnedFd> {
     const FIXED: usize = 6;
     let words = FIXED + export.ranges.len() * 4;
-    // u64s, for the alignment of the ranges; each word pair is two u32s.
+    // u64s align the ranges; each pair of u32s shares one.
     let mut call: Vec<u64> = Vec::with_capacity(words / 2);
     let pair = |low: u32, high: u32| u64::from(low) | (u64::from(high) << 32);
     let flags = uapi::VFIO_DEVICE_FEATURE_GET | export.feature;
@@ -232,32 +232,32 @@ pub(crate) fn export(device: impl AsFd, export: &Export<'_>) -> Result<OwnedFd> 
     debug_assert_eq!(call.len() * 2, words);
     // SAFETY: The kernel reads at most argsz bytes, and `call` has that many.
     let fd = unsafe { with(device, VFIO_DEVICE_FEATURE, call.as_mut_slice()) }?;
-    // SAFETY: The kernel made this fd for us.
+    // SAFETY: The kernel has just returned this fd, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 // pair() puts the first word first.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// Memory that mmap() gave us, until it is dropped. No Rust reference to it is ever made.
+/// A mapped area, unmapped when dropped. No Rust reference to it is ever made.
 #[derive(Debug)]
 pub(crate) struct Area {
     start: NonNull<u8>,
     length: usize,
 }
 
-// SAFETY: An address and a length; what is behind them belongs to no thread.
+// SAFETY: An address and a length; the memory belongs to no thread.
 unsafe impl Send for Area {}
 // SAFETY: Likewise.
 unsafe impl Sync for Area {}
 
 impl Area {
-    /// Maps `length` bytes of `fd` from `offset`, shared, where the kernel likes.
+    /// Maps `length` bytes of `fd` from `offset`, shared, at an address that the kernel chooses.
     pub(crate) fn map(fd: impl AsFd, offset: u64, length: u64, write: bool) -> Result<Area> {
         let mut prot = ProtFlags::READ;
         prot.set(ProtFlags::WRITE, write);
         let length = usize::try_from(length).map_err(|_| Errno::OVERFLOW)?;
-        // SAFETY: Without MAP_FIXED the kernel picks addresses that nobody uses.
+        // SAFETY: Without MAP_FIXED the kernel picks unused addresses.
         let start = unsafe { mmap(ptr::null_mut(), length, prot, MapFlags::SHARED, fd, offset) }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
         Ok(Area { start, length })
@@ -276,30 +276,30 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
-        // SAFETY: The area is ours, and whoever accesses it borrows us meanwhile.
+        // SAFETY: This object owns the area, and every access borrows the object.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
     }
 }
 
-/// Puts write-combining writes of this thread in order before all of its later accesses.
+/// Orders write-combining writes of this thread before all its later accesses.
 pub(crate) fn store_fence() {
-    // SAFETY: SFENCE is there on every x86-64 CPU.
+    // SAFETY: Every x86-64 CPU has SFENCE.
     unsafe { std::arch::x86_64::_mm_sfence() };
 }
 
-/// Another fd of what an object has open.
+/// Duplicates the fd of an object.
 #[cfg(feature = "vfio-ioctls")]
 pub(crate) fn duplicate(owner: &impl AsRawFd) -> Result<OwnedFd> {
-    // SAFETY: `owner` has it open, and is borrowed meanwhile.
+    // SAFETY: `owner` has the fd open, and stays borrowed.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(owner.as_raw_fd()) };
     rustix::io::fcntl_dupfd_cloexec(fd, 0)
 }
 
-/// Lets the program that `command` starts inherit `fd`, with its number, and no other fd but
-/// standard input, output and error.
+/// Lets the program that `command` starts inherit `fd` under its number, standard input, output and
+/// error, and no other fd.
 pub(crate) fn inherit_only(command: &mut Command, fd: OwnedFd) {
     let in_child = move || {
-        // SAFETY: Marks fds, closes none: the standard library may need its own until exec.
+        // SAFETY: Marks fds and closes none: the standard library may need its own until exec.
         let all =
             unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
         if all != 0 {
@@ -311,19 +311,19 @@ pub(crate) fn inherit_only(command: &mut Command, fd: OwnedFd) {
     unsafe { command.pre_exec(in_child) };
 }
 
-/// Another fd of whatever is open under `number`, which may be nothing.
+/// Duplicates fd `number`, which need not be open.
 pub(crate) fn duplicate_number(number: RawFd) -> Result<OwnedFd> {
     if number < 0 {
         return Err(Errno::BADF);
     }
-    // SAFETY: The kernel looks whether it is open; a dup closes nothing and changes nothing.
+    // SAFETY: The kernel checks the number; a dup neither closes nor changes anything.
     let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
     match fd {
         ..0 => {
             let error = io::Error::last_os_error();
             Err(Errno::from_io_error(&error).unwrap_or(Errno::BADF))
         }
-        // SAFETY: The kernel made this fd for us.
+        // SAFETY: The kernel has just returned this fd, which nobody else owns.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
     }
 }

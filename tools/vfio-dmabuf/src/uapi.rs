@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `include/uapi/linux/vfio_dmabuf.h` in Rust, and what mainline's `<linux/vfio.h>` has besides.
+//! `include/uapi/linux/vfio_dmabuf.h` in Rust, with what it needs of mainline's `<linux/vfio.h>`.
 //!
-//! Numbers and structures that mainline has come from `vfio-bindings`. The others stand here, so
-//! that the crate builds without a C compiler; the test `tests/uapi.rs` lets a C compiler compare
-//! all of them with the header.
+//! Numbers and structures of mainline come from `vfio-bindings`. The others are defined here, so
+//! that the crate builds without a C compiler. The test `tests/uapi.rs` compares all of them with
+//! the header.
 
 #![allow(missing_docs, non_camel_case_types)] // names and docs are the header's
 

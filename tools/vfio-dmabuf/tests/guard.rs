@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The guard, on memory of a file that is cut short: that is SIGBUS, too.
+//! The guard on memory of a truncated file, which raises SIGBUS as a revoked buffer does.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -12,7 +12,7 @@ use vfio_dmabuf::{guard, Access, AccessError, Mapping, Word};
 
 const PAGE: u64 = 4096;
 
-/// A file of so many pages, mapped.
+/// A mapped file with this number of pages.
 fn memory(pages: u64) -> (OwnedFd, Mapping) {
     let file = memfd_create("memory", MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&file, pages * PAGE).unwrap();
@@ -37,7 +37,7 @@ fn each_width<T: Word + From<u8> + PartialEq + std::fmt::Debug>() {
     let lost = |offset| Some(AccessError::Lost { offset });
     assert_eq!(mapping.read::<T>(PAGE).err(), lost(PAGE));
     assert_eq!(mapping.write(2 * PAGE - width, T::from(1)).err(), lost(2 * PAGE - width));
-    // Up to the page that is lost everything is done, and nothing of the rest is touched.
+    // Everything before the lost page is accessed, and nothing after it.
     let mut read = vec![T::from(77); 8];
     mapping.write_slice(PAGE - 4 * width, &values[1..5]).unwrap();
     assert_eq!(mapping.read_slice(PAGE - 4 * width, &mut read).err(), lost(PAGE));
@@ -114,7 +114,7 @@ fn threads_lose_each_their_own_accesses() {
     assert!(lost.load(Ordering::Relaxed) >= THREADS as usize);
 }
 
-/// Runs the test `name` of this file in a process of its own, with `GUARD_TEST` set to `what`.
+/// Runs the test `name` of this file in a child process, with `GUARD_TEST` set to `what`.
 fn in_child(name: &str, what: &str) -> std::process::ExitStatus {
     let test = Command::new(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
@@ -139,14 +139,14 @@ fn set_handler(handler: usize, flags: i32) {
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 static ADDRESS: AtomicUsize = AtomicUsize::new(0);
 
-/// Notes that it was called and mends what the signal came from: maps memory there.
+/// Counts the call and maps memory at the faulting address, so that the access succeeds.
 extern "C" fn mend(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     CALLS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: The kernel passes a valid siginfo.
     let address = unsafe { (*info).si_addr() } as usize & !(PAGE as usize - 1);
     ADDRESS.store(address, Ordering::Relaxed);
     let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: The page is one that a test mapped to be lost.
+    // SAFETY: A test mapped this page and truncated its file.
     unsafe {
         libc::mmap(address as *mut _, PAGE as usize, libc::PROT_READ, flags, -1, 0);
     }
@@ -161,16 +161,16 @@ fn lose(mapping: &Mapping) {
 }
 
 fn touch(mapping: &Mapping) {
-    // SAFETY: The page is mapped, whatever comes of reading it.
+    // SAFETY: The page is mapped; reading it may raise SIGBUS.
     unsafe { mapping.as_ptr().read_volatile() };
 }
 
 fn raise() {
-    // SAFETY: A signal to ourselves.
+    // SAFETY: Sends a signal to this process.
     unsafe { libc::raise(libc::SIGBUS) };
 }
 
-/// What a child does that `signals_that_are_not_ours_go_to_the_earlier_handler` starts.
+/// The child of `signals_that_are_not_ours_go_to_the_earlier_handler`.
 fn play(what: &str) {
     let siginfo = libc::SA_SIGINFO;
     match what {
@@ -186,7 +186,7 @@ fn play(what: &str) {
     let (file, mapping) = memory(1);
     ftruncate(&file, 0).unwrap();
     lose(&mapping);
-    assert_eq!(CALLS.load(Ordering::Relaxed), 0, "the earlier handler heard of it");
+    assert_eq!(CALLS.load(Ordering::Relaxed), 0, "the earlier handler was called");
     match what {
         "mend" => {
             touch(&mapping);

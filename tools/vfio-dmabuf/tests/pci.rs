@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! PCI devices in a sysfs that is made up: links and files are there, nobody acts on them.
+//! PCI devices in a simulated sysfs: it has links and files, but no kernel reacts to writes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use vfio_dmabuf::pci::{Bar, PciAddress, PciBus};
 use vfio_dmabuf::Error;
 
-/// A directory that goes away with it.
+/// A directory that is removed when dropped.
 struct Bus(PathBuf);
 
 impl Drop for Bus {
@@ -130,7 +130,7 @@ fn bars_are_those_of_the_resource_file() {
 fn binding_reserves_the_device_and_asks_the_driver() {
     let (root, pci) = bus("bind");
     let device = pci.device(edu()).unwrap();
-    // The made-up driver is a directory, not a link: no name.
+    // The simulated driver is a directory and not a link, so it has no name.
     assert_eq!(device.driver(), None);
     device.bind("dmabuf-vfio-pci").unwrap();
     assert_eq!(text(&root.0, "devices/0000:01:00.0/driver_override"), "dmabuf-vfio-pci");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The numbers and structures of `uapi` are those of the header: a C compiler compares them.
+//! A C compiler compares the numbers and structures of `uapi` with the header.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use vfio_dmabuf::uapi::*;
 
-/// `_Static_assert`s of constants, and of size and fields of structures.
+/// `_Static_assert`s for constants, and for sizes and fields of structures.
 macro_rules! asserts {
     ($($constant:ident)*; $($structure:ident { $($field:ident)* })*) => {{
         let mut text = String::new();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A client of the broker, for memory: `vfio-dmabuf-broker-client SOCKET BEAT [COMMAND]`, BEAT in
-//! ms. COMMAND is started with the connection as its standard input, which outlives us with it.
+//! A client of the broker, for slices of memory: `vfio-dmabuf-broker-client SOCKET BEAT [COMMAND]`,
+//! BEAT in ms. COMMAND runs with the connection as its standard input; it can outlive this program
+//! and keep the connection open.
 //!
-//! Gets a slice, fills it with its process id, and watches that nobody else writes there, until
-//! it is told to end (SIGTERM) or the slice is taken away. It looks before each beat; the second
-//! word of the slice counts how often. Exit status: 0 told to end, 4 slice lost, 1 anything that
-//! must not be.
+//! Fills its slice with its process id and checks that no other process writes there, until SIGTERM
+//! arrives or the slice is revoked. It checks before each beat; the second word of the slice counts
+//! the checks. Exit status: 0 after SIGTERM, 4 if the slice was revoked, 1 for any other failure.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ use std::time::Duration;
 use vfio_dmabuf::{Access, AccessError, Buffer, Mapping};
 use vfio_dmabuf_broker::client::Client;
 
-/// Where the number of rounds is; the rest of the slice is filled with the process id.
+/// The word with the number of checks; all others have the process id.
 const COUNTER: usize = 1;
 
 fn main() -> ExitCode {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// `true`: told to end; `false`: the slice was taken away.
+/// Returns `true` after SIGTERM, `false` if the slice was revoked.
 fn run() -> Result<bool, Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
     let (socket, beat, command) = match &args[..] {
@@ -59,7 +59,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     while !over.load(Ordering::Relaxed) {
         match look(&mapping, &mut words) {
             Ok(()) => {}
-            // While the device is off there is nothing to see.
+            // Memory is disabled for now.
             Err(Look::Lost) if !slice.is_gone()? => {}
             Err(Look::Lost) => {
                 println!("lost");
@@ -67,14 +67,14 @@ fn run() -> Result<bool, Box<dyn Error>> {
             }
             Err(Look::Foreign(at)) => return Err(format!("word {at} was overwritten").into()),
         }
-        // If the broker has left, the slice tells.
+        // If the broker has ended, the next check notices.
         let _ = client.beat();
         sleep(beat);
     }
     Ok(true)
 }
 
-/// Maps all of a slice, sees that it ends where it ends and is empty, and fills it.
+/// Maps a slice, checks that it can be mapped no further and is empty, and fills it.
 fn occupy(slice: &Buffer) -> Result<(Mapping, Vec<u64>), Box<dyn Error>> {
     let size = slice.size()?;
     for (offset, length) in [(0, size + 4096), (size, 4096)] {
@@ -86,7 +86,7 @@ fn occupy(slice: &Buffer) -> Result<(Mapping, Vec<u64>), Box<dyn Error>> {
     let mut words = vec![0_u64; size as usize / 8];
     mapping.read_slice(0, &mut words)?;
     if words.iter().any(|&word| word != 0) {
-        return Err("it has something of its last holder's".into());
+        return Err("it has data of its previous client".into());
     }
     words.fill(u64::from(std::process::id()));
     words[COUNTER] = 0;
@@ -99,7 +99,7 @@ enum Look {
     Foreign(usize),
 }
 
-/// Sees that the slice is as it was left, and counts.
+/// Checks that the slice is unchanged, and counts the check.
 fn look(mapping: &Mapping, words: &mut [u64]) -> Result<(), Look> {
     let mut found = vec![0; words.len()];
     let lost = |error: AccessError| match error {

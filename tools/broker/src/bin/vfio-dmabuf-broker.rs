@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The broker as a program; see the library.
+//! The broker as a program; the library explains it.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +16,7 @@ use vfio_dmabuf_broker::broker::{Broker, Config};
 use vfio_dmabuf_broker::client;
 use vfio_dmabuf_cli::target::{number, BarName};
 
-/// Hand slices of a device to whoever asks at a socket, and take them back
+/// Hand slices of a device to clients at a socket, and revoke them
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -26,31 +26,31 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Be the owner of a device; prints a line for each slice that is given or revoked
+    /// Own a device and serve slices; prints a line for each slice that is granted or revoked
     Serve {
         /// The BAR, as in 0000:01:00.0/0
         bar: BarName,
-        /// The socket
+        /// Path of the socket
         socket: PathBuf,
-        /// How many slices
+        /// Number of slices
         #[arg(long)]
         count: usize,
-        /// Bytes of each
+        /// Size of each slice, bytes
         #[arg(long, default_value = "4K", value_parser = number)]
         size: u64,
-        /// Where the first one begins
+        /// Offset of the first slice in the BAR, bytes
         #[arg(long, default_value = "0", value_parser = number)]
         first: u64,
-        /// Milliseconds that a client may be silent
+        /// Longest silence of a client, milliseconds
         #[arg(long, default_value_t = 1000)]
         heartbeat: u64,
-        /// Slices are memory: clear them before they are given
+        /// Fill each slice with zeroes before a client gets it
         #[arg(long)]
         clear: bool,
     },
     /// Ask the broker to reset its device
     Reset {
-        /// The socket
+        /// Path of the socket
         socket: PathBuf,
     },
 }
@@ -73,13 +73,13 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             (bar, socket, Config { bar: bar.bar, first, size, count, heartbeat, clear })
         }
     };
-    let over = Arc::new(AtomicBool::new(false));
+    let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, over.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
     }
     let mut broker = Broker::new(Device::open(bar.address)?, config, &socket)?;
     println!("serving {} slices of {bar} at {}", config.count, socket.display());
-    while !over.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         for event in broker.turn()? {
             println!("{event}");
         }

@@ -1,36 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The programs that the README shows, for a case of the suite to run. `make check` compares them
-//! with the README.
+//! The programs of the READMEs, for a case of the suite to run: [`c`] is in `README.md`, [`slice`]
+//! in `tools/README.md`.
+//!
+//! `make check` compares them with the READMEs.
 
 pub mod slice;
 
 /// `slice.c`
 pub mod c {
-    use std::ffi::c_int;
-    use std::io::{Error, Result};
-    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+    use std::ffi::{c_char, c_int, CString, NulError};
+    use std::ptr;
 
     extern "C" {
-        fn export_slice(device: c_int, bar: u32, offset: u64, length: u64) -> c_int;
-        fn revoke_slice(device: c_int, slice: c_int) -> c_int;
+        fn slice_main(argc: c_int, argv: *mut *mut c_char) -> c_int;
     }
 
-    /// `export_slice()`
-    pub fn export(device: BorrowedFd<'_>, bar: u32, offset: u64, length: u64) -> Result<OwnedFd> {
-        // SAFETY: A system call with a payload of its own.
-        match unsafe { export_slice(device.as_raw_fd(), bar, offset, length) } {
-            -1 => Err(Error::last_os_error()),
-            // SAFETY: The kernel made the fd for us.
-            fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        }
-    }
-
-    /// `revoke_slice()`
-    pub fn revoke(device: BorrowedFd<'_>, slice: BorrowedFd<'_>) -> Result<()> {
-        // SAFETY: A system call with a payload of its own.
-        match unsafe { revoke_slice(device.as_raw_fd(), slice.as_raw_fd()) } {
-            -1 => Err(Error::last_os_error()),
-            _ => Ok(()),
-        }
+    /// Runs `main()` with these arguments and returns its exit status. It forks, and it exits on
+    /// errors.
+    pub fn main(args: &[&str]) -> Result<i32, NulError> {
+        let args: Vec<CString> =
+            args.iter().map(|&arg| CString::new(arg)).collect::<Result<_, _>>()?;
+        let mut argv: Vec<*mut c_char> = args.iter().map(|arg| arg.as_ptr().cast_mut()).collect();
+        argv.push(ptr::null_mut());
+        // SAFETY: `argv` has `args.len()` strings and a null behind them, as main() expects; it
+        // does not write to them.
+        Ok(unsafe { slice_main(args.len() as c_int, argv.as_mut_ptr()) })
     }
 }

@@ -4,8 +4,8 @@ use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const VFIO_DEVICE_FEATURE: libc::Ioctl = 0x3b75; // _IO(';', 100 + 17)
-const GET_DMA_BUF: u32 = (1 << 16) | 11;
-const SET_DMA_BUF_REVOKE: u32 = (1 << 17) | 0xff0d;
+const GET_DMA_BUF: u32 = (1 << 16) | 11; // VFIO_DEVICE_FEATURE_DMA_BUF
+const SET_REVOKE: u32 = (1 << 17) | 0xff0d; // VFIO_DMABUF_REVOKE
 
 #[repr(C)]
 struct Export {
@@ -26,14 +26,14 @@ struct Revoke {
 }
 
 fn call<T>(device: BorrowedFd<'_>, payload: &mut T) -> Result<i32> {
-    // SAFETY: The payload begins with its size, and the kernel stays within that.
+    // SAFETY: The payload starts with its size, and the kernel accesses no more than that.
     match unsafe { libc::ioctl(device.as_raw_fd(), VFIO_DEVICE_FEATURE, payload) } {
         -1 => Err(Error::last_os_error()),
         result => Ok(result),
     }
 }
 
-/// An fd for `length` bytes at `offset` of a BAR; `device` is the VFIO device fd.
+/// Exports `length` bytes at `offset` of a BAR; `device` is the VFIO device fd.
 pub fn export(device: BorrowedFd<'_>, bar: u32, offset: u64, length: u64) -> Result<OwnedFd> {
     let fd = call(
         device,
@@ -47,15 +47,15 @@ pub fn export(device: BorrowedFd<'_>, bar: u32, offset: u64, length: u64) -> Res
             ranges: [(offset, length)],
         },
     )?;
-    // SAFETY: The kernel made the fd for us.
+    // SAFETY: The kernel has just returned this fd, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// When this has returned, nobody reaches the slice any more.
+/// Revokes a slice. After this returns, no process and no other device reaches it.
 pub fn revoke(device: BorrowedFd<'_>, slice: BorrowedFd<'_>) -> Result<()> {
     let mut payload = Revoke {
         argsz: size_of::<Revoke>() as u32,
-        feature: SET_DMA_BUF_REVOKE,
+        feature: SET_REVOKE,
         dmabuf_fd: slice.as_raw_fd(),
     };
     call(device, &mut payload).map(drop)

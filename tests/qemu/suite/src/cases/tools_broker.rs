@@ -210,8 +210,10 @@ fn broker_serves_a_hundred_clients_that_die_hang_and_leave() -> Result<()> {
     left.iter().try_for_each(|client| client.signal(Signal::SIGTERM))?;
     all_have_slices(&late)?;
     check::equal("slices given anew", scene.owned(&late)?, free)?;
-    for (why, count) in [("Died", 5), ("Late", 10), ("Left", 10), ("reset: errno 0", 1)] {
-        check::equal(why, scene.count(why)?, count)?;
+    for (event, count) in
+        [("Exited", 5), ("TimedOut", 10), ("Disconnected", 10), ("reset: errno 0", 1)]
+    {
+        check::equal(event, scene.count(event)?, count)?;
     }
     // Who was stopped finds its slice gone, and has not written to it since.
     hung.iter().try_for_each(|client| client.signal(Signal::SIGCONT))?;

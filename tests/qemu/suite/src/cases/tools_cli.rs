@@ -285,7 +285,7 @@ fn tool_says_what_was_refused_and_why() -> Result<()> {
     let device = open_edu()?;
     let said = program::json(&["peek", &bar, "0"], 1)?;
     check::equal("errno", &said["errno"], &json!(libc::EBUSY))?;
-    ensure!(said["error"].to_string().contains("somebody else has it open"), "{said}");
+    ensure!(said["error"].to_string().contains("it is already open"), "{said}");
     drop(device);
     let none = "0000:ff:1f.7/0";
     let said = program::json(&["peek", none, "0"], 1)?;

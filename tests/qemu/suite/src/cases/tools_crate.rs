@@ -33,7 +33,7 @@ fn crate_client_survives_the_loss_of_its_slice() -> Result<()> {
     let lines = [
         format!("client: slice 7 of BAR 0 of {edu}"),
         format!("client: id {ID:#x}"),
-        "client: no device memory at 0x0: the buffer was revoked or the device is off".into(),
+        "client: no device memory at 0x0: the buffer was revoked or memory is disabled".into(),
         format!("owner: the client ended with exit status: 0; the id still is {ID:#x}"),
     ];
     for line in lines {
