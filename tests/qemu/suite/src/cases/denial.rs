@@ -101,8 +101,8 @@ impl Clients {
         for peer in peers {
             let fd = peer.take(&buffer)?;
             let address = check::works("mmap", peer.map(fd, PAGE, mm::RW, 0)?)? + offset as usize;
-            let want = check::works("load", peer.load(address)?)?;
-            peer.begin_hammer(address, want)?;
+            let want = peer.load(address)?.context("load")?;
+            peer.begin_loads(address, want)?;
             clients.push((peer, address));
         }
         Ok(Clients(clients))
@@ -110,7 +110,7 @@ impl Clients {
 
     fn end(self) -> Result<()> {
         for (peer, _) in self.0 {
-            peer.end_hammer()?;
+            peer.end_loads()?;
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ fn function_resets_work_beside_eight_clients_that_fault() -> Result<()> {
 fn memory_with(device: &Device, words: &[u32]) -> Result<Mapping> {
     let memory = device.map_bar(0)?;
     for (at, &word) in words.iter().enumerate() {
-        check::works("store", memory.store(4 * at as u64, word))?;
+        memory.store(4 * at as u64, word).context("store")?;
     }
     device.set_memory(false)?;
     device.set_memory(true)?;
@@ -177,7 +177,7 @@ fn config_write_reads_its_bytes_from_a_mapping_of_the_device() -> Result<()> {
         let memory = memory_with(&device, &[u32::from(off)])?;
         let at = device.region(uapi::VFIO_PCI_CONFIG_REGION_INDEX)?.offset + command;
         let written = mm::write_at(device.raw(), memory.address(), 2, at as i64);
-        check::value("pwrite() from the BAR", written, 2)?;
+        check::equal("pwrite() from the BAR", written, Ok(2))?;
         check::equal("PCI_COMMAND", device.config16(command)?, off)?;
         check::bus_error("with memory off", memory.load(0))?;
         device.set_memory(true)?;
