@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The C headers for which kernel_ext makes its own bindings: what the kernel crate's bindings lack.
+ * The C headers for which kernel_ext has bindings of its own: the kernel crate's lack them.
  * Sorted alphabetically.
  */
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Inline functions and macros of the kernel, made callable from Rust. Nothing but the call: what
- * decides anything is in Rust. Sorted by name; declared in helpers.h.
+ * Functions for Rust to call in place of inline functions and macros of the kernel. They hold only
+ * the call: all decisions are in Rust. Sorted by name; declared in helpers.h.
  */
 
 #include <linux/debugfs.h>
@@ -68,7 +68,7 @@ bool kernel_ext_pmd_none(pmd_t *pmd)
 void kernel_ext_pmd_populate(struct mm_struct *mm, pmd_t *pmd, pgtable_t table)
 {
 	mm_inc_nr_ptes(mm);
-	/* As in pmd_install(): the table is to be seen empty. */
+	/* As in pmd_install(): no CPU may see the table before its zeroes. */
 	smp_wmb();
 	pmd_populate(mm, pmd, table);
 }
