@@ -48,7 +48,7 @@ fn error(pci: &Pci, error: LinkError) -> Result<()> {
     if host::port_has_error(pci, error)? {
         return Ok(());
     }
-    Err(Skip("nobody outside makes errors".into()).into())
+    Err(Skip("the host injects no errors".into()).into())
 }
 
 /// An edu with everything that reaches it: mappings of both kinds, and an importer.
@@ -74,7 +74,7 @@ impl Scene {
         Call::start(|| self.mappings[0].load(ID_AT).map(drop).or(Err(Errno::EIO)))
     }
 
-    /// Checks that nobody reaches the device.
+    /// Checks that no mapping and no importer reaches the device.
     fn is_out_of_reach(&self, when: &str) -> Result<()> {
         let ptes = Ptes::new()?;
         for mapping in &self.mappings {
@@ -84,7 +84,7 @@ impl Scene {
         self.rig.refuses(when, &self.importer)
     }
 
-    /// Checks that everybody does, once its user has written its addresses anew.
+    /// Checks that all do, once the user has written the addresses anew.
     fn heals(&self) -> Result<()> {
         self.rig.device.set_memory(false)?;
         self.rig.device.set_memory(true)?;
@@ -146,7 +146,7 @@ fn harmless_error_takes_everything_away_until_it_is_over() -> Result<()> {
     end.wait()?;
     end.end()?;
     check::works("the load that waited", load.finish()?)?;
-    // Nobody has asked for a reset: its user has nothing to do.
+    // No reset was asked for: the user has nothing to do.
     scene.rig.has_status("in the end", VFIO_DMA_BUF_STATUS_LIVE)?;
     for mapping in &scene.mappings {
         check::value("in the end", mapping.load(ID_AT), ID)?;
@@ -189,7 +189,7 @@ fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
     sibling.release()
 }
 
-/// Who waits may be who has to give the device back, and unbinding waits for that.
+/// The process that waits may be the one that has the device open, and unbinding waits for its close.
 fn unbind_ends_the_waits_for_a_recovery() -> Result<()> {
     let pci = edu()?;
     let config = Config::of(&pci)?;

@@ -12,7 +12,7 @@ use guest::buffer;
 use guest::call::{self, Call};
 use guest::device::Device;
 use guest::pci::{BOCHS, EDU};
-use guest::testmod::{Importer, STUBBORN};
+use guest::testmod::{Importer, NEVER_UNMAPS};
 use guest::{uapi, Errno};
 use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
@@ -54,7 +54,7 @@ struct Waiting {
 impl Waiting {
     /// Starts `operation` in a child.
     fn start(rig: Rig, operation: impl FnOnce(&Device) -> Result<(), Errno>) -> Result<Waiting> {
-        let importer = rig.mapped(STUBBORN)?;
+        let importer = rig.mapped(NEVER_UNMAPS)?;
         let mut call = Call::start(|| operation(&rig.device))?;
         call.hangs_for(WHILE)?;
         Ok(Waiting { rig, importer, call })
@@ -169,7 +169,7 @@ fn vfio_reset_outlasts_a_debugger() -> Result<()> {
 /// to give up.
 fn stopped_revoke_says_that_it_was_interrupted() -> Result<()> {
     let rig = Rig::new()?;
-    let importer = rig.mapped(STUBBORN)?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
     let mut call = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
     call.hangs_for(WHILE)?;
     let waiting = Waiting { rig, importer, call };
