@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The importer: one attachment per open file, with the manners that user space chose.
+//! The importer: one attachment per open file, with the policy that user space chose.
 //!
 //! Lock order: [`Importer::attachment`], then the reservation lock of the dma-buf. The exporter
 //! tells us that a mapping is void with the reservation lock held, so nothing there takes the
@@ -166,13 +166,13 @@ impl Importer {
         })
     }
 
-    /// Undoes [`Importer::attach`]; tells whether there was an attachment.
+    /// Undoes [`Importer::attach`]; returns whether there was an attachment.
     fn detach(this: ArcBorrow<'_, Self>) -> bool {
         let attachment = this.attachment.lock().take();
         // Not with the lock held, which the work takes.
         let found = attachment.is_some();
         drop(attachment);
-        // Nobody can queue it any more.
+        // It cannot be queued any more.
         work::cancel(this);
         found
     }
@@ -197,10 +197,10 @@ impl Importer {
         }
     }
 
-    /// Unmaps if it is mapped, and tells.
+    /// Unmaps if it is mapped; returns whether it was.
     fn unmap_locked(&self, locked: &mut Locked<'_, Self>) -> bool {
         if locked.is_mapped() {
-            // Not after it: who waits for that may look here at once.
+            // Before it: a waiter for the unmapping may read this at once.
             self.unmapped_at.store(time::now(), Relaxed);
         }
         locked.unmap()

@@ -236,7 +236,7 @@ impl<T: Invalidate> Locked<'_, T> {
         Ok(())
     }
 
-    /// Unmaps the dma-buf if it is mapped, and tells. `dma_buf_unmap_attachment()`
+    /// Unmaps the dma-buf if it is mapped; returns whether it was. `dma_buf_unmap_attachment()`
     pub(crate) fn unmap(&mut self) -> bool {
         // SAFETY: By the type invariant nobody else has access.
         let Some((table, direction)) = (unsafe { (*self.slot.mapping.get()).take() }) else {

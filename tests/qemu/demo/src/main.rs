@@ -84,7 +84,7 @@ fn direct() -> Result<()> {
 
     let shown = show(&pci);
 
-    // Also after a failure: whoever runs the demo at home wants the machine back.
+    // After a failure, too: the demo leaves the machine as it was.
     say("setup", &format!("unbind {pci}, rmmod {}", module.name()));
     let unbound = pci.release();
     let unloaded = unbound.and_then(|()| module.unload_soon());

@@ -23,7 +23,7 @@ pub enum Place {
     Plain,
     /// Ordinary memory, so many bytes past an aligned address.
     Unaligned(u64),
-    /// Memory that another thread changes meanwhile, and passes to calls of its own.
+    /// Memory that another thread changes meanwhile and passes to its own calls.
     Changing,
     /// So many bytes are at the end of a page, and what would follow is not accessible.
     Edge(u64),
@@ -168,7 +168,7 @@ impl Memory {
         }
     }
 
-    /// Gives the late memory to those who wait for it, after having `done` something else.
+    /// Provides pages for faults on the late memory, after having `done` something else.
     pub fn serve(&self, mut done: impl FnMut()) -> Result<()> {
         while !self.is_over() {
             if let Some(offset) = self.late.wait(5)? {
@@ -176,7 +176,7 @@ impl Memory {
                 let _ = self.late.fill(offset);
             }
         }
-        // Nobody may wait for ever.
+        // No fault may wait for ever.
         let _ = self.late.fill(0);
         Ok(())
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! One hostile call: what it is, and by chance which.
+//! One hostile call, picked at random.
 
 use guest::{feature, uapi, PAGE};
 use rand::seq::IndexedRandom;
@@ -100,7 +100,7 @@ fn export(rng: &mut Pcg64Mcg) -> Op {
     device(rng, FEATURE, words.into_iter().map(Word::Is).collect())
 }
 
-/// REVOKE, MEMATTR, INFO, or what nobody has.
+/// REVOKE, MEMATTR, INFO, or an unknown feature.
 fn by_fd(rng: &mut Pcg64Mcg) -> Op {
     let argsz = if rng.random_bool(0.8) { 40 } else { word(rng) };
     let mut words = vec![Word::Is(argsz), Word::Is(flags(rng)), Word::Fd(Handle::random(rng))];

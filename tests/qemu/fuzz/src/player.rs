@@ -20,7 +20,7 @@ const FDS: u64 = 200;
 /// What a process is to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
-    /// Who it is.
+    /// Its role.
     pub role: Role,
     /// What it is hostile to.
     pub target: Target,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where the hostile processes play, and the witness of what they did.
+//! The devices that the hostile processes use, and the witness that must not change.
 
 use std::fs::File;
 use std::thread::sleep;
@@ -121,7 +121,7 @@ impl Scene {
         Ok(Scene { target, device, dead, buffer, mapping, bar })
     }
 
-    /// Puts the device right, as its owner can, and looks at what nobody should have touched.
+    /// Restores the device, as its owner can, and checks that the witness is unchanged.
     fn check(&self) -> Result<()> {
         let power = self.device.capability(uapi::PCI_CAP_ID_PM)?;
         if power.is_some() {

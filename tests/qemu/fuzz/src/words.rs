@@ -6,7 +6,7 @@ use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 
-/// The features that are this driver's, one that is the core's, and some that nobody has.
+/// The features of this driver, one of the core, and unknown ones.
 pub const FEATURES: [u32; 10] = [
     uapi::VFIO_DEVICE_FEATURE_DMA_BUF,
     uapi::VFIO_DEVICE_FEATURE_DMA_BUF,

@@ -33,14 +33,14 @@ pub struct Target {
     pub witness: Option<u64>,
 }
 
-/// Who a process is.
+/// What privileges and fds a process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Root, with the device.
     Owner,
-    /// Nobody, who was given the device.
+    /// User nobody, with the device.
     DeviceHolder,
-    /// Nobody, who was given buffers and nothing else.
+    /// User nobody, with buffers only.
     BufferHolder,
     /// Root, with the device's own file, which was not bound to an iommufd.
     Unbound,
@@ -100,7 +100,7 @@ pub struct Start<'a> {
 
 /// What a process has.
 pub struct World {
-    /// Who it is.
+    /// Its role.
     pub role: Role,
     /// What it is hostile to.
     pub target: Target,

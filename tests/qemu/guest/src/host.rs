@@ -18,7 +18,7 @@ pub enum LinkError {
     NonFatal,
 }
 
-/// Lets the root port above a device have an error; `false` if nobody is there to do it.
+/// Lets the root port above a device have an error; `false` if the host does not listen.
 pub fn port_has_error(pci: &Pci, error: LinkError) -> Result<bool> {
     let Some(path) = env::var_os("HOST") else { return Ok(false) };
     let error = match error {

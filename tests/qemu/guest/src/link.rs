@@ -43,7 +43,7 @@ impl Link {
             .with_context(|| path.display().to_string())?;
         setsockopt(&door, sockopt::ReceiveTimeout, &time_val(limit))?;
         listen(&door, Backlog::new(1)?)?;
-        let fd = accept(door.as_raw_fd()).context("nobody came")?;
+        let fd = accept(door.as_raw_fd()).context("no connection")?;
         // SAFETY: accept() returned it, and nobody else has it.
         Ok(Link(unsafe { OwnedFd::from_raw_fd(fd) }))
     }

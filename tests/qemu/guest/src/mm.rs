@@ -138,7 +138,7 @@ pub fn vmsplice(pipe: RawFd, address: usize, len: u64) -> Result<usize, Errno> {
 
 /// pread() into a mapping of this module, by its address.
 pub fn read_at(fd: RawFd, address: usize, len: u64, offset: i64) -> Result<usize, Errno> {
-    // SAFETY: as for unmap(); who holds a mapping knows that its contents may change.
+    // SAFETY: as for unmap(); holders of a mapping expect its contents to change.
     let done = unsafe { libc::pread(fd, address as *mut _, len as usize, offset) };
     Errno::result(done).map(|done| done as usize)
 }

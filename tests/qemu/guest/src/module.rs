@@ -45,7 +45,7 @@ impl Module {
         &self.name
     }
 
-    /// Whether it is loaded. Of what is no module, `/sys/module` may have a directory, too.
+    /// Whether it is loaded. `/sys/module` has directories of built-in modules, too.
     pub fn is_loaded(&self) -> bool {
         Path::new("/sys/module").join(&self.name).join("initstate").exists()
     }

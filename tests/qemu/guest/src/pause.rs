@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Pauses in the kernel, made by the test module: a thread stops where it enters a function, so
-//! that others can do what they like meanwhile.
+//! Pauses in the kernel, made by the test module: a thread stops where it enters a function, while
+//! the case does something else.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::testmod::{self, uapi};
 use crate::timeout::scaled;
 use crate::windows::Window;
 
-/// How long a thread stops if nobody lets it go, unless a case wants it shorter.
+/// How long a thread stops at most, unless a case sets a shorter limit.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// One pause, of one thread. Ends when dropped.
@@ -86,7 +86,7 @@ impl Pause {
     pub fn wait(&self) -> Result<()> {
         let deadline = Instant::now() + scaled(LIMIT);
         while !self.is_inside()? {
-            ensure!(Instant::now() < deadline, "nobody came: {:?}", self.stats());
+            ensure!(Instant::now() < deadline, "no thread came: {:?}", self.stats());
             sleep(Duration::from_millis(1));
         }
         Ok(())
@@ -99,14 +99,14 @@ impl Pause {
         Ok(())
     }
 
-    /// Checks that nobody has come yet.
+    /// Checks that no thread has come yet.
     pub fn is_ahead(&self) -> Result<()> {
         let stats = self.stats()?;
-        ensure!(stats.state == uapi::PAUSE_ARMED, "somebody came already: {stats:?}");
+        ensure!(stats.state == uapi::PAUSE_ARMED, "a thread came already: {stats:?}");
         Ok(())
     }
 
-    /// Checks that the thread is still there, and lets it go.
+    /// Checks that the thread is still there, and lets it continue.
     pub fn end(self) -> Result<()> {
         self.release()
     }
@@ -133,7 +133,7 @@ impl Pause {
     }
 }
 
-/// Checks that `done`, on a thread of its own, ends while somebody stands in `pause`.
+/// Runs `done` in another thread; checks that it ends while a thread is stopped in `pause`.
 pub fn meanwhile<T: Send + Debug>(
     pause: &Pause,
     what: &str,

@@ -29,6 +29,6 @@ pub fn close(fd: i32) -> Result<(), i32> {
 
 /// Owns an fd that a system call made for this program.
 pub fn own(fd: i32) -> OwnedFd {
-    // SAFETY: callers pass what a call just gave them, so that nobody else has it.
+    // SAFETY: callers pass an fd that a call just returned to them alone.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

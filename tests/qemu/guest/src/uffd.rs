@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory whose pages come when this program says so (`userfaultfd`): whoever touches it, the
-//! kernel in the middle of a system call too, waits until then.
+//! Memory whose pages this program provides on demand (`userfaultfd`): an access, also one by the
+//! kernel in the middle of a system call, waits until then.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -79,7 +79,7 @@ impl Userfault {
         Ok(Some((address - self.area.address() as u64) & !(PAGE - 1)))
     }
 
-    /// Puts a page of zeroes at `offset`; who waits for it goes on.
+    /// Puts a page of zeroes at `offset`; faults that wait for it continue.
     pub fn fill(&self, offset: u64) -> Result<(), Errno> {
         let start = self.area.address() as u64 + offset;
         let range = uapi::uffdio_range { start, len: PAGE };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who a process is, and what it may use.
+//! User and limits of a process.
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{setrlimit, Resource};

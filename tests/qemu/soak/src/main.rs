@@ -41,7 +41,7 @@ use session::{play, Mismatch, Replay, Table};
 const EPISODE: u64 = 20_000;
 /// How long a failing sequence is worked on.
 const SHRINKING: Duration = Duration::from_secs(600);
-/// Between lines that tell how it goes.
+/// Time between lines of progress.
 const REPORT: Duration = Duration::from_secs(10);
 
 /// When a run is over.

@@ -29,7 +29,7 @@ pub type Slot = u8;
 /// One operation of one process. What no process does (sysfs, signals) is done by the conductor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// Who does it, or whom it is done to.
+    /// The process that does it, or that it is done to.
     pub by: Proc,
     /// What is done.
     pub op: Op,
@@ -414,8 +414,8 @@ impl fmt::Display for Step {
                 }
                 write!(f, ", {}", Step { by: self.by, op: (**op).clone() })
             }
-            SysfsReset { func } => write!(f, "(nobody) sysfs reset of {}", name(func)),
-            Rebind { unit } => write!(f, "(nobody) rebind {}", unit_name(*unit)),
+            SysfsReset { func } => write!(f, "(conductor) sysfs reset of {}", name(func)),
+            Rebind { unit } => write!(f, "(conductor) rebind {}", unit_name(*unit)),
             Revoke { func, .. }
             | GetMemattr { func, .. }
             | SetMemattr { func, .. }

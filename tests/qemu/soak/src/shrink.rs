@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Makes a failing sequence short: leaves out what is not needed for the failure.
+//! Shortens a failing sequence to the steps that the failure needs.
 //!
 //! Pure.
 

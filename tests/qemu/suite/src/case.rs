@@ -42,7 +42,7 @@ impl Setup {
     }
 }
 
-/// The error that means: this machine or its kernel cannot run the case.
+/// The error of a case that this machine or its kernel cannot run.
 #[derive(Debug)]
 pub struct Skip(pub String);
 

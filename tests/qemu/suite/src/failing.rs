@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Letting all that can fail in a call fail, one thing after the other.
+//! Makes each allocation and copy of a call fail, one per run.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -62,7 +62,7 @@ pub struct Tally {
     /// How many made it fail, and how.
     pub failed: u32,
     pub errnos: BTreeSet<i32>,
-    /// How many it got along with.
+    /// How many did not make it fail.
     pub absorbed: u32,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What most cases start with.
+//! Devices, buffers and helpers that most cases start with.
 
 use std::env;
 use std::fs;
@@ -87,7 +87,7 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()
     let deadline = Instant::now() + scaled(Duration::from_secs(20));
     while !done()? {
         if Instant::now() >= deadline {
-            bail!("waited in vain: {what}");
+            bail!("timed out: {what}");
         }
         sleep(Duration::from_millis(10));
     }

@@ -67,7 +67,7 @@ impl Rig {
         Ok(importer)
     }
 
-    /// Checks that nobody can attach or map, with an importer that was attached before.
+    /// Checks that attaching and mapping fail, also for an importer that was attached before.
     pub fn refuses(&self, when: &str, attached: &Importer) -> Result<()> {
         check::errno(&format!("map {when}"), attached.map(), Errno::ENODEV)?;
         let late = Importer::new()?.attach(&self.buffer, &self.importing, UNMAPS_AT_ONCE);

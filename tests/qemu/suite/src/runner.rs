@@ -58,7 +58,7 @@ pub fn run(cases: &[&Case]) -> ExitCode {
             }
             Err(error) => {
                 println!("# {error:#}\nnot ok {number} - {}", case.name);
-                println!("Bail out! the machine is in no state to go on");
+                println!("Bail out! the machine cannot run more cases");
                 return ExitCode::FAILURE;
             }
         }
@@ -108,7 +108,7 @@ fn find(ids: &[Id]) -> Result<Result<Vec<Pci>, String>> {
     Ok(Ok(devices))
 }
 
-/// Brings about what a case wants to find.
+/// Sets up what a case needs.
 fn prepare(setup: Setup, devices: &[Pci]) -> Result<()> {
     let module = Module::driver();
     match setup {
@@ -127,7 +127,7 @@ fn prepare(setup: Setup, devices: &[Pci]) -> Result<()> {
     }
 }
 
-/// Starts the case and waits for its end, which comes in time or is brought about.
+/// Starts the case and waits for its end; kills it at its time limit.
 fn supervise(case: &Case) -> Result<Verdict> {
     let output = File::create(OUTPUT)?;
     let mut child = Command::new(env::current_exe()?)
@@ -195,7 +195,7 @@ fn stacks(group: Pid) -> String {
     text
 }
 
-/// With all processes of a case gone, nothing of it may hold the module.
+/// Checks that the module has no reference after all processes of a case are gone.
 fn left_behind() -> Result<()> {
     let module = Module::driver();
     let deadline = Instant::now() + scaled(Duration::from_secs(10));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The init of a virtual machine that QEMU runs inside of the guest, with an edu of the guest's
-//! (`-device vfio-pci`). Tells on the serial port what it reads from the device. Its reboot is
-//! the end of the machine.
+//! (`-device vfio-pci`). Prints what it reads from the device on the serial port. Its reboot ends
+//! the machine.
 
 use std::convert::Infallible;
 use std::fs::{self, File};

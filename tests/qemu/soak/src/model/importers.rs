@@ -105,7 +105,7 @@ impl Model {
         }))
     }
 
-    /// Lets go of what importers hold whose file nobody has open any more.
+    /// Releases what importers hold whose file is not open any more.
     pub(super) fn release_importers(&mut self) {
         for id in 0..self.importers.len() as ImporterId {
             let is_open = self.procs.iter().any(|proc| proc.importers.contains(&Some(id)));

@@ -274,7 +274,7 @@ impl Model {
         &mut self.importers[id as usize]
     }
 
-    /// Lets `step` happen, and says what it must come to. `None`: it makes no sense now (a slot is
+    /// Applies `step`; returns the outcome that it must have. `None`: it makes no sense now (a slot is
     /// empty, or not), and nothing happens.
     pub fn apply(&mut self, step: &Step) -> Option<Expect> {
         let by = step.by;

@@ -58,7 +58,7 @@ fn error(pci: &Pci, error: LinkError) -> Result<()> {
     if host::port_has_error(pci, error)? {
         return Ok(());
     }
-    Err(Skip("nobody outside makes errors".into()).into())
+    Err(Skip("the host injects no errors".into()).into())
 }
 
 /// An edu with everything that reaches it: mappings of both kinds, and an importer.
@@ -84,7 +84,7 @@ impl Scene {
         Call::start(|| self.mappings[0].load(ID_AT).map(drop).or(Err(Errno::EIO)))
     }
 
-    /// Checks that nobody reaches the device.
+    /// Checks that no mapping and no importer reaches the device.
     fn is_out_of_reach(&self, when: &str) -> Result<()> {
         let ptes = Ptes::new()?;
         for mapping in &self.mappings {
@@ -94,7 +94,7 @@ impl Scene {
         self.rig.refuses(when, &self.importer)
     }
 
-    /// Checks that everybody does, once its user has written its addresses anew.
+    /// Checks that all do, once the user has written the addresses anew.
     fn heals(&self) -> Result<()> {
         self.rig.device.set_memory(false)?;
         self.rig.device.set_memory(true)?;
@@ -299,7 +299,7 @@ fn lost_device_is_back_when_it_is_opened_anew() -> Result<()> {
     config.restore(&sibling)
 }
 
-/// Who waits may be who has to give the device back, and unbinding waits for that.
+/// The process that waits may be the one that has the device open, and unbinding waits for its close.
 fn unbind_ends_the_waits_for_a_recovery() -> Result<()> {
     let pci = edu()?;
     let config = Config::of(&pci)?;

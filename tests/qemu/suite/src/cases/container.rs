@@ -94,9 +94,9 @@ fn device_writes_into_a_bar_mapping_of_another_device() -> Result<()> {
     Ok(())
 }
 
-/// A limit, not a promise: a type 1 container follows a mapping to its page frames once, when it
-/// is told to, and hears of nothing afterwards. Whoever has a device and a container of their own
-/// keeps what they mapped there. iommufd refuses such mappings.
+/// A limit, not a promise: a type 1 container follows a mapping to its page frames once, when memory
+/// is mapped, and is not notified of a revoke. A process with another device in a container keeps
+/// what it mapped there. iommufd refuses such mappings.
 fn type1_mapping_of_a_buffer_outlives_its_revoke() -> Result<()> {
     let device = open_edu()?;
     master_the_bus(&device)?;

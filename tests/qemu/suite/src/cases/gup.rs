@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whoever wants the struct pages of a mapping gets an error: there are none.
+//! Calls that need the struct pages of a mapping fail: there are none.
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};

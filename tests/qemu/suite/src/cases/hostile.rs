@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Hostile user space: what the fuzzer cannot hit by chance, or could not tell if it did.
+//! Hostile user space: calls that the fuzzer cannot hit by chance, or could not judge.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -188,7 +188,7 @@ fn calls_that_wait_for_their_memory_can_be_killed() -> Result<()> {
                 scope.spawn(|| raw::call(number, args));
                 ensure!(memory.is_touched()?, "call {at} does not read its memory");
                 theirs.send(&(), None)?;
-                // Nobody ever gives it.
+                // The page is never provided.
                 thread::sleep(Duration::from_secs(1000));
                 Ok(())
             })

@@ -65,7 +65,7 @@ fn importer_maps_and_unmaps() -> Result<()> {
         check::works("unmap", importer.unmap())?;
         check::errno("second unmap", importer.unmap(), Errno::EALREADY)?;
     }
-    invalidated("nobody revoked it", &importer, 0)?;
+    invalidated("not revoked", &importer, 0)?;
     check::works("detach", importer.detach())?;
     check::works("REVOKE without importers", buffer::revoke(&rig.device, &rig.buffer))
 }

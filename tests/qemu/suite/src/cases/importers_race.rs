@@ -81,7 +81,7 @@ impl Crowd {
         self.importers.iter().map(|importer| Ok(importer.stats()?.hits)).sum()
     }
 
-    /// Ends it, and checks that nobody met with an error.
+    /// Ends it, and checks that no process met with an error.
     fn stop(self) -> Result<()> {
         self.workers.into_iter().try_for_each(Worker::kill)
     }

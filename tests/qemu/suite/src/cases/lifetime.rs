@@ -39,7 +39,7 @@ cases! {
         ];
 }
 
-/// Waits until the device can be opened through its group, that is, until nobody has it open.
+/// Waits until the device can be opened through its group, that is, until it is closed.
 fn closed() -> Result<()> {
     let path = format!("/dev/vfio/{}", edu()?.group()?);
     wait_for("the device closes", || Ok(File::options().read(true).write(true).open(&path).is_ok()))

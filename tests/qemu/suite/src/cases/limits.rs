@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What those who hold an fd can make the kernel allocate: it is charged to their memory cgroup.
+//! Kernel memory that the holder of an fd can use: it is charged to the memory cgroup.
 
 use std::fs;
 use std::thread;
@@ -280,8 +280,8 @@ fn export_until_it_fails(device: &Device, export: &Export) -> Result<()> {
     Ok(())
 }
 
-/// The console waits with what the kernel says. The report of the OOM killer has a call trace, and
-/// that is no splat; all else is said again in the end, for who judges the log.
+/// Holds back the console. The report of the OOM killer has a call trace, which is no splat; all
+/// other lines are logged again in the end, for the judge.
 struct Quiet {
     /// Until it is said.
     log: Option<Log>,

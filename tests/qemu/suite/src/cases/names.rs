@@ -58,7 +58,7 @@ fn name_is_in_maps_map_files_fd_and_fdinfo() -> Result<()> {
     Ok(())
 }
 
-/// So that without an fd nobody can revoke the buffer by its mapping.
+/// A process without an fd cannot revoke the buffer by its mapping.
 fn mapping_gives_no_fd_of_its_buffer() -> Result<()> {
     let device = open_edu()?;
     let buffer = export_edu(&device)?;
@@ -143,8 +143,8 @@ fn name_of_a_buffer_has_its_bar() -> Result<()> {
     Ok(())
 }
 
-/// A dma-buf's file may be freed while an O_PATH descriptor keeps its name alive. Whoever reaches
-/// mappings through the buffer's file then reaches a file that is no more, or another one.
+/// A dma-buf's file may be freed while an O_PATH descriptor keeps its name alive. A driver that finds
+/// mappings through the buffer's file then uses freed memory, or another file.
 fn o_path_descriptor_of_a_buffer_that_is_gone_does_no_harm() -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let device = open_edu()?;

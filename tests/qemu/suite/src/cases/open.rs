@@ -94,5 +94,5 @@ fn unknown_ioctl_is_enotty() -> Result<()> {
     let device = open_edu()?;
     // The numbers on both sides of VFIO_DEVICE_PCI_DMABUF_REVOKE belong to others.
     let request = uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE + 30;
-    check::errno("an ioctl that nobody has", device.ioctl(request, 0), Errno::ENOTTY)
+    check::errno("an unknown ioctl", device.ioctl(request, 0), Errno::ENOTTY)
 }

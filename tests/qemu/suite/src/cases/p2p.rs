@@ -305,7 +305,7 @@ fn unmapping_gives_all_memory_back() -> Result<()> {
     bail!("{ROUNDS} mappings each have cost {lost:?} bytes")
 }
 
-/// Memory that nobody has, bytes: also what the CPUs have at hand for the next one.
+/// Free memory, bytes, with the pages that each CPU keeps.
 fn free() -> Result<u64> {
     // Adds up what each CPU has counted.
     fs::read_to_string("/proc/sys/vm/stat_refresh").context("stat_refresh")?;

@@ -100,7 +100,7 @@ impl Watch {
         Ok(())
     }
 
-    /// At the end: what was never touched while all was well, and a revoke.
+    /// At the end: mappings that were never touched before, and a revoke.
     fn finish(&self, device: &Device) -> Result<()> {
         self.alive("at the end")?;
         for (mapping, at, want) in &self.untouched {

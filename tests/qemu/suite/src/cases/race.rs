@@ -55,6 +55,22 @@ fn racer(step: impl Fn(u32) -> Result<()> + 'static) -> Result<Worker> {
     })
 }
 
+/// Repeats `step` in `count` children with their own fds of the device; this process disturbs them.
+fn race(
+    device: &Device,
+    count: usize,
+    resets: bool,
+    step: impl Fn(&Device, u32) -> Result<()> + Copy + 'static,
+) -> Result<()> {
+    let mut workers = Vec::new();
+    for _ in 0..count {
+        let device = device.dup()?;
+        workers.push(racer(move |round| step(&device, round))?);
+    }
+    disturb(device, resets)?;
+    workers.into_iter().try_for_each(|worker| worker.finish(LIMIT))
+}
+
 /// A load that gave the id register's value or SIGBUS.
 fn id_or_bus_error(mapping: &Mapping) -> Result<()> {
     match mapping.load(ID_AT) {
@@ -191,45 +207,29 @@ fn opening_and_closing_races_with_loads() -> Result<()> {
 
 fn exports_and_revokes_race_with_memory_and_resets() -> Result<()> {
     let device = open_edu()?;
-    let copies = [device.dup()?, device.dup()?, device.dup()?];
-    let workers: Vec<Worker> = copies
-        .into_iter()
-        .map(|device| {
-            racer(move |round| {
-                let count = 1 + u64::from(round % 5);
-                let ranges: Vec<Range> = (0..count).map(|at| Range(at * PAGE, PAGE)).collect();
-                let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
-                let mapping = check::works("mmap", buffer.map(0, count * PAGE))?;
-                id_or_bus_error(&mapping)?;
-                if round % 2 == 0 {
-                    check::works("REVOKE", buffer::revoke(&device, &buffer))?;
-                    check::bus_error("revoked", mapping.load(ID_AT))?;
-                }
-                Ok(())
-            })
-        })
-        .collect::<Result<_>>()?;
-    disturb(&device, true)?;
-    workers.into_iter().try_for_each(|worker| worker.finish(LIMIT))?;
+    race(&device, 3, true, |device, round| {
+        let count = 1 + u64::from(round % 5);
+        let ranges: Vec<Range> = (0..count).map(|at| Range(at * PAGE, PAGE)).collect();
+        let buffer = check::works("export", Export::new(0, &ranges).make(device))?;
+        let mapping = check::works("mmap", buffer.map(0, count * PAGE))?;
+        id_or_bus_error(&mapping)?;
+        if round % 2 == 0 {
+            check::works("REVOKE", buffer::revoke(device, &buffer))?;
+            check::bus_error("revoked", mapping.load(ID_AT))?;
+        }
+        Ok(())
+    })?;
     check::value("at the end", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)
 }
 
 fn bar_mappings_race_with_memory_and_resets() -> Result<()> {
     let device = open_edu()?;
-    let copies = [device.dup()?, device.dup()?, device.dup()?];
-    let workers: Vec<Worker> = copies
-        .into_iter()
-        .map(|device| {
-            racer(move |round| {
-                let bar = check::works("mmap", device.map_bar(0))?;
-                id_or_bus_error(&bar)?;
-                bar.unmap_part(PAGE * u64::from(1 + round % 3), PAGE)?;
-                id_or_bus_error(&bar)
-            })
-        })
-        .collect::<Result<_>>()?;
-    disturb(&device, true)?;
-    workers.into_iter().try_for_each(|worker| worker.finish(LIMIT))?;
+    race(&device, 3, true, |device, round| {
+        let bar = check::works("mmap", device.map_bar(0))?;
+        id_or_bus_error(&bar)?;
+        bar.unmap_part(PAGE * u64::from(1 + round % 3), PAGE)?;
+        id_or_bus_error(&bar)
+    })?;
     check::value("at the end", device.map_bar(0)?.load(ID_AT), ID)
 }
 
@@ -260,25 +260,17 @@ fn mmap_races_with_revoke() -> Result<()> {
 fn huge_faults_race_with_memory_and_revokes() -> Result<()> {
     const SIZE: u64 = 8 << 20;
     let device = open_bochs()?;
-    let copies = [device.dup()?, device.dup()?];
-    let workers: Vec<Worker> = copies
-        .into_iter()
-        .map(|device| {
-            racer(move |round| {
-                let buffer = Buffer::export(&device, 0, 0, SIZE)?;
-                let address = mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?;
-                let mapping = Mapping::from_raw(address, SIZE);
-                for at in (0..SIZE).step_by(3 << 20) {
-                    let _ = mapping.store(at, round);
-                }
-                check::works("REVOKE", buffer::revoke(&device, &buffer))?;
-                for at in (0..SIZE).step_by(3 << 20) {
-                    check::bus_error("revoked", mapping.load(at))?;
-                }
-                Ok(())
-            })
-        })
-        .collect::<Result<_>>()?;
-    disturb(&device, false)?;
-    workers.into_iter().try_for_each(|worker| worker.finish(LIMIT))
+    race(&device, 2, false, |device, round| {
+        let buffer = Buffer::export(device, 0, 0, SIZE)?;
+        let address = mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?;
+        let mapping = Mapping::from_raw(address, SIZE);
+        for at in (0..SIZE).step_by(3 << 20) {
+            let _ = mapping.store(at, round);
+        }
+        check::works("REVOKE", buffer::revoke(device, &buffer))?;
+        for at in (0..SIZE).step_by(3 << 20) {
+            check::bus_error("revoked", mapping.load(at))?;
+        }
+        Ok(())
+    })
 }

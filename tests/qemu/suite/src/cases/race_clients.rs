@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Revoke and reset with clients that are stopped, traced or killed, and what goes on in the
-//! meantime: who waits must not make others wait.
+//! Revoke and reset with clients that are stopped, traced or killed: a waiter must not block other
+//! tasks.
 
 use std::time::{Duration, Instant};
 
@@ -44,9 +44,9 @@ cases! {
         ];
 }
 
-/// Longer than most mmap() take that wait for nobody.
+/// Longer than most mmap() take that do not wait.
 const MEDIAN: Duration = Duration::from_millis(20);
-/// Longer than any of them takes on a busy machine, and shorter than a pause.
+/// Longer than any mmap() takes on a busy machine, and shorter than a pause.
 const WORST: Duration = Duration::from_secs(2);
 
 /// A client with two buffers mapped, both touched.

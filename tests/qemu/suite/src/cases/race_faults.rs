@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Races of faults, `mmap()` and `fork()`, each with a thread stopped in the window on purpose.
+//! Races of faults, `mmap()` and `fork()`, each with a thread stopped in the window.
 
 use anyhow::{anyhow, ensure, Result};
 use guest::buffer::{self, Buffer};

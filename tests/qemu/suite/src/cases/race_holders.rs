@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Races of those who hold buffers without mapping them: importers, and fds that outlive the
-//! device. Each with a thread stopped in the window on purpose.
+//! Races of importers and of fds that outlive the device, each with a thread stopped in the window.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -277,8 +276,8 @@ fn is_present(address: usize) -> Result<bool> {
     Ok(u64::from_le_bytes(entry) >> 63 != 0)
 }
 
-/// The kernel gives the memory of a file that is gone to the next one. Who then went by the
-/// dma-buf's file would take pages from somebody else's mapping.
+/// The kernel reuses the memory of a freed file for the next one. A driver that zaps through the
+/// dma-buf's file would then take pages from another file's mapping.
 fn o_path_descriptor_leaves_other_files_mappings_alone() -> Result<()> {
     const MANY: usize = 32;
     let device = open_edu()?;

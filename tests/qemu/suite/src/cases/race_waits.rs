@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Accesses that wait for the end of a reset: what ends them, and what they hold up meanwhile.
+//! Accesses that wait for the end of a reset: which signals end them, and what they block.
 //!
-//! An access by the kernel is one that a system call makes: user space is not there to take a
-//! signal before the access is over, so what ends it has to be looked for by who waits.
+//! An access by the kernel is part of a system call: a signal cannot be delivered before the access
+//! is over, so the fault handler must check for a fatal one itself.
 
 use std::fs;
 use std::time::Duration;
@@ -35,7 +35,7 @@ cases! {
         ];
 }
 
-/// How long to watch who should sleep.
+/// How long to watch a task that should sleep.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// Stops a reset half way, in each way to ask for one; `act` lets it go on.

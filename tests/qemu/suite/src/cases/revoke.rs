@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! REVOKE: for good, for everybody, and for nobody else.
+//! REVOKE: for good, in all processes, and of one buffer only.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The program `vfio-dmabuf`: what it says and does is what this program finds by its own means.
+//! The program `vfio-dmabuf`: the suite checks its output and effects by its own means.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

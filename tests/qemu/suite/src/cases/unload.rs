@@ -85,7 +85,7 @@ fn unbind_waits_for_the_device_fd() -> Result<()> {
     check::equal("driver", pci.driver(), None)
 }
 
-/// Until the device is closed, its owner can do what it could before.
+/// Until the device is closed, its owner can use it as before.
 fn owner_goes_on_while_unbind_waits() -> Result<()> {
     let Rig { device, buffer, importing, pci } = Rig::new()?;
     let importer = Importer::new()?;
