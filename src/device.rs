@@ -121,7 +121,7 @@ pub(crate) fn export(device: &Device, open: &OpenCore, call: FeatureCall) -> Res
     Ok(dma_buf.install(fd))
 }
 
-/// `VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE`
+/// `VFIO_DMABUF_REVOKE`
 pub(crate) fn feature_revoke(device: &Device, call: FeatureCall) -> Result<c_int> {
     let Some((_, payload)) = read_payload::<uapi::FeatureRevoke>(&call, uapi::FEATURE_SET)? else {
         return Ok(0);
@@ -130,7 +130,7 @@ pub(crate) fn feature_revoke(device: &Device, call: FeatureCall) -> Result<c_int
     Ok(0)
 }
 
-/// `VFIO_DEVICE_PCI_DMABUF_REVOKE`: the same as an ioctl of its own.
+/// `VFIO_DMABUF_IOCTL_REVOKE`: the same as an ioctl of its own.
 pub(crate) fn ioctl_revoke(device: &Device, arg: UserPtr) -> Result<isize> {
     let size = size_of::<uapi::IoctlRevoke>();
     let payload: uapi::IoctlRevoke = UserSlice::new(arg, size).reader().read()?;
@@ -146,7 +146,7 @@ fn revoke(device: &Device, fd: i32) -> Result {
     Buffer::revoke(&dma_buf)
 }
 
-/// `VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR`
+/// `VFIO_DMABUF_MEMATTR`
 pub(crate) fn feature_memattr(device: &Device, call: FeatureCall) -> Result<c_int> {
     let ops = uapi::FEATURE_GET | uapi::FEATURE_SET;
     let Some((request, mut payload)) = read_payload::<uapi::FeatureMemattr>(&call, ops)? else {
@@ -168,7 +168,7 @@ pub(crate) fn feature_memattr(device: &Device, call: FeatureCall) -> Result<c_in
     Ok(0)
 }
 
-/// `VFIO_DEVICE_FEATURE_DMA_BUF_INFO`
+/// `VFIO_DMABUF_INFO`
 pub(crate) fn feature_info(device: &Device, call: FeatureCall) -> Result<c_int> {
     let Some((_, payload)) = read_payload::<uapi::FeatureInfo>(&call, uapi::FEATURE_GET)? else {
         return Ok(0);

@@ -27,15 +27,15 @@ pub enum Attribute {
 impl Attribute {
     pub(crate) fn memattr(self) -> u32 {
         match self {
-            Attribute::Uncached => uapi::VFIO_DMA_BUF_MEMATTR_NC,
-            Attribute::WriteCombining => uapi::VFIO_DMA_BUF_MEMATTR_WC,
+            Attribute::Uncached => uapi::VFIO_DMABUF_MEMATTR_NC,
+            Attribute::WriteCombining => uapi::VFIO_DMABUF_MEMATTR_WC,
         }
     }
 
     pub(crate) fn from_memattr(number: u32) -> Result<Attribute, Error> {
         match number {
-            uapi::VFIO_DMA_BUF_MEMATTR_NC => Ok(Attribute::Uncached),
-            uapi::VFIO_DMA_BUF_MEMATTR_WC => Ok(Attribute::WriteCombining),
+            uapi::VFIO_DMABUF_MEMATTR_NC => Ok(Attribute::Uncached),
+            uapi::VFIO_DMABUF_MEMATTR_WC => Ok(Attribute::WriteCombining),
             _ => Err(Error::Unreadable {
                 file: "memory attribute of a buffer".into(),
                 found: number.to_string(),
@@ -45,8 +45,8 @@ impl Attribute {
 
     fn at_birth(self) -> u32 {
         match self {
-            Attribute::Uncached => uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC,
-            Attribute::WriteCombining => uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
+            Attribute::Uncached => uapi::VFIO_DMABUF_ATTR_UC,
+            Attribute::WriteCombining => uapi::VFIO_DMABUF_ATTR_WC,
         }
     }
 }
@@ -100,7 +100,7 @@ impl<'a> Export<'a> {
     ///
     /// [`Error::Os`]; `EINVAL`: no ranges, parts of pages, past the end of the BAR; `ENODEV`: the
     /// device has no memory in that BAR; `E2BIG`: more than
-    /// [`VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES`](uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES)
+    /// [`VFIO_DMABUF_MAX_RANGES`](uapi::VFIO_DMABUF_MAX_RANGES)
     /// ranges; `EOPNOTSUPP`: the machine has no such attribute; `EMFILE` and `ENOMEM` as usual.
     pub fn create(self) -> Result<Buffer, Error> {
         let fd = self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF)?;
@@ -122,7 +122,7 @@ impl<'a> Export<'a> {
     /// [`Attribute::Uncached`]; `ENODEV`: the device has no memory in that BAR; `ENOTTY`: the
     /// kernel was built without `CONFIG_VFIO_PCI_DMABUF`, or the device has another driver.
     pub fn create_for_iommufd(self) -> Result<OwnedFd, Error> {
-        self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD)
+        self.call(uapi::VFIO_DMABUF_IOMMUFD)
     }
 
     fn call(&self, feature: u32) -> Result<OwnedFd, Error> {

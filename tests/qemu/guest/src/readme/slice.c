@@ -27,10 +27,10 @@ int revoke_slice(int device, int slice)
 {
 	struct {
 		struct vfio_device_feature head;
-		struct vfio_device_feature_dma_buf_revoke revoke;
+		struct vfio_dmabuf_feature_revoke revoke;
 	} call = {
 		.head.argsz = sizeof(call),
-		.head.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE,
+		.head.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DMABUF_REVOKE,
 		.revoke.dmabuf_fd = slice,
 	};
 
