@@ -86,7 +86,9 @@ run_all() {
 	done
 }
 
-echo 1 >/sys/module/vfio_pci/parameters/enable_sriov
+for parameter in /sys/module/*vfio_pci/parameters/enable_sriov; do
+	echo 1 >"$parameter"
+done
 # A GiB of shared memory, which the test of DMA wants each time, comes in big pages.
 echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 run_all vfio-pci "$@" || exit 1

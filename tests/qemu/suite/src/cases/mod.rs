@@ -31,6 +31,8 @@ mod names;
 mod observe;
 mod open;
 mod p2p;
+mod parity;
+mod parity_calls;
 mod power;
 mod race;
 mod race_clients;
@@ -87,6 +89,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         signals::CASES,
         aer::CASES,
         p2p::CASES,
+        parity_calls::CASES,
         windows::CASES,
         race::CASES,
         race_faults::CASES,
@@ -103,6 +106,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         unbound::CASES,
         unload::CASES,
         drop_in::CASES,
+        parity::CASES,
     ];
     files.into_iter().flatten()
 }

@@ -2,11 +2,14 @@
 //! Virtual functions: they are made through the driver of the physical one and get that driver,
 //! and what can be done with any function's BARs can be done with theirs.
 
+use std::fs;
+
 use anyhow::{ensure, Context, Result};
 use guest::buffer::{revoke, Buffer};
 use guest::device::{Device, Via};
 use guest::feature;
 use guest::mm::Mapping;
+use guest::module::Module;
 use guest::pci::{Pci, EDU, IGB};
 use guest::ptes::{Pte, Ptes};
 use guest::testmod::{Importer, UNMAPS_AT_ONCE};
@@ -48,6 +51,7 @@ pub(super) struct Physical(Pci);
 impl Physical {
     pub(super) fn with(count: u32) -> Result<Physical> {
         let pci = nth(IGB, 0)?;
+        allow(true)?;
         check::works("sriov_numvfs", pci.set_virtual_functions(count))?;
         Ok(Physical(pci))
     }
@@ -70,9 +74,17 @@ impl Physical {
     }
 }
 
+/// Sets the module parameter without which no virtual functions are made.
+fn allow(whether: bool) -> Result<()> {
+    let name = Module::driver().name().to_string();
+    let path = format!("/sys/module/{name}/parameters/enable_sriov");
+    Ok(fs::write(path, if whether { "1" } else { "0" })?)
+}
+
 impl Drop for Physical {
     fn drop(&mut self) {
         let _ = self.0.set_virtual_functions(0);
+        let _ = allow(false);
         if !self.0.dir().exists() {
             let _ = Pci::rescan();
         }
