@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Calls that must neither disturb importers nor wait for anybody, as in-tree vfio-pci's do not.
+//! Calls that must neither disturb importers nor wait for anybody, as in-tree vfio-pci's do not; and
+//! what importers of a buffer that is not writable may do.
 
 use std::fs;
 
 use anyhow::{ensure, Context, Result};
-use guest::buffer::Buffer;
+use guest::buffer::{Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::feature::{self, Call, GET, PROBE, SET};
 use guest::pause::{self, Pause};
 use guest::pci::{BOCHS, EDU};
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
+use guest::testmod::{uapi as testmod, Importer, UNMAPS_AT_ONCE};
 use guest::{uapi, windows, Errno, PAGE};
 
 use super::observe;
@@ -29,6 +30,9 @@ cases! {
         ],
         "no reclaim under a lock that a detach takes": [
             nothing_is_reclaimed_under_the_list_of_importers,
+        ],
+        "an importer of an O_RDONLY export may only read": [
+            importer_of_a_read_only_buffer_may_only_read,
         ];
 }
 
@@ -80,10 +84,7 @@ fn end_of_low_power_is_told_to_importers() -> Result<()> {
 }
 
 /// Calls `check` while a reset holds the device's memory, with a buffer of its.
-fn during_a_reset(
-    what: &str,
-    check: impl Fn(&Device, &Buffer) -> Result<()> + Sync,
-) -> Result<()> {
+fn during_a_reset(what: &str, check: impl Fn(&Device, &Buffer) -> Result<()> + Sync) -> Result<()> {
     for &via in Via::all() {
         let device = Device::open(&edu()?, via)?;
         let buffer = export_edu(&device)?;
@@ -124,5 +125,34 @@ fn nothing_is_reclaimed_under_the_list_of_importers() -> Result<()> {
     let under = text.lines().skip(head + 1).take_while(|line| line.starts_with(" ->"));
     let reclaim: Vec<&str> = under.filter(|line| line.ends_with("fs_reclaim")).collect();
     ensure!(reclaim.is_empty(), "taken under Importers::attached: {reclaim:?}");
+    Ok(())
+}
+
+fn importer_of_a_read_only_buffer_may_only_read() -> Result<()> {
+    rig::peers_reach_each_other()?;
+    let directions = [testmod::BOTH_WAYS, testmod::TO_DEVICE, testmod::FROM_DEVICE];
+    for &via in Via::all() {
+        let device = Device::open(&edu()?, via)?;
+        for (open_flags, writable) in [(libc::O_RDONLY, false), (libc::O_RDWR, true)] {
+            let open_flags = (open_flags | libc::O_CLOEXEC) as u32;
+            let export = Export { open_flags, ..Export::new(0, &[Range(0, PAGE)]) };
+            let buffer = check::works("export", export.make(&device))?;
+            let importer = Importer::new()?;
+            check::works("attach", importer.attach(&buffer, &rig::importing()?, UNMAPS_AT_ONCE))?;
+            for direction in directions {
+                let what = format!("{via:?}, flags {open_flags:#o}, direction {direction}");
+                let mapped = importer.map_for(direction);
+                if writable || direction == testmod::TO_DEVICE {
+                    check::works(&what, mapped)?;
+                    check::works("unmap", importer.unmap())?;
+                } else {
+                    check::errno(&what, mapped, Errno::EACCES)?;
+                }
+            }
+            check::works("REVOKE", guest::buffer::revoke(&device, &buffer))?;
+            let revoked = importer.map_for(testmod::FROM_DEVICE);
+            check::errno("revoked", revoked, Errno::ENODEV)?;
+        }
+    }
     Ok(())
 }
