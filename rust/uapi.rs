@@ -44,6 +44,8 @@ pub use bindings::{
 /// The operation bits of a call: `VFIO_DEVICE_FEATURE_GET`, `_SET` and `_PROBE`.
 pub const FEATURE_OPERATIONS: u32 = FEATURE_GET | FEATURE_SET | FEATURE_PROBE;
 
+/// `VFIO_DMABUF_BUFFER`
+pub const FLAG_BUFFER: u32 = bindings::VFIO_DMABUF_BUFFER;
 /// `VFIO_DMABUF_ATTR_MASK`; bindgen does not evaluate casts and shifts of `U`.
 pub const ATTR_MASK: u32 = bindings::VFIO_DMABUF_ATTR_MASK;
 /// `VFIO_DMABUF_ATTR_UC`

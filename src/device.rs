@@ -15,6 +15,7 @@ use crate::{
     listing::Listing,
     memattr::Memattr,
     memory::Memory,
+    parameters,
     range::Layout,
     windows::BAR_SPACE, //
 };
@@ -89,14 +90,23 @@ pub(crate) fn close(device: &Device) -> Option<Opened> {
     opened
 }
 
-/// `VFIO_DEVICE_FEATURE_DMA_BUF`: a new buffer. Gives the fd.
-pub(crate) fn export(device: &Device, open: &OpenCore, call: FeatureCall) -> Result<c_int> {
+/// `VFIO_DEVICE_FEATURE_DMA_BUF`: a new buffer. Returns the fd, or `None` if the call is to have a
+/// dma-buf of the core.
+pub(crate) fn export(
+    device: &Device,
+    open: &OpenCore,
+    call: FeatureCall,
+) -> Result<Option<c_int>> {
     let fixed = size_of::<uapi::FeatureDmaBuf>();
     if Request::check(call.flags, call.argsz, uapi::FEATURE_GET, fixed)? == Request::Probe {
-        return Ok(0);
+        return Ok(Some(0));
     }
     let mut reader = call.payload().reader();
-    let request = Export::decode(&reader.read::<uapi::FeatureDmaBuf>()?, call.argsz)?;
+    let raw: uapi::FeatureDmaBuf = reader.read()?;
+    if raw.flags == 0 && parameters::core_dmabuf.value() {
+        return Ok(None);
+    }
+    let request = Export::decode(&raw, call.argsz)?;
     // CAST: 32 bit fit.
     let bar = Bar::new(request.region as usize).ok_or(ENODEV)?;
     let resource = open.bar(bar)?;
@@ -118,7 +128,7 @@ pub(crate) fn export(device: &Device, open: &OpenCore, call: FeatureCall) -> Res
         open_flags: request.open_flags,
     };
     let dma_buf = Buffer::export(&device.memory, spec)?;
-    Ok(dma_buf.install(fd))
+    Ok(Some(dma_buf.install(fd)))
 }
 
 /// `VFIO_DMABUF_REVOKE`

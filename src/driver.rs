@@ -231,7 +231,7 @@ impl Operations for DeviceData {
 
     fn feature(device: &Device, open: &OpenCore, call: FeatureCall) -> Option<Result<c_int>> {
         match call.number() {
-            uapi::FEATURE_DMA_BUF => Some(device::export(device, open, call)),
+            uapi::FEATURE_DMA_BUF => device::export(device, open, call).transpose(),
             uapi::FEATURE_REVOKE => Some(device::feature_revoke(device, call)),
             uapi::FEATURE_MEMATTR => Some(device::feature_memattr(device, call)),
             uapi::FEATURE_INFO => Some(device::feature_info(device, call)),

@@ -7,6 +7,8 @@ use kernel_ext::bool_parameters;
 
 bool_parameters! {
     as_vfio_pci: 0o444, "Register under the name vfio-pci, which DPDK insists on";
+    core_dmabuf: 0o644, "Let exports without flags return the in-tree core's dma-buf, for VMMs \
+        that map BARs by iommufd";
     nointxmask: 0o644, "Do not mask INTx by the command register (PCI 2.3), for devices on which \
         that does not work";
     #[cfg(CONFIG_VFIO_PCI_VGA)]

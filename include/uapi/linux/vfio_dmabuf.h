@@ -32,6 +32,9 @@
  * driver adds mmap() of that fd, in any process that holds it. The page offset given to mmap()
  * counts in the ranges laid end to end in the order given.
  *
+ * With the module parameter core_dmabuf, a call whose flags are 0 returns a dma-buf of the in-tree
+ * core instead; see VFIO_DMABUF_IOMMUFD. VFIO_DMABUF_BUFFER in the flags always asks for a buffer.
+ *
  * If the device's memory is disabled, the buffer starts temporarily revoked.
  *
  * Devices that import a buffer with the open flag O_RDONLY may read it but not write to it.
@@ -64,7 +67,7 @@ struct vfio_region_dma_range {
  * struct vfio_device_feature_dma_buf - payload of VFIO_DEVICE_FEATURE_DMA_BUF
  * @region_index: the BAR, 0 to 5
  * @open_flags: flags of the new fd as for open(2): O_RDONLY or O_RDWR, O_CLOEXEC, O_NONBLOCK
- * @flags: a VFIO_DMABUF_ATTR_* value; all other bits are 0
+ * @flags: VFIO_DMABUF_BUFFER and a VFIO_DMABUF_ATTR_* value; all other bits are 0
  * @nr_ranges: number of elements in @dma_ranges
  * @dma_ranges: the ranges; they may overlap and come in any order
  */
@@ -83,6 +86,14 @@ struct vfio_device_feature_dma_buf {
  * Each range costs the kernel a few dozen bytes, which are charged to the caller's memory cgroup.
  */
 #define VFIO_DMABUF_MAX_RANGES	262144
+
+/**
+ * define VFIO_DMABUF_BUFFER - in vfio_device_feature_dma_buf.flags: export a buffer of this driver
+ *
+ * Without any flag, the module parameter core_dmabuf decides whether the call returns a buffer or
+ * a dma-buf of the in-tree core. The in-tree core and the series have no such flag: EINVAL.
+ */
+#define VFIO_DMABUF_BUFFER	(1U << 27)
 
 /**
  * define VFIO_DMABUF_ATTR_MASK - the attribute bits in vfio_device_feature_dma_buf.flags
@@ -214,11 +225,15 @@ struct vfio_dmabuf_feature_info {
  * maps no other exporter's. The payload is a struct vfio_device_feature_dma_buf with flags 0; the
  * rules and errors are those of VFIO_DEVICE_FEATURE_DMA_BUF in mainline's <linux/vfio.h>. ENOTTY
  * if the kernel was built without CONFIG_VFIO_PCI_DMABUF. Up to Linux 7.3 at least, iommufd takes
- * only fds of one range.
+ * only fds of one range. It returns the same whatever the module parameter core_dmabuf says.
  *
  * Such an fd is not a buffer: a CPU cannot map it, and REVOKE, MEMATTR and INFO answer ENODEV.
  * What iommufd mapped through it goes away while the device's memory is disabled, when the device
  * is reset through its fd, and for good when the device is closed.
+ *
+ * Such an fd must not leave the owner. Up to Linux 7.3 at least, the core uses the dma-buf's file
+ * after it is freed if a holder has it open by O_PATH; and as long as the device is open, an
+ * unbind waits for whoever holds the fd.
  */
 #define VFIO_DMABUF_IOMMUFD	0xff10
 

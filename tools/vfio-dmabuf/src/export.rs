@@ -103,7 +103,9 @@ impl<'a> Export<'a> {
     /// [`VFIO_DMABUF_MAX_RANGES`](uapi::VFIO_DMABUF_MAX_RANGES)
     /// ranges; `EOPNOTSUPP`: the machine has no such attribute; `EMFILE` and `ENOMEM` as usual.
     pub fn create(self) -> Result<Buffer, Error> {
-        let fd = self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF)?;
+        // In-tree vfio-pci does not have the flag, and this driver may be told to need it.
+        let flag = if self.device.can_revoke() { uapi::VFIO_DMABUF_BUFFER } else { 0 };
+        let fd = self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF, flag)?;
         Ok(Buffer::exported(fd))
     }
 
@@ -111,6 +113,9 @@ impl<'a> Export<'a> {
     /// maps no [`Buffer`], but only what the in-tree core of VFIO exports, which this is.
     ///
     /// Up to Linux 7.3 at least iommufd takes only those of one range (`EOPNOTSUPP`).
+    ///
+    /// Keep it in the process that owns the device. Up to Linux 7.3 at least, another process that
+    /// opens it by `O_PATH` makes the kernel use freed memory, and an unbind waits for all holders.
     ///
     /// It is no buffer: no process can map it, and it cannot be revoked. What iommufd has mapped
     /// through it is taken away when the device's memory is switched off, when the device is
@@ -120,18 +125,23 @@ impl<'a> Export<'a> {
     ///
     /// [`Error::Os`]; `EINVAL`: as for [`Export::create`], or an attribute other than
     /// [`Attribute::Uncached`]; `ENODEV`: the device has no memory in that BAR; `ENOTTY`: the
-    /// kernel was built without `CONFIG_VFIO_PCI_DMABUF`, or the device has another driver.
+    /// kernel was built without `CONFIG_VFIO_PCI_DMABUF`.
     pub fn create_for_iommufd(self) -> Result<OwnedFd, Error> {
-        self.call(uapi::VFIO_DMABUF_IOMMUFD)
+        // In-tree vfio-pci has one kind of export only.
+        let feature = match self.device.can_revoke() {
+            true => uapi::VFIO_DMABUF_IOMMUFD,
+            false => uapi::VFIO_DEVICE_FEATURE_DMA_BUF,
+        };
+        self.call(feature, 0)
     }
 
-    fn call(&self, feature: u32) -> Result<OwnedFd, Error> {
+    fn call(&self, feature: u32, flags: u32) -> Result<OwnedFd, Error> {
         let access = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let call = sys::Export {
             feature,
             bar: self.bar,
             open_flags: (access | OFlags::CLOEXEC).bits(),
-            flags: self.attribute.at_birth(),
+            flags: flags | self.attribute.at_birth(),
             ranges: &self.ranges,
         };
         let tried = format!("export of {} of {}", ranges(&self.ranges), self.device.bar(self.bar));

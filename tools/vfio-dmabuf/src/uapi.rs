@@ -13,6 +13,7 @@ pub use vfio_bindings::bindings::vfio::{
 };
 
 pub const VFIO_DMABUF_MAX_RANGES: u32 = 262_144;
+pub const VFIO_DMABUF_BUFFER: u32 = 1 << 27;
 pub const VFIO_DMABUF_ATTR_UC: u32 = 0 << 28;
 pub const VFIO_DMABUF_ATTR_WC: u32 = 1 << 28;
 

@@ -53,6 +53,7 @@ fn numbers_and_structures_are_those_of_the_header() {
         VFIO_DEVICE_FEATURE_PROBE
         VFIO_DEVICE_FEATURE_DMA_BUF
         VFIO_DMABUF_MAX_RANGES
+        VFIO_DMABUF_BUFFER
         VFIO_DMABUF_ATTR_UC
         VFIO_DMABUF_ATTR_WC
         VFIO_DMABUF_REVOKE

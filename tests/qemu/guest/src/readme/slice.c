@@ -15,6 +15,7 @@ int export_slice(int device, __u32 bar, __u64 offset, __u64 length)
 		.head.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
 		.dma_buf.region_index = bar,
 		.dma_buf.open_flags = O_RDWR | O_CLOEXEC,
+		.dma_buf.flags = VFIO_DMABUF_BUFFER,
 		.dma_buf.nr_ranges = 1,
 		.range = { offset, length },
 	};

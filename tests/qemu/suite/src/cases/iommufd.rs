@@ -32,20 +32,20 @@ const FLAGS: u32 = uapi::IOMMU_IOAS_MAP_FIXED_IOVA
     | uapi::IOMMU_IOAS_MAP_WRITEABLE;
 
 /// A device that has an address space of an iommufd.
-struct Attached {
-    device: Device,
+pub(super) struct Attached {
+    pub(super) device: Device,
     ioas: u32,
 }
 
 impl Attached {
-    fn new() -> Result<Attached> {
+    pub(super) fn new() -> Result<Attached> {
         let device = Device::open(&edu()?, Via::Cdev)?;
         let ioas = device.attach_ioas()?;
         Ok(Attached { device, ioas })
     }
 
     /// Maps a page of this process.
-    fn map(&self, memory: &Mapping, iova: u64) -> Result<(), Errno> {
+    pub(super) fn map(&self, memory: &Mapping, iova: u64) -> Result<(), Errno> {
         let mut arg = uapi::iommu_ioas_map {
             size: size_of::<uapi::iommu_ioas_map>() as u32,
             flags: FLAGS,
@@ -59,7 +59,7 @@ impl Attached {
     }
 
     /// Maps a page of a file.
-    fn map_file(&self, fd: RawFd, iova: u64) -> Result<(), Errno> {
+    pub(super) fn map_file(&self, fd: RawFd, iova: u64) -> Result<(), Errno> {
         /// `IOMMU_IOAS_MAP_FILE`, which headers before 6.13 do not have.
         const MAP_FILE: u32 = uapi::IOMMU_IOAS_MAP + 0x8f - 0x85;
         let mut arg = [40, FLAGS, self.ioas, fd as u32, 0, 0, PAGE as u32, 0, iova as u32, 0];

@@ -6,6 +6,7 @@ mod bar_mmap;
 mod borders;
 mod bytes;
 mod container;
+mod core_dmabuf;
 mod denial;
 mod dmabuf_mmap;
 mod drop_in;
@@ -83,6 +84,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         container::CASES,
         sriov::CASES,
         iommufd::CASES,
+        core_dmabuf::CASES,
         importers::CASES,
         importers_reset::CASES,
         importers_race::CASES,

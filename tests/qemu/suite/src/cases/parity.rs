@@ -138,13 +138,16 @@ fn parameters_of_the_in_tree_driver_are_there() -> Result<()> {
     }
     let loaded = Loaded::new(Variant::Ours, "")?;
     let mut mine = files(&loaded.module)?;
-    check::equal("its own", mine.remove("as_vfio_pci"), Some((0o444, "N\n".into())))?;
+    for (name, mode) in [("as_vfio_pci", 0o444), ("core_dmabuf", 0o644)] {
+        check::equal(name, mine.remove(name), Some((mode, "N\n".into())))?;
+    }
     check::equal("modes and defaults", mine, files(&in_tree)?)
 }
 
 fn parameters_take_what_a_bool_is() -> Result<()> {
     for variant in ALL {
-        for (text, want) in [("Y", "Y\n"), ("1", "Y\n"), ("on", "Y\n"), ("n", "N\n"), ("0", "N\n")] {
+        for (text, want) in [("Y", "Y\n"), ("1", "Y\n"), ("on", "Y\n"), ("n", "N\n"), ("0", "N\n")]
+        {
             let loaded = Loaded::new(variant, &format!("disable_idle_d3={text}"))?;
             let got = fs::read_to_string(loaded.parameter("disable_idle_d3"))?;
             check::equal(&format!("{variant:?}, {text}"), got.as_str(), want)?;
@@ -255,10 +258,16 @@ fn idle_devices_stay_in_d0_if_told_so() -> Result<()> {
             let pci = loaded.bound(nth(IGB, 0)?)?;
             for &via in Via::all() {
                 let device = Device::open(&pci, via)?;
-                check::equal(&format!("open, {variant:?}, {text}"), power_state(&pci)?, "D0".into())?;
+                check::equal(
+                    &format!("open, {variant:?}, {text}"),
+                    power_state(&pci)?,
+                    "D0".into(),
+                )?;
                 drop(device);
                 std::thread::sleep(crate::rig::WHILE);
-                wait_for(&format!("{variant:?}, {text}: {want}"), || Ok(power_state(&pci)? == want))?;
+                wait_for(&format!("{variant:?}, {text}: {want}"), || {
+                    Ok(power_state(&pci)? == want)
+                })?;
             }
         }
     }

@@ -2,8 +2,6 @@
 //! Virtual functions: they are made through the driver of the physical one and get that driver,
 //! and what can be done with any function's BARs can be done with theirs.
 
-use std::fs;
-
 use anyhow::{ensure, Context, Result};
 use guest::buffer::{revoke, Buffer};
 use guest::device::{Device, Via};
@@ -76,9 +74,7 @@ impl Physical {
 
 /// Sets the module parameter without which no virtual functions are made.
 fn allow(whether: bool) -> Result<()> {
-    let name = Module::driver().name().to_string();
-    let path = format!("/sys/module/{name}/parameters/enable_sriov");
-    Ok(fs::write(path, if whether { "1" } else { "0" })?)
+    Module::driver().set_parameter("enable_sriov", whether)
 }
 
 impl Drop for Physical {
