@@ -5,7 +5,6 @@
 //! The rest of the source is written for the newest of them. `before_7_3` comes from `Kbuild`.
 
 use crate::bindings;
-use core::borrow::Borrow;
 use kernel::prelude::*;
 
 /// Errors that the prelude does not have in all kernels.
@@ -53,11 +52,6 @@ macro_rules! this_module {
     () => {
         &crate::THIS_MODULE
     };
-}
-
-/// The value of a module parameter. Its `value()` returns a reference before 7.3.
-pub fn parameter(value: impl Borrow<u8>) -> u8 {
-    *value.borrow()
 }
 
 /// Initialises `slot`. `pin_init::raw_try_init()`

@@ -23,9 +23,14 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
+    dma::DataDirection,
     error::{
         from_err_ptr,
         to_result, //
+    },
+    fs::file::flags::{
+        O_ACCMODE,
+        O_RDWR, //
     },
     page::PAGE_SHIFT,
     prelude::*, //
@@ -87,6 +92,7 @@ impl<'a> MapRequest<'a> {
     ///
     /// # Errors
     ///
+    /// `EACCES` when the device may write to the memory and the dma-buf is not open for writing;
     /// `EINVAL` when the topology does not let the importing device reach the BAR, or when the
     /// memory is not in it; and what the DMA layer says.
     pub fn map(
@@ -95,6 +101,9 @@ impl<'a> MapRequest<'a> {
         bar: Bar,
         memory: impl Iterator<Item = (usize, usize)>,
     ) -> Result<DeviceMapping<'a>> {
+        if self.dir != DataDirection::ToDevice.into() && !self.is_writable() {
+            return Err(EACCES);
+        }
         // SAFETY: The device is open, so it is bound, and its provider is valid.
         let provider = NonNull::new(unsafe {
             bindings::pcim_p2pdma_provider(enabled.core().pdev(), bar.index() as c_int)
@@ -113,6 +122,13 @@ impl<'a> MapRequest<'a> {
         }
         let joined = Joined::new(parts)?;
         Ok(DeviceMapping(joined, PhantomData))
+    }
+
+    /// Whether the dma-buf is open for writing.
+    fn is_writable(&self) -> bool {
+        // SAFETY: The attachment is valid; it keeps the dma-buf, and with it the file.
+        let flags = unsafe { (*(*(*self.attachment.as_ptr()).dmabuf).file).f_flags };
+        flags & O_ACCMODE == O_RDWR
     }
 }
 

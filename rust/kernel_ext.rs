@@ -17,6 +17,7 @@
 //! | `layout.rs` | none: where members of C structures are, for comparison |
 //! | `mm.rs` | `linux/mm.h`: mappings of an exporter's memory |
 //! | `module.rs` | `linux/module.h`: the directory of modules in sysfs |
+//! | `module_param.rs` | `linux/moduleparam.h` |
 //! | `pci.rs` | `linux/pci.h`: binding, resets, errors of links |
 //! | `rwsem.rs` | `linux/rwsem.h` |
 //! | `trace.rs` | `trace.h`, our own: tracepoints |
@@ -35,6 +36,7 @@ pub mod fault;
 mod layout;
 pub mod mm;
 pub mod module;
+pub mod module_param;
 pub mod pci;
 pub mod rwsem;
 pub mod trace;
@@ -44,10 +46,7 @@ pub mod vfio;
 pub mod vfio_pci_core;
 pub mod wait;
 
-pub use compat::{
-    errno,
-    parameter, //
-};
+pub use compat::errno;
 
 /// The C bindings: the kernel crate's, and what it lacks.
 #[expect(

@@ -96,7 +96,7 @@ impl<T: Operations> Registration<T> {
                     id_table: OVERRIDE_ONLY.as_ptr(),
                     probe: Some(Self::probe),
                     remove: Some(Self::remove),
-                    sriov_configure: Some(sriov_configure),
+                    sriov_configure: Some(sriov_configure::<T>),
                     err_handler: const { &error_handlers::<T>() },
                     driver_managed_dma: true,
                     ..pin_init::zeroed()
@@ -137,6 +137,9 @@ impl<T: Operations> Registration<T> {
         from_result(|| {
             // SAFETY: By the requirements of this function.
             let (debugfs, ops) = unsafe { Self::parts(pdev) };
+            // CAST: The wrapper is transparent.
+            // SAFETY: `pdev` is being probed.
+            T::check(unsafe { &*pdev.cast() })?;
             // SAFETY: `pdev` is being probed.
             let dev = unsafe { &raw mut (*pdev).dev };
             // SAFETY: `init` fills an allocation of that size.
@@ -199,11 +202,17 @@ unsafe fn core_of(pdev: *mut bindings::pci_dev) -> *mut bindings::vfio_pci_core_
 /// # Safety
 ///
 /// Called by the PCI core with the device locked, after `probe` succeeded and before `remove`.
-unsafe extern "C" fn sriov_configure(pdev: *mut bindings::pci_dev, count: c_int) -> c_int {
-    // SAFETY: `probe` succeeded, and `remove` was not called.
-    let core = unsafe { core_of(pdev) };
-    // SAFETY: Registered by `probe`; the caller has locked the device.
-    unsafe { bindings::vfio_pci_core_sriov_configure(core, count) }
+unsafe extern "C" fn sriov_configure<T: Operations>(
+    pdev: *mut bindings::pci_dev,
+    count: c_int,
+) -> c_int {
+    from_result(|| {
+        T::may_make_virtual_functions()?;
+        // SAFETY: `probe` succeeded, and `remove` was not called.
+        let core = unsafe { core_of(pdev) };
+        // SAFETY: Registered by `probe`; the caller has locked the device.
+        Ok(unsafe { bindings::vfio_pci_core_sriov_configure(core, count) })
+    })
 }
 
 /// The table for driver `T`.

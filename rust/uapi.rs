@@ -16,37 +16,43 @@ use kernel::transmute::{
 
 pub use bindings::{
     vfio_device_feature_dma_buf as FeatureDmaBuf,
-    vfio_device_feature_dma_buf_info as FeatureInfo,
-    vfio_device_feature_dma_buf_memattr as FeatureMemattr,
-    vfio_device_feature_dma_buf_revoke as FeatureRevoke,
-    vfio_dma_buf_memattr_VFIO_DMA_BUF_MEMATTR_NC as MEMATTR_NC,
-    vfio_dma_buf_memattr_VFIO_DMA_BUF_MEMATTR_WC as MEMATTR_WC,
-    vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_CLOSED as STATUS_CLOSED,
-    vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_LIVE as STATUS_LIVE,
-    vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_REVOKED as STATUS_REVOKED,
-    vfio_dma_buf_status_VFIO_DMA_BUF_STATUS_REVOKED_TEMP as STATUS_REVOKED_TEMP,
-    vfio_pci_dmabuf_revoke as IoctlRevoke,
+    vfio_dmabuf_feature_info as FeatureInfo,
+    vfio_dmabuf_feature_memattr as FeatureMemattr,
+    vfio_dmabuf_feature_revoke as FeatureRevoke,
+    vfio_dmabuf_ioctl_revoke as IoctlRevoke,
+    vfio_dmabuf_memattr_VFIO_DMABUF_MEMATTR_NC as MEMATTR_NC,
+    vfio_dmabuf_memattr_VFIO_DMABUF_MEMATTR_WC as MEMATTR_WC,
+    vfio_dmabuf_status_VFIO_DMABUF_STATUS_CLOSED as STATUS_CLOSED,
+    vfio_dmabuf_status_VFIO_DMABUF_STATUS_LIVE as STATUS_LIVE,
+    vfio_dmabuf_status_VFIO_DMABUF_STATUS_REVOKED as STATUS_REVOKED,
+    vfio_dmabuf_status_VFIO_DMABUF_STATUS_REVOKED_TEMP as STATUS_REVOKED_TEMP,
     VFIO_DEVICE_FEATURE_DMA_BUF as FEATURE_DMA_BUF,
-    VFIO_DEVICE_FEATURE_DMA_BUF_INFO as FEATURE_INFO,
-    VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD as FEATURE_DMA_BUF_IOMMUFD,
-    VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES as MAX_RANGES,
-    VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR as FEATURE_MEMATTR,
-    VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE as FEATURE_REVOKE,
     VFIO_DEVICE_FEATURE_GET as FEATURE_GET,
     VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY as FEATURE_LOW_POWER_ENTRY,
     VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP as FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+    VFIO_DEVICE_FEATURE_LOW_POWER_EXIT as FEATURE_LOW_POWER_EXIT,
     VFIO_DEVICE_FEATURE_MASK as FEATURE_MASK,
     VFIO_DEVICE_FEATURE_PROBE as FEATURE_PROBE,
-    VFIO_DEVICE_FEATURE_SET as FEATURE_SET, //
+    VFIO_DEVICE_FEATURE_SET as FEATURE_SET,
+    VFIO_DMABUF_INFO as FEATURE_INFO,
+    VFIO_DMABUF_IOMMUFD as FEATURE_DMA_BUF_IOMMUFD,
+    VFIO_DMABUF_MAX_RANGES as MAX_RANGES,
+    VFIO_DMABUF_MEMATTR as FEATURE_MEMATTR,
+    VFIO_DMABUF_REVOKE as FEATURE_REVOKE, //
 };
 
-/// `VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_MASK`; bindgen does not evaluate casts and shifts of `U`.
-pub const ATTR_MASK: u32 = bindings::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_MASK;
-/// `VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC`
-pub const ATTR_UC: u32 = bindings::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC;
-/// `VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC`
-pub const ATTR_WC: u32 = bindings::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
-/// `VFIO_DEVICE_PCI_DMABUF_REVOKE`, an `_IO()`.
+/// The operation bits of a call: `VFIO_DEVICE_FEATURE_GET`, `_SET` and `_PROBE`.
+pub const FEATURE_OPERATIONS: u32 = FEATURE_GET | FEATURE_SET | FEATURE_PROBE;
+
+/// `VFIO_DMABUF_BUFFER`
+pub const FLAG_BUFFER: u32 = bindings::VFIO_DMABUF_BUFFER;
+/// `VFIO_DMABUF_ATTR_MASK`; bindgen does not evaluate casts and shifts of `U`.
+pub const ATTR_MASK: u32 = bindings::VFIO_DMABUF_ATTR_MASK;
+/// `VFIO_DMABUF_ATTR_UC`
+pub const ATTR_UC: u32 = bindings::VFIO_DMABUF_ATTR_UC;
+/// `VFIO_DMABUF_ATTR_WC`
+pub const ATTR_WC: u32 = bindings::VFIO_DMABUF_ATTR_WC;
+/// `VFIO_DMABUF_IOCTL_REVOKE`, an `_IO()`.
 pub const IOCTL_REVOKE: u32 = vfio_io(22);
 /// `VFIO_DEVICE_RESET`
 pub const IOCTL_RESET: u32 = vfio_io(11);

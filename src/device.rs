@@ -15,6 +15,7 @@ use crate::{
     listing::Listing,
     memattr::Memattr,
     memory::Memory,
+    parameters,
     range::Layout,
     windows::BAR_SPACE, //
 };
@@ -89,14 +90,23 @@ pub(crate) fn close(device: &Device) -> Option<Opened> {
     opened
 }
 
-/// `VFIO_DEVICE_FEATURE_DMA_BUF`: a new buffer. Gives the fd.
-pub(crate) fn export(device: &Device, open: &OpenCore, call: FeatureCall) -> Result<c_int> {
+/// `VFIO_DEVICE_FEATURE_DMA_BUF`: a new buffer. Returns the fd, or `None` if the call is to have a
+/// dma-buf of the core.
+pub(crate) fn export(
+    device: &Device,
+    open: &OpenCore,
+    call: FeatureCall,
+) -> Result<Option<c_int>> {
     let fixed = size_of::<uapi::FeatureDmaBuf>();
     if Request::check(call.flags, call.argsz, uapi::FEATURE_GET, fixed)? == Request::Probe {
-        return Ok(0);
+        return Ok(Some(0));
     }
     let mut reader = call.payload().reader();
-    let request = Export::decode(&reader.read::<uapi::FeatureDmaBuf>()?, call.argsz)?;
+    let raw: uapi::FeatureDmaBuf = reader.read()?;
+    if raw.flags == 0 && parameters::core_dmabuf.value() {
+        return Ok(None);
+    }
+    let request = Export::decode(&raw, call.argsz)?;
     // CAST: 32 bit fit.
     let bar = Bar::new(request.region as usize).ok_or(ENODEV)?;
     let resource = open.bar(bar)?;
@@ -118,10 +128,10 @@ pub(crate) fn export(device: &Device, open: &OpenCore, call: FeatureCall) -> Res
         open_flags: request.open_flags,
     };
     let dma_buf = Buffer::export(&device.memory, spec)?;
-    Ok(dma_buf.install(fd))
+    Ok(Some(dma_buf.install(fd)))
 }
 
-/// `VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE`
+/// `VFIO_DMABUF_REVOKE`
 pub(crate) fn feature_revoke(device: &Device, call: FeatureCall) -> Result<c_int> {
     let Some((_, payload)) = read_payload::<uapi::FeatureRevoke>(&call, uapi::FEATURE_SET)? else {
         return Ok(0);
@@ -130,7 +140,7 @@ pub(crate) fn feature_revoke(device: &Device, call: FeatureCall) -> Result<c_int
     Ok(0)
 }
 
-/// `VFIO_DEVICE_PCI_DMABUF_REVOKE`: the same as an ioctl of its own.
+/// `VFIO_DMABUF_IOCTL_REVOKE`: the same as an ioctl of its own.
 pub(crate) fn ioctl_revoke(device: &Device, arg: UserPtr) -> Result<isize> {
     let size = size_of::<uapi::IoctlRevoke>();
     let payload: uapi::IoctlRevoke = UserSlice::new(arg, size).reader().read()?;
@@ -146,7 +156,7 @@ fn revoke(device: &Device, fd: i32) -> Result {
     Buffer::revoke(&dma_buf)
 }
 
-/// `VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR`
+/// `VFIO_DMABUF_MEMATTR`
 pub(crate) fn feature_memattr(device: &Device, call: FeatureCall) -> Result<c_int> {
     let ops = uapi::FEATURE_GET | uapi::FEATURE_SET;
     let Some((request, mut payload)) = read_payload::<uapi::FeatureMemattr>(&call, ops)? else {
@@ -168,7 +178,7 @@ pub(crate) fn feature_memattr(device: &Device, call: FeatureCall) -> Result<c_in
     Ok(0)
 }
 
-/// `VFIO_DEVICE_FEATURE_DMA_BUF_INFO`
+/// `VFIO_DMABUF_INFO`
 pub(crate) fn feature_info(device: &Device, call: FeatureCall) -> Result<c_int> {
     let Some((_, payload)) = read_payload::<uapi::FeatureInfo>(&call, uapi::FEATURE_GET)? else {
         return Ok(0);

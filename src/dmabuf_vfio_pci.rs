@@ -19,6 +19,7 @@
 //! | `gate.rs` | keeps faults out while memory is taken away |
 //! | `importers.rs` | the devices that import buffers; invalidating and draining their mappings |
 //! | `listing.rs` | the buffers of a device in debugfs |
+//! | `parameters.rs` | the module parameters |
 //! | all others | pure: arithmetic, transitions, decoding; KUnit compiles them a second time |
 //!
 //! All unsafe code is in the crate `kernel_ext` (`rust/`). Three paths explain the driver:
@@ -118,13 +119,14 @@
 
 use kernel::prelude::*;
 use kernel_ext::{
+    modinfo,
     module::NameReservation,
-    parameter,
     pci, //
 };
 
 mod buffer;
 mod config_space;
+mod denylist;
 mod device;
 mod driver;
 mod fault_around;
@@ -135,6 +137,7 @@ mod link;
 mod listing;
 mod memattr;
 mod memory;
+mod parameters;
 mod range;
 mod registry;
 mod state;
@@ -153,7 +156,10 @@ struct DmabufVfioPci {
 
 impl kernel::InPlaceModule for DmabufVfioPci {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        let as_vfio_pci = parameter(module_parameters::as_vfio_pci.value());
+        let as_vfio_pci = parameters::as_vfio_pci.value();
+        if parameters::disable_denylist.value() {
+            pr_warn!("device denylist disabled.\n");
+        }
         try_pin_init!(Self {
             _reserved: driver::reserve_module_name(module, as_vfio_pci)?,
             _driver <- pci::Registration::new(module, NAME, driver::ops(as_vfio_pci)),
@@ -168,10 +174,7 @@ module! {
     description: "VFIO PCI driver that shares BAR slices as revocable dma-bufs",
     license: "GPL",
     imports_ns: ["DMA_BUF"],
-    params: {
-        as_vfio_pci: u8 {
-            default: 0,
-            description: "Register under the name vfio-pci, which DPDK insists on: 0 or 1",
-        },
-    },
 }
+
+// The version of the packages, too (scripts/debian/changelog, tools/Cargo.toml).
+modinfo!("version", "0.1.0");

@@ -4,6 +4,7 @@
 
 use crate::{
     buffer::Buffer,
+    denylist,
     device::{
         self,
         Device,
@@ -12,9 +13,11 @@ use crate::{
     gate::Change,
     importers::Suspension,
     link::Event,
-    memory::Memory, //
+    memory::Memory,
+    parameters, //
 };
 use kernel::{
+    pci,
     prelude::*,
     sync::Arc,
     uaccess::UserPtr, //
@@ -30,7 +33,8 @@ use kernel_ext::{
             ops::Ops,
             LinkError,
             MemoryChange,
-            Operations, //
+            Operations,
+            Settings, //
         },
         FeatureCall, //
     },
@@ -45,11 +49,12 @@ use kernel_ext::{
 static OPS: Ops<DeviceData> = Ops::build(crate::NAME);
 static OPS_AS_VFIO_PCI: Ops<DeviceData> = Ops::build(c"vfio-pci");
 
-/// What to register with. `as_vfio_pci` is the module parameter.
-pub(crate) fn ops(as_vfio_pci: u8) -> &'static Ops<DeviceData> {
-    match as_vfio_pci {
-        0 => &OPS,
-        _ => &OPS_AS_VFIO_PCI,
+/// The operations to register with, under which name.
+pub(crate) fn ops(as_vfio_pci: bool) -> &'static Ops<DeviceData> {
+    if as_vfio_pci {
+        &OPS_AS_VFIO_PCI
+    } else {
+        &OPS
     }
 }
 
@@ -58,22 +63,21 @@ pub(crate) fn ops(as_vfio_pci: u8) -> &'static Ops<DeviceData> {
 ///
 /// # Errors
 ///
-/// `EBUSY`: the in-tree one is loaded, or built in. `EINVAL`: the parameter is neither 0 nor 1.
+/// `EBUSY`: the in-tree one is loaded, or built in.
 pub(crate) fn reserve_module_name(
     module: &'static ThisModule,
-    as_vfio_pci: u8,
+    as_vfio_pci: bool,
 ) -> Result<Option<NameReservation>> {
-    match as_vfio_pci {
-        0 => Ok(None),
-        1 => NameReservation::new(module, c"vfio_pci")
-            .map(Some)
-            .inspect_err(|error| {
-                if *error == EBUSY {
-                    pr_err!("as_vfio_pci=1: vfio-pci is loaded, unload it first: rmmod vfio-pci\n");
-                }
-            }),
-        _ => Err(EINVAL),
+    if !as_vfio_pci {
+        return Ok(None);
     }
+    NameReservation::new(module, c"vfio_pci")
+        .map(Some)
+        .inspect_err(|error| {
+            if *error == EBUSY {
+                pr_err!("as_vfio_pci=1: vfio-pci is loaded, unload it first: rmmod vfio-pci\n");
+            }
+        })
 }
 
 /// Keeps faults and importers out while a function of the core may disable memory.
@@ -92,6 +96,45 @@ impl Drop for SuspendGuard<'_> {
 
 impl Operations for DeviceData {
     type SuspendGuard<'a> = SuspendGuard<'a>;
+
+    fn check(pci: &pci::Device) -> Result {
+        let (vendor, device) = (pci.vendor_id().as_raw(), pci.device_id());
+        if !denylist::has(vendor, device) {
+            return Ok(());
+        }
+        if parameters::disable_denylist.value() {
+            dev_warn!(
+                pci.as_ref(),
+                "device denylist disabled - allowing device {:04x}:{:04x}.\n",
+                vendor,
+                device
+            );
+            return Ok(());
+        }
+        dev_warn!(
+            pci.as_ref(),
+            "{:04x}:{:04x} exists in vfio-pci device denylist, driver probing disallowed.\n",
+            vendor,
+            device
+        );
+        Err(EINVAL)
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            nointxmask: parameters::nointxmask.value(),
+            disable_vga: parameters::vga_is_disabled(),
+            disable_idle_d3: parameters::disable_idle_d3.value(),
+        }
+    }
+
+    fn may_make_virtual_functions() -> Result {
+        if parameters::sriov_is_enabled() {
+            Ok(())
+        } else {
+            Err(ENOENT)
+        }
+    }
 
     fn new(core: &Core) -> impl PinInit<Self, Error> {
         DeviceData::new(core)
@@ -141,6 +184,10 @@ impl Operations for DeviceData {
         }
     }
 
+    fn low_power_ended(device: &Device) {
+        device.memory.importers.invalidate_all();
+    }
+
     fn reset_prepare(device: &Device) {
         device.memory.reset_begins();
     }
@@ -184,7 +231,7 @@ impl Operations for DeviceData {
 
     fn feature(device: &Device, open: &OpenCore, call: FeatureCall) -> Option<Result<c_int>> {
         match call.number() {
-            uapi::FEATURE_DMA_BUF => Some(device::export(device, open, call)),
+            uapi::FEATURE_DMA_BUF => device::export(device, open, call).transpose(),
             uapi::FEATURE_REVOKE => Some(device::feature_revoke(device, call)),
             uapi::FEATURE_MEMATTR => Some(device::feature_memattr(device, call)),
             uapi::FEATURE_INFO => Some(device::feature_info(device, call)),

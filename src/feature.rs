@@ -83,7 +83,7 @@ impl Export {
         if raw.nr_ranges == 0 || raw.open_flags & !OPEN_FLAGS != 0 {
             return Err(EINVAL);
         }
-        let memattr = Memattr::from_export_flags(raw.flags)?;
+        let memattr = Memattr::from_export_flags(raw.flags & !uapi::FLAG_BUFFER)?;
         if raw.nr_ranges > uapi::MAX_RANGES {
             return Err(E2BIG);
         }

@@ -12,7 +12,10 @@ use crate::buffer::Buffer;
 use kernel::{
     new_mutex,
     prelude::*,
-    rbtree::RBTree,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
     sync::{
         atomic::{
             Acquire,
@@ -76,16 +79,20 @@ impl Importers {
 
     /// Notes an attachment to the buffer at page `place` of the offset space.
     pub(crate) fn attach(&self, place: usize, dma_buf: &DmaBuf<Buffer>) -> Result {
-        let mut attached = self.attached.lock();
-        if let Some(entry) = attached.get_mut(&place) {
-            entry.count += 1;
-            return Ok(());
-        }
+        // Not under the lock, which `dma_buf_detach()` takes: reclaim may wait for a detach.
         let entry = Attached {
             dma_buf: dma_buf.clone(),
             count: 1,
         };
-        attached.try_create_and_insert(place, entry, GFP_KERNEL_ACCOUNT)?;
+        let node = RBTreeNode::new(place, entry, GFP_KERNEL_ACCOUNT)?;
+        let mut attached = self.attached.lock();
+        if let Some(entry) = attached.get_mut(&place) {
+            entry.count += 1;
+            // The new node is freed without the lock.
+            drop(attached);
+            return Ok(());
+        }
+        attached.insert(node);
         self.count.fetch_add(1, Full);
         Ok(())
     }
@@ -177,7 +184,7 @@ impl Importers {
     }
 
     /// Tells the importers of all live buffers to look again.
-    fn invalidate_all(&self) {
+    pub(crate) fn invalidate_all(&self) {
         let _ = self.for_each_live(|dma_buf| {
             invalidate(dma_buf);
             Ok(())

@@ -11,7 +11,7 @@ use kernel_ext::{
     uapi, //
 };
 
-/// A memory attribute, by its number in the UAPI (`enum vfio_dma_buf_memattr`).
+/// A memory attribute, by its number in the UAPI (`enum vfio_dmabuf_memattr`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Memattr {

@@ -96,7 +96,7 @@ impl Life {
     }
 }
 
-/// The status of a buffer, by its number in the UAPI (`enum vfio_dma_buf_status`).
+/// The status of a buffer, by its number in the UAPI (`enum vfio_dmabuf_status`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Status {

@@ -68,8 +68,45 @@ pub enum LinkError {
     NotRecovered,
 }
 
+/// What the core does differently with a device, by members of `struct vfio_pci_core_device`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// INTx is not masked by the command register (PCI 2.3).
+    pub nointxmask: bool,
+    /// The user gets no VGA resources.
+    pub disable_vga: bool,
+    /// The device stays in D0 while nobody uses it.
+    pub disable_idle_d3: bool,
+}
+
+impl Settings {
+    /// Makes them those of a new device.
+    fn apply(self, core: &mut bindings::vfio_pci_core_device) {
+        core.set_nointxmask(self.nointxmask);
+        core.set_disable_vga(self.disable_vga);
+        core.set_disable_idle_d3(self.disable_idle_d3);
+    }
+}
+
 /// A VFIO PCI variant driver; the implementing type is the driver's data of one device.
 pub trait Operations: Sized + Send + Sync + 'static {
+    /// Decides whether the driver takes a device that is being probed.
+    ///
+    /// # Errors
+    ///
+    /// What the probe fails with.
+    fn check(pci: &kernel::pci::Device) -> Result;
+
+    /// What the core is to do differently with a new device.
+    fn settings() -> Settings;
+
+    /// Decides whether user space may make virtual functions of a device.
+    ///
+    /// # Errors
+    ///
+    /// What the write to `sriov_numvfs` fails with.
+    fn may_make_virtual_functions() -> Result;
+
     /// Makes the data of a new device.
     fn new(core: &Core) -> impl PinInit<Self, Error>;
 
@@ -98,6 +135,9 @@ pub trait Operations: Sized + Send + Sync + 'static {
     ///
     /// The guard of [`Operations::suspend`] still exists.
     fn changed(device: &Device<Self>, open: &OpenCore, change: MemoryChange, worked: bool);
+
+    /// The user has ended the low power state, or it had ended before.
+    fn low_power_ended(device: &Device<Self>);
 
     /// The function is about to be reset.
     ///
@@ -214,6 +254,8 @@ impl<T: Operations> Device<T> {
         // `_vfio_alloc_device()` allocates with no more than this alignment.
         const { assert!(align_of::<Self>() <= bindings::ARCH_KMALLOC_MINALIGN) };
         from_result(|| {
+            // SAFETY: `vdev` begins a zeroed `vfio_pci_core_device`, which nobody else knows.
+            T::settings().apply(unsafe { &mut *vdev.cast() });
             // SAFETY: `vdev` begins a zeroed `vfio_pci_core_device`.
             to_result(unsafe { bindings::vfio_pci_core_init_dev(vdev) })?;
             // SAFETY: `core` is initialised just now, and nobody else knows of it.

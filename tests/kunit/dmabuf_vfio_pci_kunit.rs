@@ -12,6 +12,8 @@ use kernel::{
 // The driver uses more of these files than the suites do.
 #[path = "../../src/config_space.rs"]
 mod config_space;
+#[path = "../../src/denylist.rs"]
+mod denylist;
 #[path = "../../src/fault_around.rs"]
 mod fault_around;
 #[allow(dead_code, reason = "tested through the functions that use it")]
@@ -34,6 +36,7 @@ mod windows;
 mod random;
 
 mod config_space_test;
+mod denylist_test;
 mod fault_around_test;
 mod feature_test;
 mod link_test;

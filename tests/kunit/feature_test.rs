@@ -42,6 +42,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn flag_of_a_buffer_goes_with_each_attribute() -> Result {
+        for (flags, want) in [
+            (1 << 27, Ok(Memattr::Noncached)),
+            (1 << 27 | 1 << 28, Ok(Memattr::WriteCombining)),
+            (1 << 27 | 1 << 26, Err(EINVAL)),
+            (1 << 27 | 2 << 28, Err(EINVAL)),
+        ] {
+            let got = Export::decode(&raw(2, flags, 1), HEADER + RANGE);
+            expect_eq(fmt!("{:#x}", flags), got.map(|export| export.memattr), want)?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn operations_are_checked_as_vfio_does() -> Result {
         for (flags, argsz, ops, want) in [
             (GET, 8, GET, Ok(Request::Get)),

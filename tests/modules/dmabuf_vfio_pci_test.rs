@@ -2,8 +2,9 @@
 
 //! A module for the tests only: it does what user space cannot.
 //!
-//! Four misc devices, whose interface is [`uapi`]:
+//! Five misc devices, whose interface is [`uapi`]:
 //!
+//! - [`disguise`]: makes a PCI device look like one that no emulator has.
 //! - [`importer`]: imports dma-bufs as a driver does, and unmaps at once, late or never.
 //! - [`pause`]: stops a task in the window of a race.
 //! - [`ptes`]: reads page table entries of device memory.
@@ -21,6 +22,7 @@ use kernel::{
     prelude::*, //
 };
 
+mod disguise;
 mod importer;
 #[cfg_attr(not(CONFIG_KPROBES), path = "no_pause.rs")]
 mod pause;
@@ -38,6 +40,8 @@ mod uapi;
 #[pin_data]
 struct Test {
     #[pin]
+    _disguise: MiscDeviceRegistration<disguise::Disguise>,
+    #[pin]
     _importer: MiscDeviceRegistration<importer::Importer>,
     #[pin]
     _pause: pause::Registration,
@@ -50,6 +54,9 @@ struct Test {
 impl kernel::InPlaceModule for Test {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _disguise <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: uapi::DISGUISES,
+            }),
             _importer <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: uapi::IMPORTER,
             }),

@@ -21,6 +21,9 @@ pub const PAUSE: &core::ffi::CStr = c"dmabuf-test-pause";
 /// `/dev/` name of the data race, which a kernel with KCSAN must find.
 pub const RACE: &core::ffi::CStr = c"dmabuf-test-race";
 
+/// `/dev/` name of the disguise, which ends when the file is closed.
+pub const DISGUISES: &core::ffi::CStr = c"dmabuf-test-disguise";
+
 /// Attaches a device to a dma-buf. Argument: [`Attach`].
 ///
 /// Errors: `EBUSY`: the file has an attachment; `ENXIO`: no such importing device; `EINVAL`:
@@ -56,6 +59,10 @@ pub const RELEASE: u32 = io(17);
 pub const PAUSE_STATS: u32 = ior::<PauseStats>(18);
 /// Changes a number that all callers share, without a lock. Argument: how often.
 pub const CHANGE: u32 = io(24);
+/// Lets the kernel take a PCI device for one with other ids. Argument: [`Disguise`].
+///
+/// Errors: `EBUSY`: was done with this file; `ENXIO`: no such device; `EINVAL`: no such ids.
+pub const DISGUISE: u32 = iow::<Disguise>(32);
 
 /// [`Attach::flags`]: the importer can do without `struct page` (`allow_peer2peer`).
 pub const PEER_TO_PEER: u32 = 1;
@@ -175,6 +182,22 @@ pub const MEMORY_WP: u32 = 5;
 pub const MEMORY_WB: u32 = 6;
 /// [`Pte::memory_type`]: uncached, unless an MTRR says write-combining.
 pub const MEMORY_UC_MINUS: u32 = 7;
+
+/// Argument of [`DISGUISE`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Disguise {
+    /// In: PCI domain of the device.
+    pub domain: u32,
+    /// In: its bus.
+    pub bus: u32,
+    /// In: its slot and function, as in `PCI_DEVFN()`.
+    pub devfn: u32,
+    /// In: the vendor id that it is to have.
+    pub vendor: u32,
+    /// In: the device id.
+    pub device: u32,
+}
 
 /// Room for the name of a function and its NUL.
 pub const MAX_FUNCTION: usize = 256;

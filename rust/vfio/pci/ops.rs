@@ -198,13 +198,22 @@ unsafe extern "C" fn device_feature<T: Operations>(
         let flags = flags & !uapi::FEATURE_MASK | feature;
         // SAFETY: The arguments are those that we got, but for the feature.
         let call = || unsafe { bindings::vfio_pci_core_ioctl_feature(vdev, flags, arg, argsz) };
+        // A probe has no effect, and the core refuses all other operations of these features.
+        let sets = flags & uapi::FEATURE_OPERATIONS == uapi::FEATURE_SET;
         match feature {
-            uapi::FEATURE_LOW_POWER_ENTRY | uapi::FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP => {
+            uapi::FEATURE_LOW_POWER_ENTRY | uapi::FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP if sets => {
                 // CAST: An errno, or an fd.
                 let result =
                     changing(device, open, MemoryChange::LowPower, || call() as isize)?;
                 // CAST: It was one before.
                 Ok(result as c_int)
+            }
+            uapi::FEATURE_LOW_POWER_EXIT if sets => {
+                let result = call();
+                if result == 0 {
+                    T::low_power_ended(device);
+                }
+                Ok(result)
             }
             _ => Ok(call()),
         }

@@ -66,7 +66,9 @@ run_all() {
 	done
 }
 
-echo 1 >/sys/module/vfio_pci/parameters/enable_sriov
+for parameter in /sys/module/*vfio_pci/parameters/enable_sriov; do
+	echo 1 >"$parameter"
+done
 # The DMA test takes 1 GiB of shared memory each time; huge pages make that fast.
 echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 run_all vfio-pci "$@" || exit 1

@@ -30,6 +30,7 @@ macro_rules! plain {
 plain!(
     uapi::Arm,
     uapi::Attach,
+    uapi::Disguise,
     uapi::Map,
     uapi::PauseStats,
     uapi::Pte,

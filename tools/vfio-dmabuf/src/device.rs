@@ -221,7 +221,7 @@ impl Device {
     /// Whether the driver can revoke buffers: `true` for this project's driver. In-tree vfio-pci
     /// exports buffers for other devices only.
     pub fn can_revoke(&self) -> bool {
-        let flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
+        let flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DMABUF_REVOKE;
         sys::probe(&self.fd, flags).is_ok()
     }
 
@@ -275,8 +275,8 @@ impl Device {
     /// [`Error::Os`]; `ENODEV`: the buffer belongs to another device, or the device was closed
     /// since the export.
     pub fn revoke(&self, buffer: &Buffer) -> Result<bool, Error> {
-        let payload = uapi::vfio_device_feature_dma_buf_revoke { dmabuf_fd: raw(buffer) };
-        let flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
+        let payload = uapi::vfio_dmabuf_feature_revoke { dmabuf_fd: raw(buffer) };
+        let flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DMABUF_REVOKE;
         match retry_on_intr(|| sys::feature(&self.fd, flags, payload)) {
             Ok(_) => Ok(true),
             Err(Errno::BADFD) => Ok(false),
@@ -290,9 +290,8 @@ impl Device {
     ///
     /// As [`Device::revoke`].
     pub fn attribute(&self, buffer: &Buffer) -> Result<Attribute, Error> {
-        let flags = uapi::VFIO_DEVICE_FEATURE_GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
-        let payload =
-            uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd: raw(buffer), memattr: 0 };
+        let flags = uapi::VFIO_DEVICE_FEATURE_GET | uapi::VFIO_DMABUF_MEMATTR;
+        let payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: raw(buffer), memattr: 0 };
         let got = sys::feature(&self.fd, flags, payload)
             .tried_as(self.on_buffer("GET MEMATTR"), of_buffer)?;
         Attribute::from_memattr(got.memattr)
@@ -304,8 +303,8 @@ impl Device {
     ///
     /// As [`Device::revoke`]; `EOPNOTSUPP`: this machine does not have the attribute.
     pub fn set_attribute(&self, buffer: &Buffer, attribute: Attribute) -> Result<(), Error> {
-        let flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
-        let payload = uapi::vfio_device_feature_dma_buf_memattr {
+        let flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DMABUF_MEMATTR;
+        let payload = uapi::vfio_dmabuf_feature_memattr {
             dmabuf_fd: raw(buffer),
             memattr: attribute.memattr(),
         };
@@ -321,16 +320,16 @@ impl Device {
     /// As [`Device::revoke`], except that a buffer whose device was closed is described while the
     /// same device is open again.
     pub fn info(&self, buffer: &Buffer) -> Result<Info, Error> {
-        let flags = uapi::VFIO_DEVICE_FEATURE_GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
+        let flags = uapi::VFIO_DEVICE_FEATURE_GET | uapi::VFIO_DMABUF_INFO;
         let payload =
-            uapi::vfio_device_feature_dma_buf_info { dmabuf_fd: raw(buffer), ..Default::default() };
+            uapi::vfio_dmabuf_feature_info { dmabuf_fd: raw(buffer), ..Default::default() };
         let got = sys::feature(&self.fd, flags, payload)
             .tried_as(self.on_buffer("GET INFO"), of_buffer)?;
         let status = match got.status {
-            uapi::VFIO_DMA_BUF_STATUS_LIVE => Status::Live,
-            uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP => Status::Suspended,
-            uapi::VFIO_DMA_BUF_STATUS_REVOKED => Status::Revoked,
-            uapi::VFIO_DMA_BUF_STATUS_CLOSED => Status::Closed,
+            uapi::VFIO_DMABUF_STATUS_LIVE => Status::Live,
+            uapi::VFIO_DMABUF_STATUS_REVOKED_TEMP => Status::Suspended,
+            uapi::VFIO_DMABUF_STATUS_REVOKED => Status::Revoked,
+            uapi::VFIO_DMABUF_STATUS_CLOSED => Status::Closed,
             other => {
                 let file = "status of a buffer".to_string();
                 return Err(Error::Unreadable { file, found: other.to_string() });

@@ -27,15 +27,15 @@ pub enum Attribute {
 impl Attribute {
     pub(crate) fn memattr(self) -> u32 {
         match self {
-            Attribute::Uncached => uapi::VFIO_DMA_BUF_MEMATTR_NC,
-            Attribute::WriteCombining => uapi::VFIO_DMA_BUF_MEMATTR_WC,
+            Attribute::Uncached => uapi::VFIO_DMABUF_MEMATTR_NC,
+            Attribute::WriteCombining => uapi::VFIO_DMABUF_MEMATTR_WC,
         }
     }
 
     pub(crate) fn from_memattr(number: u32) -> Result<Attribute, Error> {
         match number {
-            uapi::VFIO_DMA_BUF_MEMATTR_NC => Ok(Attribute::Uncached),
-            uapi::VFIO_DMA_BUF_MEMATTR_WC => Ok(Attribute::WriteCombining),
+            uapi::VFIO_DMABUF_MEMATTR_NC => Ok(Attribute::Uncached),
+            uapi::VFIO_DMABUF_MEMATTR_WC => Ok(Attribute::WriteCombining),
             _ => Err(Error::Unreadable {
                 file: "memory attribute of a buffer".into(),
                 found: number.to_string(),
@@ -45,8 +45,8 @@ impl Attribute {
 
     fn at_birth(self) -> u32 {
         match self {
-            Attribute::Uncached => uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC,
-            Attribute::WriteCombining => uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
+            Attribute::Uncached => uapi::VFIO_DMABUF_ATTR_UC,
+            Attribute::WriteCombining => uapi::VFIO_DMABUF_ATTR_WC,
         }
     }
 }
@@ -100,10 +100,12 @@ impl<'a> Export<'a> {
     ///
     /// [`Error::Os`]; `EINVAL`: no ranges, not page-aligned, past the end of the BAR; `ENODEV`: the
     /// device has no memory in that BAR; `E2BIG`: more than
-    /// [`VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES`](uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES)
+    /// [`VFIO_DMABUF_MAX_RANGES`](uapi::VFIO_DMABUF_MAX_RANGES)
     /// ranges; `EOPNOTSUPP`: this machine lacks the attribute; `EMFILE` and `ENOMEM` as usual.
     pub fn create(self) -> Result<Buffer, Error> {
-        let fd = self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF)?;
+        // In-tree vfio-pci does not have the flag, and this driver may be told to need it.
+        let flag = if self.device.can_revoke() { uapi::VFIO_DMABUF_BUFFER } else { 0 };
+        let fd = self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF, flag)?;
         Ok(Buffer::exported(fd))
     }
 
@@ -122,18 +124,23 @@ impl<'a> Export<'a> {
     ///
     /// [`Error::Os`]; `EINVAL`: as for [`Export::create`], or an attribute other than
     /// [`Attribute::Uncached`]; `ENODEV`: the device has no memory in that BAR; `ENOTTY`: the
-    /// kernel was built without `CONFIG_VFIO_PCI_DMABUF`, or the device has another driver.
+    /// kernel was built without `CONFIG_VFIO_PCI_DMABUF`.
     pub fn create_for_iommufd(self) -> Result<OwnedFd, Error> {
-        self.call(uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD)
+        // In-tree vfio-pci has one kind of export only.
+        let feature = match self.device.can_revoke() {
+            true => uapi::VFIO_DMABUF_IOMMUFD,
+            false => uapi::VFIO_DEVICE_FEATURE_DMA_BUF,
+        };
+        self.call(feature, 0)
     }
 
-    fn call(&self, feature: u32) -> Result<OwnedFd, Error> {
+    fn call(&self, feature: u32, flags: u32) -> Result<OwnedFd, Error> {
         let access = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let call = sys::Export {
             feature,
             bar: self.bar,
             open_flags: (access | OFlags::CLOEXEC).bits(),
-            flags: self.attribute.at_birth(),
+            flags: flags | self.attribute.at_birth(),
             ranges: &self.ranges,
         };
         let tried = format!("export of {} of {}", ranges(&self.ranges), self.device.bar(self.bar));

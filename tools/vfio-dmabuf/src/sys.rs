@@ -172,11 +172,11 @@ pub(crate) fn set_name(buffer: impl AsFd, name: &CStr) -> Result<()> {
 pub(crate) unsafe trait Payload {}
 
 // SAFETY: As in the header, see tests/uapi.rs.
-unsafe impl Payload for uapi::vfio_device_feature_dma_buf_revoke {}
+unsafe impl Payload for uapi::vfio_dmabuf_feature_revoke {}
 // SAFETY: Likewise.
-unsafe impl Payload for uapi::vfio_device_feature_dma_buf_memattr {}
+unsafe impl Payload for uapi::vfio_dmabuf_feature_memattr {}
 // SAFETY: Likewise.
-unsafe impl Payload for uapi::vfio_device_feature_dma_buf_info {}
+unsafe impl Payload for uapi::vfio_dmabuf_feature_info {}
 
 /// `struct vfio_device_feature` with its payload.
 #[repr(C)]

@@ -52,24 +52,25 @@ fn numbers_and_structures_are_those_of_the_header() {
         VFIO_DEVICE_FEATURE_SET
         VFIO_DEVICE_FEATURE_PROBE
         VFIO_DEVICE_FEATURE_DMA_BUF
-        VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES
-        VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC
-        VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC
-        VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE
-        VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR
-        VFIO_DEVICE_FEATURE_DMA_BUF_INFO
-        VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD
-        VFIO_DMA_BUF_MEMATTR_NC
-        VFIO_DMA_BUF_MEMATTR_WC
-        VFIO_DMA_BUF_STATUS_LIVE
-        VFIO_DMA_BUF_STATUS_REVOKED_TEMP
-        VFIO_DMA_BUF_STATUS_REVOKED
-        VFIO_DMA_BUF_STATUS_CLOSED;
+        VFIO_DMABUF_MAX_RANGES
+        VFIO_DMABUF_BUFFER
+        VFIO_DMABUF_ATTR_UC
+        VFIO_DMABUF_ATTR_WC
+        VFIO_DMABUF_REVOKE
+        VFIO_DMABUF_MEMATTR
+        VFIO_DMABUF_INFO
+        VFIO_DMABUF_IOMMUFD
+        VFIO_DMABUF_MEMATTR_NC
+        VFIO_DMABUF_MEMATTR_WC
+        VFIO_DMABUF_STATUS_LIVE
+        VFIO_DMABUF_STATUS_REVOKED_TEMP
+        VFIO_DMABUF_STATUS_REVOKED
+        VFIO_DMABUF_STATUS_CLOSED;
         vfio_region_dma_range { offset length }
         vfio_device_feature_dma_buf { region_index open_flags flags nr_ranges dma_ranges }
-        vfio_device_feature_dma_buf_revoke { dmabuf_fd }
-        vfio_device_feature_dma_buf_memattr { dmabuf_fd memattr }
-        vfio_device_feature_dma_buf_info { dmabuf_fd status memattr nr_ranges size }
+        vfio_dmabuf_feature_revoke { dmabuf_fd }
+        vfio_dmabuf_feature_memattr { dmabuf_fd memattr }
+        vfio_dmabuf_feature_info { dmabuf_fd status memattr nr_ranges size }
     );
     let (good, said) = compile(&text);
     assert!(good, "{said}");

@@ -70,7 +70,7 @@ fn walk_all(
 
 fn write_combining(device: &Device, rows: &mut Rows) -> Result<()> {
     let mut export = Export::new(0, &[Range(PAGE, 64 * MIB)]);
-    export.flags = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+    export.flags = uapi::VFIO_DMABUF_ATTR_WC;
     let buffer = export.make(device)?;
     walk_all(&map(&buffer, 64 * MIB, 0)?, "touch_wc", "touch_wc_faults", rows)
 }

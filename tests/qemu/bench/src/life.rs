@@ -78,7 +78,7 @@ fn revoke_one(device: &Device, offset: u64) -> Result<u64> {
     let mapping = buffer.map(0, PAGE)?;
     touch(mapping.address())?;
     let fd = buffer.raw() as u32;
-    let call = Call::new(feature::SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, vec![fd]);
+    let call = Call::new(feature::SET | uapi::VFIO_DMABUF_REVOKE, vec![fd]);
     let mut call = Prepared::new(&call);
     let (count, result) = count(|| call.make(device));
     result?;

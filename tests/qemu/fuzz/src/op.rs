@@ -55,7 +55,8 @@ pub enum Then {
 
 const FIXED: i32 = libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE;
 const FEATURE: u32 = uapi::VFIO_DEVICE_FEATURE;
-const RANGE_COUNTS: [u32; 7] = [0, 2, 3, 65536, 65537, 0x1000_0000, u32::MAX];
+const MAX: u32 = uapi::VFIO_DMABUF_MAX_RANGES;
+const RANGE_COUNTS: [u32; 7] = [0, 2, 3, MAX, MAX + 1, 0x1000_0000, u32::MAX];
 
 impl Op {
     /// What a process of this role may try.
@@ -112,7 +113,7 @@ fn by_fd(rng: &mut Pcg64Mcg) -> Op {
 fn ioctl_revoke(rng: &mut Pcg64Mcg) -> Op {
     let argsz = if rng.random_bool(0.8) { 8 } else { word(rng) };
     let words = vec![Word::Is(argsz), Word::Fd(Handle::random(rng))];
-    device(rng, uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, words)
+    device(rng, uapi::VFIO_DMABUF_IOCTL_REVOKE, words)
 }
 
 /// What goes to the core.
@@ -131,7 +132,7 @@ fn core(rng: &mut Pcg64Mcg) -> Op {
     let request = match rng.random_range(0..100) {
         0..5 => word(rng),
         5 => uapi::VFIO_DEVICE_RESET,
-        6..10 => uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE + rng.random_range(1..4),
+        6..10 => uapi::VFIO_DMABUF_IOCTL_REVOKE + rng.random_range(1..4),
         _ => REQUESTS[rng.random_range(0..7)],
     };
     let argsz = if rng.random_bool(0.7) { 32 } else { word(rng) };

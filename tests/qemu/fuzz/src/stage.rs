@@ -130,10 +130,10 @@ impl Scene {
         self.device.set_memory(true).context("memory on")?;
         let info = buffer::info(&self.device, self.buffer.raw()).context("INFO of the witness")?;
         let got = (info.status, info.memattr, info.nr_ranges, info.size);
-        let want = (uapi::VFIO_DMA_BUF_STATUS_LIVE, uapi::VFIO_DMA_BUF_MEMATTR_NC, 1, PAGE);
+        let want = (uapi::VFIO_DMABUF_STATUS_LIVE, uapi::VFIO_DMABUF_MEMATTR_NC, 1, PAGE);
         ensure!(got == want, "the witness has status, attribute, ranges, size {got:?}");
         let info = buffer::info(&self.device, self.dead.raw()).context("INFO of a dead buffer")?;
-        ensure!(info.status == uapi::VFIO_DMA_BUF_STATUS_CLOSED, "a dead buffer: {info:?}");
+        ensure!(info.status == uapi::VFIO_DMABUF_STATUS_CLOSED, "a dead buffer: {info:?}");
         let dead = self.dead.map(0, PAGE).err();
         ensure!(dead == Some(Errno::ENODEV), "mmap of a dead buffer: {dead:?}");
         for word in 0..PAGE / 4 {

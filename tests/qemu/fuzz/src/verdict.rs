@@ -42,7 +42,7 @@ fn allowed(op: &Op, world: &World) -> Option<&'static [i32]> {
         Op::Device { request: uapi::VFIO_DEVICE_FEATURE, ref words, place } => {
             is_exact(place).then(|| of_feature(words)).flatten()
         }
-        Op::Device { request: uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, .. } => Some(REVOKE),
+        Op::Device { request: uapi::VFIO_DMABUF_IOCTL_REVOKE, .. } => Some(REVOKE),
         Op::File { file: Handle::Live(_), .. } if world.pool.is_empty() => Some(NO_FILE),
         Op::File { request, .. } => match request {
             uapi::DMA_BUF_IOCTL_SYNC => Some(SYNC),
@@ -67,12 +67,10 @@ fn is_exact(place: Place) -> bool {
 fn of_feature(words: &[Word]) -> Option<&'static [i32]> {
     let &Word::Is(flags) = words.get(1)? else { return None };
     match flags & uapi::VFIO_DEVICE_FEATURE_MASK {
-        uapi::VFIO_DEVICE_FEATURE_DMA_BUF | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD => {
-            Some(EXPORT)
-        }
-        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE => Some(REVOKE),
-        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR => Some(MEMATTR),
-        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO => Some(INFO),
+        uapi::VFIO_DEVICE_FEATURE_DMA_BUF | uapi::VFIO_DMABUF_IOMMUFD => Some(EXPORT),
+        uapi::VFIO_DMABUF_REVOKE => Some(REVOKE),
+        uapi::VFIO_DMABUF_MEMATTR => Some(MEMATTR),
+        uapi::VFIO_DMABUF_INFO => Some(INFO),
         0xff00.. => Some(NO_FEATURE),
         _ => None,
     }
@@ -105,7 +103,7 @@ fn good(op: &Op, world: &World, value: u64, made: Option<&Buffer>) -> Result<()>
                 None => ensure!(value == 0, "{value:#x}"),
             }
         }
-        Op::Device { request: uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, ref words, place } => {
+        Op::Device { request: uapi::VFIO_DMABUF_IOCTL_REVOKE, ref words, place } => {
             ensure!(value == 0, "{value:#x}");
             if let (true, Some(&Word::Fd(handle))) = (is_exact(place), words.get(1)) {
                 ensure!(can_be_revoked(handle), "{handle:?} was revoked");
@@ -131,9 +129,9 @@ fn has_a_buffer(words: &[Word]) -> Result<()> {
     };
     let fine = match flags & uapi::VFIO_DEVICE_FEATURE_MASK {
         _ if flags & feature::PROBE != 0 => true,
-        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE => can_be_revoked(handle),
-        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR => is_buffer(handle) && !is_dead(handle),
-        uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO => is_buffer(handle),
+        uapi::VFIO_DMABUF_REVOKE => can_be_revoked(handle),
+        uapi::VFIO_DMABUF_MEMATTR => is_buffer(handle) && !is_dead(handle),
+        uapi::VFIO_DMABUF_INFO => is_buffer(handle),
         _ => true,
     };
     ensure!(fine, "it worked on {handle:?}");
@@ -180,7 +178,7 @@ fn size_is_right(world: &World, words: &[Word], buffer: &Buffer) -> Result<()> {
         Some(&Word::Is(number)) => u64::from(number),
         _ => 0,
     };
-    if number(1) == u64::from(feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD) {
+    if number(1) == u64::from(feature::GET | uapi::VFIO_DMABUF_IOMMUFD) {
         ensure!(!is_ours(buffer), "the core did not make the dma-buf");
         return Ok(());
     }

@@ -24,7 +24,7 @@ pub struct Export {
     pub region: u32,
     /// Flags of the new fd.
     pub open_flags: u32,
-    /// `VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_*`.
+    /// `VFIO_DMABUF_ATTR_*`.
     pub flags: u32,
     /// The ranges.
     pub ranges: Vec<Range>,
@@ -147,8 +147,8 @@ impl From<OwnedFd> for Buffer {
 
 /// REVOKE of whatever `fd` is.
 pub fn revoke_fd(device: &Device, fd: RawFd) -> Result<(), Errno> {
-    let payload = uapi::vfio_device_feature_dma_buf_revoke { dmabuf_fd: fd };
-    feature::set(device, uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, &payload)
+    let payload = uapi::vfio_dmabuf_feature_revoke { dmabuf_fd: fd };
+    feature::set(device, uapi::VFIO_DMABUF_REVOKE, &payload)
 }
 
 /// REVOKE of a buffer.
@@ -158,13 +158,13 @@ pub fn revoke(device: &Device, buffer: &Buffer) -> Result<(), Errno> {
 
 /// The ioctl that does the same, with the given `argsz`.
 pub fn revoke_by_ioctl(device: &Device, fd: RawFd, argsz: u32) -> Result<(), Errno> {
-    let mut arg = uapi::vfio_pci_dmabuf_revoke { argsz, dmabuf_fd: fd };
-    device.ioctl_with(uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, &mut arg).map(drop)
+    let mut arg = uapi::vfio_dmabuf_ioctl_revoke { argsz, dmabuf_fd: fd };
+    device.ioctl_with(uapi::VFIO_DMABUF_IOCTL_REVOKE, &mut arg).map(drop)
 }
 
 /// INFO of whatever `fd` is.
-pub fn info(device: &Device, fd: RawFd) -> Result<uapi::vfio_device_feature_dma_buf_info, Errno> {
-    let mut info = uapi::vfio_device_feature_dma_buf_info { dmabuf_fd: fd, ..Default::default() };
-    feature::get(device, uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO, &mut info)?;
+pub fn info(device: &Device, fd: RawFd) -> Result<uapi::vfio_dmabuf_feature_info, Errno> {
+    let mut info = uapi::vfio_dmabuf_feature_info { dmabuf_fd: fd, ..Default::default() };
+    feature::get(device, uapi::VFIO_DMABUF_INFO, &mut info)?;
     Ok(info)
 }

@@ -65,6 +65,12 @@ impl Module {
         Ok(self.insert(parameters))
     }
 
+    /// Sets a parameter of type bool, of the loaded module.
+    pub fn set_parameter(&self, name: &str, on: bool) -> Result<()> {
+        let path = Path::new("/sys/module").join(&self.name).join("parameters").join(name);
+        fs::write(&path, if on { "Y" } else { "N" }).with_context(|| path.display().to_string())
+    }
+
     fn load_dependencies(&self) -> Result<()> {
         for name in self.dependencies()? {
             let sibling = self.path.with_file_name(format!("{}.ko", name.replace('_', "-")));

@@ -35,7 +35,7 @@ impl Elsewhere {
         let device = Device::open(&pci, Via::Group)?;
         let buffer = Buffer::export(&device, 0, 0, PAGE).context("export")?;
         let mut call = Export::new(0, &[Range(0, PAGE)]).call();
-        call.flags = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
+        call.flags = feature::GET | uapi::VFIO_DMABUF_IOMMUFD;
         let for_iommufd = Buffer::by_call(&device, &mut call).context("export for iommufd")?;
         Ok(Elsewhere { device, buffer, for_iommufd })
     }

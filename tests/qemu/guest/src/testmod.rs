@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::buffer::Buffer;
 use crate::module::Module;
-use crate::pci::Pci;
+use crate::pci::{Id, Pci};
 use crate::sys::{ioctl, ioctl_with};
 
 /// The interface, from the file that the module is compiled with.
@@ -103,6 +103,24 @@ impl Importer {
 
     fn call<T>(&self, request: u32, arg: &mut T) -> Result<(), Errno> {
         ioctl_with(self.0.as_raw_fd(), request, arg).map(drop)
+    }
+}
+
+/// A device that the kernel takes for another one, until this is dropped.
+#[derive(Debug)]
+pub struct Disguise {
+    _file: File,
+}
+
+impl Disguise {
+    /// Gives the device at `pci` other ids.
+    pub fn of(pci: &Pci, Id(vendor, device): Id) -> Result<Disguise> {
+        let file = open(uapi::DISGUISES)?;
+        let (domain, bus, devfn) = pci.numbers().context("address")?;
+        let (vendor, device) = (vendor.into(), device.into());
+        let mut arg = uapi::Disguise { domain, bus, devfn, vendor, device };
+        ioctl_with(file.as_raw_fd(), uapi::DISGUISE, &mut arg)?;
+        Ok(Disguise { _file: file })
     }
 }
 

@@ -36,7 +36,7 @@ impl Agent<'_> {
             Op::Export { func, to, spec } => self.export(*func, *to, spec),
             Op::Revoke { func, fd, ioctl } => {
                 let (device, fd) = (self.device(*func), self.number(*fd));
-                let size = size_of::<uapi::vfio_pci_dmabuf_revoke>() as u32;
+                let size = size_of::<uapi::vfio_dmabuf_ioctl_revoke>() as u32;
                 let result = match ioctl {
                     true => buffer::revoke_by_ioctl(device, fd, size),
                     false => buffer::revoke_fd(device, fd),
@@ -148,14 +148,14 @@ impl Agent<'_> {
             export.open_flags = (libc::O_RDONLY | libc::O_CLOEXEC) as u32;
         }
         if what.wc {
-            export.flags = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+            export.flags = uapi::VFIO_DMABUF_ATTR_WC;
         }
         let bar_pages = u64::from(crate::machine::bar_of(func, what.bar).pages);
         if let (Some(flaw), Some(last)) = (what.flaw, export.ranges.last_mut()) {
             match flaw {
                 Flaw::NoRanges => export.count = Some(0),
                 Flaw::TooManyRanges => {
-                    export.count = Some(uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES + 1);
+                    export.count = Some(uapi::VFIO_DMABUF_MAX_RANGES + 1);
                 }
                 Flaw::ShortArgsz => export.count = Some(what.ranges.len() as u32 + 1),
                 Flaw::Flags => export.flags |= 1,
@@ -178,8 +178,8 @@ impl Agent<'_> {
     }
 
     fn memattr(&self, func: Func, fd: FdRef, set: Option<u32>) -> Outcome {
-        let (device, number) = (self.device(func), uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR);
-        let mut payload = uapi::vfio_device_feature_dma_buf_memattr {
+        let (device, number) = (self.device(func), uapi::VFIO_DMABUF_MEMATTR);
+        let mut payload = uapi::vfio_dmabuf_feature_memattr {
             dmabuf_fd: self.number(fd),
             memattr: set.unwrap_or(u32::MAX),
         };
@@ -194,9 +194,8 @@ impl Agent<'_> {
 
     fn odd(&self, func: Func, oddity: Oddity) -> Outcome {
         use uapi::{
-            VFIO_DEVICE_FEATURE_DMA_BUF as DMA_BUF, VFIO_DEVICE_FEATURE_DMA_BUF_INFO as INFO,
-            VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR as MEMATTR,
-            VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE as REVOKE,
+            VFIO_DEVICE_FEATURE_DMA_BUF as DMA_BUF, VFIO_DMABUF_INFO as INFO,
+            VFIO_DMABUF_MEMATTR as MEMATTR, VFIO_DMABUF_REVOKE as REVOKE,
         };
         let device = self.device(func);
         let call = |flags: u32, words: usize| {

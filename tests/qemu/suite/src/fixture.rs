@@ -96,8 +96,8 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()
 
 /// The flags of an export for each memory type, and that type.
 pub const WITH_EACH_TYPE: [(u32, MemoryType); 2] = [
-    (uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC, MemoryType::UncachedMinus),
-    (uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC, MemoryType::WriteCombining),
+    (uapi::VFIO_DMABUF_ATTR_UC, MemoryType::UncachedMinus),
+    (uapi::VFIO_DMABUF_ATTR_WC, MemoryType::WriteCombining),
 ];
 
 /// Exports ranges of BAR0 with these flags.

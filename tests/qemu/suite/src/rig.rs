@@ -87,7 +87,7 @@ impl Rig {
     /// REVOKE, that has to work.
     pub fn revoke(&self) -> Result<()> {
         check::works("REVOKE", buffer::revoke(&self.device, &self.buffer))?;
-        self.has_status("after REVOKE", uapi::VFIO_DMA_BUF_STATUS_REVOKED)
+        self.has_status("after REVOKE", uapi::VFIO_DMABUF_STATUS_REVOKED)
     }
 }
 

@@ -56,15 +56,14 @@ static void run_client(int socket)
 int main(int argc, char **argv)
 {
 	struct { /* struct vfio_device_feature with struct vfio_device_feature_dma_buf, one range */
-		__u32 argsz, flags, bar, open_flags, attribute, nr_ranges;
+		__u32 argsz, flags, bar, open_flags, export_flags, nr_ranges;
 		struct vfio_region_dma_range range;
 	} page = { sizeof(page), VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
-		   0, O_RDWR | O_CLOEXEC, VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC, 1, { 0, 4096 } };
+		   0, O_RDWR | O_CLOEXEC, VFIO_DMABUF_BUFFER, 1, { 0, 4096 } };
 	struct { /* struct vfio_device_feature with the fd of a buffer */
 		__u32 argsz, flags;
 		__s32 slice;
-	} revoke = { sizeof(revoke),
-		     VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, -1 };
+	} revoke = { sizeof(revoke), VFIO_DEVICE_FEATURE_SET | VFIO_DMABUF_REVOKE, -1 };
 	int sockets[2], container, group, device, status;
 
 	if (argc != 3)

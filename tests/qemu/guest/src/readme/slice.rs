@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 const VFIO_DEVICE_FEATURE: libc::Ioctl = 0x3b75; // _IO(';', 100 + 17)
 const GET_DMA_BUF: u32 = (1 << 16) | 11; // VFIO_DEVICE_FEATURE_DMA_BUF
 const SET_REVOKE: u32 = (1 << 17) | 0xff0d; // VFIO_DMABUF_REVOKE
+const FLAG_BUFFER: u32 = 1 << 27; // VFIO_DMABUF_BUFFER
 
 #[repr(C)]
 struct Export {
@@ -42,7 +43,7 @@ pub fn export(device: BorrowedFd<'_>, bar: u32, offset: u64, length: u64) -> Res
             feature: GET_DMA_BUF,
             region_index: bar,
             open_flags: (libc::O_RDWR | libc::O_CLOEXEC) as u32,
-            flags: 0,
+            flags: FLAG_BUFFER,
             nr_ranges: 1,
             ranges: [(offset, length)],
         },

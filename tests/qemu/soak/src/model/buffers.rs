@@ -127,10 +127,10 @@ impl Model {
         };
         let buffer = self.buffer(id);
         let status = match buffer.life {
-            Life::Live if self.func(func).answers() => uapi::VFIO_DMA_BUF_STATUS_LIVE,
-            Life::Live => uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP,
-            Life::Revoked => uapi::VFIO_DMA_BUF_STATUS_REVOKED,
-            Life::Closed => uapi::VFIO_DMA_BUF_STATUS_CLOSED,
+            Life::Live if self.func(func).answers() => uapi::VFIO_DMABUF_STATUS_LIVE,
+            Life::Live => uapi::VFIO_DMABUF_STATUS_REVOKED_TEMP,
+            Life::Revoked => uapi::VFIO_DMABUF_STATUS_REVOKED,
+            Life::Closed => uapi::VFIO_DMABUF_STATUS_CLOSED,
         };
         Some(Expect::Is(Outcome::Info {
             status,

@@ -165,7 +165,7 @@ fn buffers_of_another_binding_are_no_buffers_of_the_device() {
         |status| Expect::Is(Outcome::Info { status, memattr: 0, ranges: 2, size: 3 * 4096 });
     works(&mut model, 0, Op::Close { unit: 2 });
     works(&mut model, 0, Op::Open { unit: 2, via: Via::Cdev });
-    let closed = status(uapi::VFIO_DMA_BUF_STATUS_CLOSED);
+    let closed = status(uapi::VFIO_DMABUF_STATUS_CLOSED);
     assert_eq!(apply(&mut model, 0, info.clone()), closed);
     works(&mut model, 0, Op::Close { unit: 2 });
     works(&mut model, 0, Op::Rebind { unit: 2 });

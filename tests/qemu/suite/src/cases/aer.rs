@@ -18,7 +18,7 @@ use guest::pci::{Pci, EDU};
 use guest::ptes::Ptes;
 use guest::testmod::{Attach, Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
 use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};
-use guest::uapi::{VFIO_DMA_BUF_STATUS_LIVE, VFIO_DMA_BUF_STATUS_REVOKED_TEMP};
+use guest::uapi::{VFIO_DMABUF_STATUS_LIVE, VFIO_DMABUF_STATUS_REVOKED_TEMP};
 use guest::windows;
 use guest::{Errno, PAGE};
 
@@ -90,7 +90,7 @@ impl Scene {
         for mapping in &self.mappings {
             check::equal(&format!("entry {when}"), ptes.at(mapping.address())?, None)?;
         }
-        self.rig.has_status(when, VFIO_DMA_BUF_STATUS_REVOKED_TEMP)?;
+        self.rig.has_status(when, VFIO_DMABUF_STATUS_REVOKED_TEMP)?;
         self.rig.refuses(when, &self.importer)
     }
 
@@ -98,7 +98,7 @@ impl Scene {
     fn heals(&self) -> Result<()> {
         self.rig.device.set_memory(false)?;
         self.rig.device.set_memory(true)?;
-        self.rig.has_status("in the end", VFIO_DMA_BUF_STATUS_LIVE)?;
+        self.rig.has_status("in the end", VFIO_DMABUF_STATUS_LIVE)?;
         for mapping in &self.mappings {
             check::value("in the end", mapping.load(ID_AT), ID)?;
         }
@@ -147,7 +147,7 @@ fn is_untouched(scene: &Scene, when: &str) -> Result<()> {
     }
     let stats = scene.importer.stats()?;
     check::equal(&format!("mapped, invalidated {when}"), (stats.mapped, stats.hits), (1, 0))?;
-    scene.rig.has_status(when, VFIO_DMA_BUF_STATUS_LIVE)
+    scene.rig.has_status(when, VFIO_DMABUF_STATUS_LIVE)
 }
 
 fn harmless_error_leaves_everything_as_it_is() -> Result<()> {
@@ -260,7 +260,7 @@ fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
     let other = lost.open_sibling()?;
     check::works("HOT_RESET", lost.scene.rig.device.hot_reset(&[lost.group()]))?;
     drop(other);
-    lost.scene.rig.has_status("after HOT_RESET", VFIO_DMA_BUF_STATUS_LIVE)?;
+    lost.scene.rig.has_status("after HOT_RESET", VFIO_DMABUF_STATUS_LIVE)?;
     lost.scene.heals()?;
     drop(lost.scene);
     lost.sibling.release()

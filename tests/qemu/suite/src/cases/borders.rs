@@ -38,10 +38,10 @@ cases! {
 }
 
 const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
-const IOMMUFD: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
-const REVOKE: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
-const MEMATTR: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
-const INFO: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
+const IOMMUFD: u32 = uapi::VFIO_DMABUF_IOMMUFD;
+const REVOKE: u32 = uapi::VFIO_DMABUF_REVOKE;
+const MEMATTR: u32 = uapi::VFIO_DMABUF_MEMATTR;
+const INFO: u32 = uapi::VFIO_DMABUF_INFO;
 
 /// A feature: its number, its operations, the bytes of its payload, and of these how many argsz
 /// has to have. The core does not look whether it has the ranges, too.
@@ -75,7 +75,7 @@ impl Borders {
     fn answer<T>(&self, what: &str, got: Result<T, Errno>, want: Option<Errno>) -> Result<()> {
         check::equal(what, got.err(), want)?;
         let info = buffer::info(&self.device, self.witness.raw())?;
-        let live = info.status == uapi::VFIO_DMA_BUF_STATUS_LIVE && info.size == PAGE;
+        let live = info.status == uapi::VFIO_DMABUF_STATUS_LIVE && info.size == PAGE;
         ensure!(live, "{what}: the witness is {info:?}");
         check::value(&format!("the witness after {what}"), self.mapping.load(0), 0x600d)
     }
@@ -150,7 +150,7 @@ impl Borders {
 
     /// Counts, offsets and lengths.
     fn ranges(&self) -> Result<()> {
-        let most = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES;
+        let most = uapi::VFIO_DMABUF_MAX_RANGES;
         for (nr, argsz, want) in [
             (0, u32::MAX, Errno::EINVAL),
             (2, 40, Errno::EINVAL),
@@ -309,7 +309,7 @@ fn full_offset_space_is_enospc_until_a_buffer_is_closed() -> Result<()> {
     let full = |what: &str, got| check::errno(what, got, Errno::ENOSPC);
 
     // More than a BAR's part of the offset space, up to the most ranges that there can be.
-    for times in [region + 1, 65536] {
+    for times in [region + 1, u64::from(uapi::VFIO_DMABUF_MAX_RANGES)] {
         full(&format!("{times} times the BAR"), whole(times))?;
     }
     let fill = |buffers: &mut Vec<Buffer>| loop {

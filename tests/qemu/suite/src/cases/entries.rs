@@ -326,7 +326,7 @@ fn kernels_own_dump_has_the_same_entries() -> Result<()> {
     let gone = export_edu(&edu)?;
     let revoked = gone.map(0, PAGE)?;
     let huge = aligned(bochs.raw(), 2 * MIB2)?;
-    let flags = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+    let flags = uapi::VFIO_DMABUF_ATTR_WC;
     let combining = export_with(&bochs, flags, &[Range(0, PAGE)])?.map(0, PAGE)?;
     let (_buffer, _, gigabyte) = gigabytes(&testdev)?;
     for mapping in [&bar, &mapping, &read_only, &revoked, &huge, &combining, &gigabyte] {

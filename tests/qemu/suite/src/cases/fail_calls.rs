@@ -56,7 +56,7 @@ impl Bystander {
     fn is_well(&self, device: &Device) -> Result<()> {
         let info = buffer::info(device, self.buffer.raw())?;
         let got = (info.status, info.memattr, info.nr_ranges, info.size);
-        check::equal("INFO", got, (uapi::VFIO_DMA_BUF_STATUS_LIVE, 0, 1, PAGE))?;
+        check::equal("INFO", got, (uapi::VFIO_DMABUF_STATUS_LIVE, 0, 1, PAGE))?;
         check::value("load", self.mapping.load(ID_AT), ID)
     }
 }
@@ -67,7 +67,7 @@ fn export_survives_every_failure() -> Result<()> {
 
 fn export_for_iommufd_survives_every_failure() -> Result<()> {
     let mut export = Export::new(0, &[Range(0, PAGE)]).call();
-    export.flags = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
+    export.flags = feature::GET | uapi::VFIO_DMABUF_IOMMUFD;
     survives("export for iommufd", export)
 }
 
@@ -238,15 +238,13 @@ fn features_survive_every_failure() -> Result<()> {
     let buffer = export_edu(&device)?;
     let injector = injector(ALL, Whose::All)?;
     let attribute =
-        |memattr| uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd: buffer.raw(), memattr };
+        |memattr| uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: buffer.raw(), memattr };
     let get = || {
         let mut got = attribute(7);
-        feature::get(&device, uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, &mut got)?;
+        feature::get(&device, uapi::VFIO_DMABUF_MEMATTR, &mut got)?;
         Ok(got.memattr)
     };
-    let set = |memattr| {
-        feature::set(&device, uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, &attribute(memattr))
-    };
+    let set = |memattr| feature::set(&device, uapi::VFIO_DMABUF_MEMATTR, &attribute(memattr));
     let is_well = |_: &Result<u32, Errno>| check::equal("attribute", get(), Ok(0));
     let tally = exhaust("MEMATTR GET", &injector, &[Errno::EFAULT], get, is_well)?;
     failed(&tally, &[Errno::EFAULT])?;

@@ -8,7 +8,7 @@ use guest::device::{Device, Via};
 use guest::failnth::Whose;
 use guest::pci::{Pci, BOCHS, EDU};
 use guest::testmod::{Importer, UNMAPS_AT_ONCE};
-use guest::uapi::{self, VFIO_DMA_BUF_STATUS_CLOSED, VFIO_DMA_BUF_STATUS_LIVE};
+use guest::uapi::{self, VFIO_DMABUF_STATUS_CLOSED, VFIO_DMABUF_STATUS_LIVE};
 use guest::windows;
 use guest::{Errno, PAGE};
 
@@ -101,7 +101,7 @@ fn attach_survives_every_failure() -> Result<()> {
     };
     let after = |result: &Result<_, _>| {
         check::equal("attached", importer.stats()?.attached, u32::from(result.is_ok()))?;
-        rig.has_status("afterwards", VFIO_DMA_BUF_STATUS_LIVE)
+        rig.has_status("afterwards", VFIO_DMABUF_STATUS_LIVE)
     };
     failed(&exhaust("attach", &injector, &[Errno::ENOMEM], attach, after)?, &[Errno::ENOMEM])
 }
@@ -116,7 +116,7 @@ fn imports(what: &str, device: &Device, buffer: &Buffer, importing: &Pci) -> Res
         let stats = importer.stats()?;
         check::equal("attached, mapped", (stats.attached, stats.mapped), (1, 0))?;
         let status = buffer::info(device, buffer.raw())?.status;
-        check::equal("status", status, VFIO_DMA_BUF_STATUS_LIVE)
+        check::equal("status", status, VFIO_DMABUF_STATUS_LIVE)
     };
     failed(&exhaust(what, &injector, &[Errno::ENOMEM], map, after)?, &[Errno::ENOMEM])?;
     check::works("map", importer.map())?;
@@ -172,7 +172,7 @@ fn revoke_allocates_nothing() -> Result<()> {
 fn revoke_that_cannot_read_its_argument_does_nothing() -> Result<()> {
     unread("REVOKE, copies", buffer::revoke)?;
     unread("REVOKE by ioctl, copies", |device, buffer| {
-        let size = size_of::<uapi::vfio_pci_dmabuf_revoke>() as u32;
+        let size = size_of::<uapi::vfio_dmabuf_ioctl_revoke>() as u32;
         buffer::revoke_by_ioctl(device, buffer.raw(), size)
     })
 }
@@ -185,7 +185,7 @@ fn unread(what: &str, revoke: impl Fn(&Device, &Buffer) -> Result<(), Errno>) ->
     let mut tally = Tally::default();
     for n in 1..MANY {
         check::value("before", mapping.load(ID_AT), ID)?;
-        rig.has_status("before", VFIO_DMA_BUF_STATUS_LIVE)?;
+        rig.has_status("before", VFIO_DMABUF_STATUS_LIVE)?;
         let (result, injected) = injector.run(n, || revoke(&rig.device, &rig.buffer))?;
         if tally.is_over(injected, &result, &[Errno::EFAULT])? {
             break;
@@ -213,7 +213,7 @@ fn last_close_allocates_nothing() -> Result<()> {
         drop(holders);
         let again = open_edu()?;
         let status = buffer::info(&again, buffer.raw())?.status;
-        check::equal("status", status, VFIO_DMA_BUF_STATUS_CLOSED)?;
+        check::equal("status", status, VFIO_DMABUF_STATUS_CLOSED)?;
         check::value("a new buffer", export_edu(&again)?.map(0, PAGE)?.load(ID_AT), ID)?;
         if tally.is_over(injected, &Ok(()), &[])? {
             break;

@@ -27,9 +27,9 @@ cases! {
 }
 
 const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
-const REVOKE: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
-const MEMATTR: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
-const INFO: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
+const REVOKE: u32 = uapi::VFIO_DMABUF_REVOKE;
+const MEMATTR: u32 = uapi::VFIO_DMABUF_MEMATTR;
+const INFO: u32 = uapi::VFIO_DMABUF_INFO;
 
 fn one_page() -> Call {
     Export::new(0, &[Range(0, PAGE)]).call()
@@ -130,7 +130,7 @@ fn revoke_from_unreadable_memory_is_efault() -> Result<()> {
     call.argsz += 4;
     check::errno("REVOKE", call.make_at_edge(&device), Errno::EFAULT)?;
     for address in [0, 8, usize::MAX - 3] {
-        let result = device.ioctl(uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE, address);
+        let result = device.ioctl(uapi::VFIO_DMABUF_IOCTL_REVOKE, address);
         check::errno(&format!("the ioctl with {address:#x}"), result, Errno::EFAULT)?;
     }
     Ok(())

@@ -103,7 +103,7 @@ fn holder_of_a_buffer_can_map_it_and_no_more() -> Result<()> {
         for fd in [&buffer, &read_only] {
             let mapping = Mapping::new(fd, PAGE, mm::RO, 0)?;
             check::value("load", mapping.load(ID_AT), ID)?;
-            for request in [uapi::VFIO_DEVICE_FEATURE, uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE] {
+            for request in [uapi::VFIO_DEVICE_FEATURE, uapi::VFIO_DMABUF_IOCTL_REVOKE] {
                 let words = [16u32, SET | 0xff0d, fd.raw() as u32, 0];
                 let got = raw::ioctl(fd.raw(), request, words.as_ptr() as u64);
                 check::equal(&format!("ioctl {request:#x} of a buffer"), got, Err(libc::ENOTTY))?;
@@ -131,7 +131,7 @@ fn waiting_calls(device: i32, memory: u64) -> [(&'static str, i64, [u64; 6]); 4]
     let fd = device as u64;
     let config = u64::from(uapi::VFIO_PCI_CONFIG_REGION_INDEX) << 40;
     let feature = uapi::VFIO_DEVICE_FEATURE.into();
-    let revoke = uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE.into();
+    let revoke = uapi::VFIO_DMABUF_IOCTL_REVOKE.into();
     [
         ("a feature", libc::SYS_ioctl, [fd, feature, memory, 0, 0, 0]),
         ("REVOKE", libc::SYS_ioctl, [fd, revoke, memory, 0, 0, 0]),
@@ -214,10 +214,10 @@ fn arguments_may_lie_in_the_devices_own_memory() -> Result<()> {
     let buffer = Buffer::export(&device, 0, 0, PAGE)?;
     let fd = buffer.raw() as u32;
     let calls = [
-        [32, GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO, fd],
-        [16, GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, fd],
-        [16, SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, fd],
-        [12, SET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE, fd],
+        [32, GET | uapi::VFIO_DMABUF_INFO, fd],
+        [16, GET | uapi::VFIO_DMABUF_MEMATTR, fd],
+        [16, SET | uapi::VFIO_DMABUF_MEMATTR, fd],
+        [12, SET | uapi::VFIO_DMABUF_REVOKE, fd],
     ];
     let call = |argument: &Mapping| {
         let address = argument.address() as u64;
@@ -237,12 +237,12 @@ fn arguments_may_lie_in_the_devices_own_memory() -> Result<()> {
             let off = call(&fresh()?);
             device.set_memory(true)?;
             check::equal(&format!("{words:x?} with memory off"), off, Err(libc::EFAULT))?;
-            let revokes = words[1] & 0xffff == uapi::VFIO_DEVICE_FEATURE_DMA_BUF_REVOKE;
+            let revokes = words[1] & 0xffff == uapi::VFIO_DMABUF_REVOKE;
             if !(revokes && through_bar) {
                 check::equal(&format!("{words:x?}"), call(&fresh()?), Ok(0))?;
             }
         }
     }
     let info = buffer::info(&device, buffer.raw())?;
-    check::equal("status", info.status, uapi::VFIO_DMA_BUF_STATUS_REVOKED)
+    check::equal("status", info.status, uapi::VFIO_DMABUF_STATUS_REVOKED)
 }

@@ -175,7 +175,7 @@ fn revoke_waiting_for_an_importer_is_interruptible() -> Result<()> {
         check::bus_error("CPU", mapping.load(ID_AT))?;
         check::errno("mmap", rig.buffer.map(0, PAGE), Errno::ENODEV)?;
         rig.refuses("after an interrupted REVOKE", &idle)?;
-        rig.has_status("after EINTR", uapi::VFIO_DMA_BUF_STATUS_REVOKED)?;
+        rig.has_status("after EINTR", uapi::VFIO_DMABUF_STATUS_REVOKED)?;
         check::equal("still mapped", importer.stats()?.mapped, 1)?;
     }
     let call = hanging_revoke(&rig)?;
@@ -193,7 +193,7 @@ fn revoke_waiting_for_an_importer_can_be_killed() -> Result<()> {
     // Kills the process, and waits until nothing is left of it.
     drop(hanging_revoke(&rig)?);
     check::bus_error("CPU", mapping.load(ID_AT))?;
-    rig.has_status("after its death", uapi::VFIO_DMA_BUF_STATUS_REVOKED)?;
+    rig.has_status("after its death", uapi::VFIO_DMABUF_STATUS_REVOKED)?;
     let call = hanging_revoke(&rig)?;
     check::works("unmap", importer.unmap())?;
     check::works("REVOKE", call.finish()?)

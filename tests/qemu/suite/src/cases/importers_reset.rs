@@ -52,7 +52,7 @@ cases! {
         ];
 }
 
-const TEMPORARILY: u32 = uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP;
+const TEMPORARILY: u32 = uapi::VFIO_DMABUF_STATUS_REVOKED_TEMP;
 
 /// Disables memory by `off` and enables it by `on`: importers are invalidated, refused, and admitted.
 fn away_and_back(
@@ -67,7 +67,7 @@ fn away_and_back(
         rig.refuses(&format!("while it is away, round {round}"), &importer)?;
         rig.has_status("while it is away", TEMPORARILY)?;
         on(&rig.device)?;
-        rig.has_status("when it is back", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
+        rig.has_status("when it is back", uapi::VFIO_DMABUF_STATUS_LIVE)?;
         check::works("map when it is back", importer.map())?;
         rig.attached(UNMAPS_AT_ONCE)?;
     }
@@ -130,7 +130,7 @@ fn interrupted_memory_off_does_not_happen() -> Result<()> {
         let command = rig.device.config16(uapi::PCI_COMMAND.into())?;
         ensure!(command & uapi::PCI_COMMAND_MEMORY as u16 != 0, "PCI_COMMAND is {command:#x}");
         check::value("CPU", mapping.load(ID_AT), ID)?;
-        rig.has_status("after EINTR", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
+        rig.has_status("after EINTR", uapi::VFIO_DMABUF_STATUS_LIVE)?;
     }
     // Others may map again at once, and so may this one.
     check::works("map by another", rig.attached(UNMAPS_AT_ONCE)?.map())?;
@@ -168,7 +168,7 @@ fn resets(rig: &Rig, reset: impl Fn(&Device) -> Result<()>) -> Result<()> {
     for round in 1..4 {
         reset(&rig.device)?;
         invalidated(&format!("round {round}"), &importer, round)?;
-        rig.has_status("after the reset", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
+        rig.has_status("after the reset", uapi::VFIO_DMABUF_STATUS_LIVE)?;
         check::works("map after the reset", importer.map())?;
         rig.attached(UNMAPS_AT_ONCE)?;
     }

@@ -35,24 +35,23 @@ cases! {
         ];
 }
 
-const MEMATTR: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
-const INFO: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_INFO;
-const NC: u32 = uapi::VFIO_DMA_BUF_MEMATTR_NC;
-const WC: u32 = uapi::VFIO_DMA_BUF_MEMATTR_WC;
+const MEMATTR: u32 = uapi::VFIO_DMABUF_MEMATTR;
+const INFO: u32 = uapi::VFIO_DMABUF_INFO;
+const NC: u32 = uapi::VFIO_DMABUF_MEMATTR_NC;
+const WC: u32 = uapi::VFIO_DMABUF_MEMATTR_WC;
 
-fn info(device: &Device, buffer: &Buffer) -> Result<uapi::vfio_device_feature_dma_buf_info> {
+fn info(device: &Device, buffer: &Buffer) -> Result<uapi::vfio_dmabuf_feature_info> {
     check::works("INFO", buffer::info(device, buffer.raw()))
 }
 
 fn memattr(device: &Device, fd: i32) -> Result<u32, Errno> {
-    let mut payload =
-        uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd: fd, ..Default::default() };
+    let mut payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, ..Default::default() };
     feature::get(device, MEMATTR, &mut payload)?;
     Ok(payload.memattr)
 }
 
 fn set_memattr(device: &Device, fd: i32, memattr: u32) -> Result<(), Errno> {
-    let payload = uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd: fd, memattr };
+    let payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, memattr };
     feature::set(device, MEMATTR, &payload)
 }
 
@@ -74,9 +73,8 @@ fn info_follows_the_life_of_a_buffer() -> Result<()> {
     let device = open_edu()?;
     let status = |device: &Device, buffer: &Buffer| Ok(info(device, buffer)?.status);
     let expect = |when: &str, got: Result<u32>, want: u32| check::equal(when, got?, want);
-    let (live, temporary) =
-        (uapi::VFIO_DMA_BUF_STATUS_LIVE, uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP);
-    let (revoked, closed) = (uapi::VFIO_DMA_BUF_STATUS_REVOKED, uapi::VFIO_DMA_BUF_STATUS_CLOSED);
+    let (live, temporary) = (uapi::VFIO_DMABUF_STATUS_LIVE, uapi::VFIO_DMABUF_STATUS_REVOKED_TEMP);
+    let (revoked, closed) = (uapi::VFIO_DMABUF_STATUS_REVOKED, uapi::VFIO_DMABUF_STATUS_CLOSED);
 
     let (first, second) = (export_edu(&device)?, export_edu(&device)?);
     expect("new", status(&device, &first), live)?;
@@ -169,10 +167,7 @@ fn memattr_is_uncached_at_birth_and_can_be_set() -> Result<()> {
 
 fn memattr_of_export_flags_is_that_at_birth() -> Result<()> {
     let device = open_edu()?;
-    for (flags, want) in [
-        (uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC, NC),
-        (uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC, WC),
-    ] {
+    for (flags, want) in [(uapi::VFIO_DMABUF_ATTR_UC, NC), (uapi::VFIO_DMABUF_ATTR_WC, WC)] {
         let export = Export { flags, ..Export::new(0, &[Range(0, PAGE)]) };
         let buffer = check::works("export", export.make(&device))?;
         check::equal("GET", memattr(&device, buffer.raw()), Ok(want))?;

@@ -32,20 +32,20 @@ const FLAGS: u32 = uapi::IOMMU_IOAS_MAP_FIXED_IOVA
     | uapi::IOMMU_IOAS_MAP_WRITEABLE;
 
 /// A device that has an address space of an iommufd.
-struct Attached {
-    device: Device,
+pub(super) struct Attached {
+    pub(super) device: Device,
     ioas: u32,
 }
 
 impl Attached {
-    fn new() -> Result<Attached> {
+    pub(super) fn new() -> Result<Attached> {
         let device = Device::open(&edu()?, Via::Cdev)?;
         let ioas = device.attach_ioas()?;
         Ok(Attached { device, ioas })
     }
 
     /// Maps a page of this process.
-    fn map(&self, memory: &Mapping, iova: u64) -> Result<(), Errno> {
+    pub(super) fn map(&self, memory: &Mapping, iova: u64) -> Result<(), Errno> {
         let mut arg = uapi::iommu_ioas_map {
             size: size_of::<uapi::iommu_ioas_map>() as u32,
             flags: FLAGS,
@@ -59,7 +59,7 @@ impl Attached {
     }
 
     /// Maps a page of a file.
-    fn map_file(&self, fd: RawFd, iova: u64) -> Result<(), Errno> {
+    pub(super) fn map_file(&self, fd: RawFd, iova: u64) -> Result<(), Errno> {
         /// `IOMMU_IOAS_MAP_FILE`, which headers before 6.13 do not have.
         const MAP_FILE: u32 = uapi::IOMMU_IOAS_MAP + 0x8f - 0x85;
         let mut arg = [40, FLAGS, self.ioas, fd as u32, 0, 0, PAGE as u32, 0, iova as u32, 0];
@@ -70,7 +70,7 @@ impl Attached {
 /// A page of a BAR, for iommufd.
 pub(super) fn export_for_iommufd(device: &Device, page: u64) -> Result<Buffer, Errno> {
     let mut call = Export::new(0, &[Range(page * PAGE, PAGE)]).call();
-    call.flags = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
+    call.flags = feature::GET | uapi::VFIO_DMABUF_IOMMUFD;
     Buffer::by_call(device, &mut call)
 }
 
@@ -90,7 +90,7 @@ fn iommufd_maps_neither_a_mapping_nor_a_buffer() -> Result<()> {
 
 fn fd_for_iommufd_is_no_buffer() -> Result<()> {
     let device = Device::open(&edu()?, Via::Group)?;
-    let probe = feature::probe(&device, uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD, feature::GET);
+    let probe = feature::probe(&device, uapi::VFIO_DMABUF_IOMMUFD, feature::GET);
     check::works("probe", probe)?;
     let fd = check::works("export for iommufd", export_for_iommufd(&device, 0))?;
     check::errno("mmap", fd.map(0, PAGE), Errno::EINVAL)?;
@@ -130,7 +130,7 @@ fn iommufd_maps_the_memory_of_another_device() -> Result<()> {
     holds("after DMA since memory was off", 1)?;
     check::works("map the fd again", attached.map_file(fd.raw(), IOVA + 2 * PAGE))?;
     let mut call = Export::new(0, &[Range(0, PAGE), Range(2 * PAGE, PAGE)]).call();
-    call.flags = feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF_IOMMUFD;
+    call.flags = feature::GET | uapi::VFIO_DMABUF_IOMMUFD;
     let two = check::works("export of two ranges", Buffer::by_call(&other, &mut call))?;
     let got = attached.map_file(two.raw(), IOVA + 3 * PAGE);
     check::errno("map of two ranges", got, Errno::EOPNOTSUPP)

@@ -118,7 +118,7 @@ fn each_buffer_is_charged_to_its_maker() -> Result<()> {
 
 fn each_range_is_charged_to_its_maker() -> Result<()> {
     const COUNT: u64 = 16;
-    let ranges = u64::from(uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES);
+    let ranges = u64::from(uapi::VFIO_DMABUF_MAX_RANGES);
     let device = open_edu()?;
     in_cgroup("ranges", |cgroup| {
         let export = scattered(ranges);
@@ -142,7 +142,7 @@ fn ranges_that_are_being_read_are_charged() -> Result<()> {
     in_cgroup("reading", |cgroup| {
         let memory = Userfault::new(2)?;
         memory.fill(0)?;
-        let ranges = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MAX_RANGES;
+        let ranges = uapi::VFIO_DMABUF_MAX_RANGES;
         let head = [u32::MAX, feature::GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF, 0, 2, 0, ranges];
         for (at, word) in (0..).zip(head) {
             memory.area().store(at * 4, word)?;

@@ -30,14 +30,14 @@ cases! {
 
 const MIB2: u64 = 2 << 20;
 const NC_AND_WC: [(u32, guest::ptes::MemoryType); 2] = [
-    (uapi::VFIO_DMA_BUF_MEMATTR_NC, UncachedMinus),
-    (uapi::VFIO_DMA_BUF_MEMATTR_WC, WriteCombining),
+    (uapi::VFIO_DMABUF_MEMATTR_NC, UncachedMinus),
+    (uapi::VFIO_DMABUF_MEMATTR_WC, WriteCombining),
 ];
 
 fn set_memattr(device: &Device, buffer: &Buffer, memattr: u32) -> Result<()> {
     let dmabuf_fd = buffer.raw();
-    let payload = uapi::vfio_device_feature_dma_buf_memattr { dmabuf_fd, memattr };
-    let done = feature::set(device, uapi::VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, &payload);
+    let payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd, memattr };
+    let done = feature::set(device, uapi::VFIO_DMABUF_MEMATTR, &payload);
     check::works("MEMATTR SET", done)
 }
 
@@ -87,7 +87,7 @@ fn memattr_is_that_of_later_mappings_only() -> Result<()> {
     for (memattr, memory) in NC_AND_WC.repeat(2) {
         set_memattr(&device, &buffer, memattr)?;
         mappings.push((buffer.map(0, 2 * PAGE)?, memory));
-        set_memattr(&device, &buffer, uapi::VFIO_DMA_BUF_MEMATTR_WC)?;
+        set_memattr(&device, &buffer, uapi::VFIO_DMABUF_MEMATTR_WC)?;
         for (number, (mapping, memory)) in mappings.iter().enumerate() {
             // Page 1 is touched for the first time after the attribute has changed once more.
             for page in 0..mappings.len().min(2) as u64 {
@@ -118,7 +118,7 @@ fn write_combining_in_use_leaves_other_mappings_uncached() -> Result<()> {
     uncached("before")?;
     for round in 0..2 {
         let buffer = Buffer::export(&device, 0, 0, PAGE)?;
-        set_memattr(&device, &buffer, uapi::VFIO_DMA_BUF_MEMATTR_WC)?;
+        set_memattr(&device, &buffer, uapi::VFIO_DMABUF_MEMATTR_WC)?;
         let mapping = buffer.map(0, PAGE)?;
         mapping.store(0, 1)?;
         check::equal("the buffer's", touched(&mapping, 0)?.memory, WriteCombining)?;
@@ -137,7 +137,7 @@ fn write_combining_buffer_takes_the_place_of_a_part_of_a_bar_mapping() -> Result
     let device = open_bochs()?;
     let bar = device.map_bar_part(0, 0, 4 * PAGE)?;
     (0..4).try_for_each(|page| bar.load(page * PAGE).map(drop))?;
-    let flags = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+    let flags = uapi::VFIO_DMABUF_ATTR_WC;
     let buffer = export_with(&device, flags, &[Range(PAGE, 2 * PAGE)])?;
     check::works("mmap", bar.replace_part(PAGE, 2 * PAGE, &buffer))?;
     let start = nth(BOCHS, 0)?.bar_start(0)? / PAGE;

@@ -6,6 +6,7 @@ mod bar_mmap;
 mod borders;
 mod bytes;
 mod container;
+mod core_dmabuf;
 mod denial;
 mod dmabuf_mmap;
 mod drop_in;
@@ -31,6 +32,8 @@ mod names;
 mod observe;
 mod open;
 mod p2p;
+mod parity;
+mod parity_calls;
 mod power;
 mod race;
 mod race_clients;
@@ -81,12 +84,14 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         container::CASES,
         sriov::CASES,
         iommufd::CASES,
+        core_dmabuf::CASES,
         importers::CASES,
         importers_reset::CASES,
         importers_race::CASES,
         signals::CASES,
         aer::CASES,
         p2p::CASES,
+        parity_calls::CASES,
         windows::CASES,
         race::CASES,
         race_faults::CASES,
@@ -103,6 +108,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         unbound::CASES,
         unload::CASES,
         drop_in::CASES,
+        parity::CASES,
     ];
     files.into_iter().flatten()
 }

@@ -67,7 +67,7 @@ fn listing_follows_the_life_of_a_buffer() -> Result<()> {
     let device = open_edu()?;
     check::equal("lines at first", objects(&pci)?.len(), 0)?;
     let mut export = Export::new(0, &[Range(PAGE, PAGE), Range(4 * PAGE, 2 * PAGE)]);
-    export.flags = uapi::VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+    export.flags = uapi::VFIO_DMABUF_ATTR_WC;
     let buffer = check::works("export", export.make(&device))?;
     let born = [
         ("bar", 0.into()),

@@ -92,7 +92,7 @@ fn reset_ioctl_works() -> Result<()> {
 
 fn unknown_ioctl_is_enotty() -> Result<()> {
     let device = open_edu()?;
-    // The numbers on both sides of VFIO_DEVICE_PCI_DMABUF_REVOKE belong to others.
-    let request = uapi::VFIO_DEVICE_PCI_DMABUF_REVOKE + 30;
+    // The numbers on both sides of VFIO_DMABUF_IOCTL_REVOKE belong to others.
+    let request = uapi::VFIO_DMABUF_IOCTL_REVOKE + 30;
     check::errno("an unknown ioctl", device.ioctl(request, 0), Errno::ENOTTY)
 }

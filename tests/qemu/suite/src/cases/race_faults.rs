@@ -11,7 +11,7 @@ use guest::pci::{Pci, BOCHS, EDU};
 use guest::peer::Peer;
 use guest::ptes::Ptes;
 use guest::uapi::{
-    vfio_pci_dmabuf_revoke, VFIO_DEVICE_PCI_DMABUF_REVOKE, VFIO_DMA_BUF_STATUS_CLOSED,
+    vfio_dmabuf_ioctl_revoke, VFIO_DMABUF_IOCTL_REVOKE, VFIO_DMABUF_STATUS_CLOSED,
 };
 use guest::windows::{self, Window};
 use guest::worker::Worker;
@@ -330,8 +330,8 @@ fn fork_that_a_revoke_overtook_copies_nothing() -> Result<()> {
             copy.wait()?;
             inside = &copy;
         }
-        let revoke = [size_of::<vfio_pci_dmabuf_revoke>() as u32, peer.take(&buffer)? as u32];
-        let revoke = peer.ioctl(peer.take(&device)?, VFIO_DEVICE_PCI_DMABUF_REVOKE, revoke)?;
+        let revoke = [size_of::<vfio_dmabuf_ioctl_revoke>() as u32, peer.take(&buffer)? as u32];
+        let revoke = peer.ioctl(peer.take(&device)?, VFIO_DMABUF_IOCTL_REVOKE, revoke)?;
         check::works("REVOKE", revoke)?;
         inside.release()?;
         old.finish(SOON)?;
@@ -362,6 +362,6 @@ fn export_that_the_last_close_overtook_is_closed() -> Result<()> {
     drop(holders);
     let device = open_edu()?;
     let status = buffer::info(&device, buffer.raw())?.status;
-    check::equal("status", status, VFIO_DMA_BUF_STATUS_CLOSED)?;
+    check::equal("status", status, VFIO_DMABUF_STATUS_CLOSED)?;
     check::errno("REVOKE", buffer::revoke(&device, &buffer), Errno::ENODEV)
 }

@@ -157,7 +157,7 @@ fn revoke_through_an_fd_sent_back_hits_the_buffer() -> Result<()> {
 }
 
 fn revoke_through_the_ioctl_is_the_same() -> Result<()> {
-    let argsz = size_of::<uapi::vfio_pci_dmabuf_revoke>() as u32;
+    let argsz = size_of::<uapi::vfio_dmabuf_ioctl_revoke>() as u32;
     let client = Peer::fork()?;
     let device = open_edu()?;
     let buffer = export_edu(&device)?;

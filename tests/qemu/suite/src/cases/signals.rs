@@ -63,7 +63,7 @@ impl Waiting {
     /// Checks that it waits still, or again: it has not happened, and has not failed.
     fn goes_on(&mut self) -> Result<()> {
         self.call.hangs_for(WHILE)?;
-        self.rig.has_status("while it waits", uapi::VFIO_DMA_BUF_STATUS_LIVE)
+        self.rig.has_status("while it waits", uapi::VFIO_DMABUF_STATUS_LIVE)
     }
 
     /// Lets the importer unmap, and the call do its work.
@@ -175,7 +175,7 @@ fn stopped_revoke_says_that_it_was_interrupted() -> Result<()> {
     let waiting = Waiting { rig, importer, call };
     waiting.stop_and_continue()?;
     check::errno("REVOKE", waiting.call.finish()?, Errno::EINTR)?;
-    waiting.rig.has_status("after EINTR", uapi::VFIO_DMA_BUF_STATUS_REVOKED)?;
+    waiting.rig.has_status("after EINTR", uapi::VFIO_DMABUF_STATUS_REVOKED)?;
     check::works("unmap", waiting.importer.unmap())?;
     check::works("REVOKE", buffer::revoke(&waiting.rig.device, &waiting.rig.buffer))
 }
@@ -185,7 +185,7 @@ fn entering_low_power() -> Result<Waiting> {
 }
 
 fn sleeps(rig: &Rig) -> Result<()> {
-    rig.has_status("in low power", uapi::VFIO_DMA_BUF_STATUS_REVOKED_TEMP)?;
+    rig.has_status("in low power", uapi::VFIO_DMABUF_STATUS_REVOKED_TEMP)?;
     check::works("LOW_POWER_EXIT", rig.device.leave_low_power())
 }
 
@@ -200,7 +200,7 @@ fn low_power_entry_outlasts_a_debugger() -> Result<()> {
 fn interrupted_low_power_entry_does_not_happen() -> Result<()> {
     let Waiting { rig, importer, call } = entering_low_power()?;
     check::errno("LOW_POWER_ENTRY", call.interrupt()?, Errno::EINTR)?;
-    rig.has_status("after EINTR", uapi::VFIO_DMA_BUF_STATUS_LIVE)?;
+    rig.has_status("after EINTR", uapi::VFIO_DMABUF_STATUS_LIVE)?;
     check::works("unmap", importer.unmap())?;
     sleeps_now(&rig)
 }

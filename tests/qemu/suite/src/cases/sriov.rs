@@ -7,6 +7,7 @@ use guest::buffer::{revoke, Buffer};
 use guest::device::{Device, Via};
 use guest::feature;
 use guest::mm::Mapping;
+use guest::module::Module;
 use guest::pci::{Pci, EDU, IGB};
 use guest::ptes::{Pte, Ptes};
 use guest::testmod::{Importer, UNMAPS_AT_ONCE};
@@ -48,6 +49,7 @@ pub(super) struct Physical(Pci);
 impl Physical {
     pub(super) fn with(count: u32) -> Result<Physical> {
         let pci = nth(IGB, 0)?;
+        allow(true)?;
         check::works("sriov_numvfs", pci.set_virtual_functions(count))?;
         Ok(Physical(pci))
     }
@@ -70,9 +72,15 @@ impl Physical {
     }
 }
 
+/// Sets the module parameter without which no virtual functions are made.
+fn allow(whether: bool) -> Result<()> {
+    Module::driver().set_parameter("enable_sriov", whether)
+}
+
 impl Drop for Physical {
     fn drop(&mut self) {
         let _ = self.0.set_virtual_functions(0);
+        let _ = allow(false);
         if !self.0.dir().exists() {
             let _ = Pci::rescan();
         }
