@@ -12,6 +12,10 @@ use crate::{
         Exported,
         Exporter, //
     },
+    page_table::{
+        self,
+        LockedTable, //
+    },
     trace,
     vfio_pci_core::PfnRange,
     wait::Wait, //
@@ -21,7 +25,6 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    error::to_result,
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
@@ -322,42 +325,18 @@ impl<'a> Block<'a> {
         if self.fault.order != 0 {
             return None;
         }
-        // SAFETY: By the type invariant of `Fault`, whose order is 0: `pmd` is set.
-        let pmd = unsafe { self.fault.vmf.as_ref() }.pmd;
-        // SAFETY: The table that the entry is in stays during a fault.
-        let there = unsafe { bindings::kernel_ext_pmd_is_table(pmd) } || self.make_page_table();
-        // INVARIANT: Page tables go with the addresses that they are for, which a fault keeps.
-        there.then_some(PageTable(self.fault))
-    }
-
-    /// What `pmd_install()` does, which is not exported. `false` if somebody else has mapped a
-    /// block, or if there was one when the fault began, so that the kernel has allocated no table.
-    ///
-    /// Faults on one address may have different orders: `prctl(PR_SET_THP_DISABLE)` comes between
-    /// them, or a zap. `apply_to_page_range()` makes tables too, but warns of a block.
-    fn make_page_table(&self) -> bool {
         let vmf = self.fault.vmf.as_ptr();
-        // SAFETY: By the type invariant of `Fault`.
-        let (pmd, table) = unsafe { ((*vmf).pmd, (*vmf).prealloc_pte) };
-        if table.is_null() {
-            return false;
-        }
-        // SAFETY: As above.
-        let mm = unsafe { (*self.fault.vma()).vm_mm };
+        // SAFETY: By the type invariant of `Fault`, whose order is 0: `pmd` is set.
+        let pmd = unsafe { (*vmf).pmd };
         // SAFETY: The table that the entry is in stays during a fault.
-        let lock = unsafe { bindings::kernel_ext_pmd_lock(mm, pmd) };
-        // SAFETY: As above.
-        if unsafe { bindings::kernel_ext_pmd_none(pmd) } {
-            // SAFETY: The entry is locked, and `table` is the fault's own, of that `mm`.
-            unsafe { bindings::kernel_ext_pmd_populate(mm, pmd, table) };
-            // SAFETY: As above. The kernel frees what it finds there.
-            unsafe { (*vmf).prealloc_pte = core::ptr::null_mut() };
+        let mut there = unsafe { page_table::is_there(pmd) };
+        if !there {
+            // SAFETY: By the type invariant of `Fault`: the kernel frees what is left there.
+            let table = unsafe { &mut (*vmf).prealloc_pte };
+            // SAFETY: As above.
+            there = unsafe { page_table::populate((*self.fault.vma()).vm_mm, pmd, table) };
         }
-        // SAFETY: As above.
-        let is_table = unsafe { bindings::kernel_ext_pmd_is_table(pmd) };
-        // SAFETY: Locked above.
-        unsafe { bindings::spin_unlock(lock) };
-        is_table
+        there.then_some(PageTable(self.fault))
     }
 
     /// Whether a block of the fault's order, which is above 0, is mapped already.
@@ -413,11 +392,7 @@ pub const PMD_ORDER: u32 = bindings::KERNEL_EXT_PMD_SHIFT - PAGE_SHIFT as u32;
 /// Order of the block that a PUD entry maps.
 pub const PUD_ORDER: u32 = bindings::KERNEL_EXT_PUD_SHIFT - PAGE_SHIFT as u32;
 
-/// The page table for the address of a fault.
-///
-/// # Invariants
-///
-/// It is there until the fault is over.
+/// The page table for the address of a fault of order 0. It was there a moment ago.
 pub struct PageTable<'a>(&'a Fault<'a>);
 
 impl PageTable<'_> {
@@ -439,51 +414,22 @@ impl PageTable<'_> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` when that is not within [`PageTable::pages_left`]; `ENOMEM`.
+    /// `EINVAL` when that is not within [`PageTable::pages_left`]; `EAGAIN` when the table is gone.
     #[inline]
     pub fn insert(&self, skip: usize, pfns: PfnRange<'_>) -> Result {
         let end = skip.checked_add(pfns.count()).ok_or(EINVAL)?;
-        if pfns.count() == 0 || end > self.pages_left() {
+        if end > self.pages_left() {
             return Err(EINVAL);
         }
-        let mut cursor = PteCursor {
-            vma: self.0.vma(),
-            start: self.0.start() + (skip << PAGE_SHIFT),
-            pfn: pfns.first(),
-        };
-        // SAFETY: The addresses are in the VMA, which is stable and has its `mm`; the callback gets
-        // its cursor.
-        to_result(unsafe {
-            bindings::apply_to_page_range(
-                (*cursor.vma).vm_mm,
-                cursor.start,
-                pfns.count() << PAGE_SHIFT,
-                Some(set_pte),
-                (&raw mut cursor).cast(),
-            )
-        })
+        let vma = self.0.vma();
+        let address = self.0.start() + (skip << PAGE_SHIFT);
+        // SAFETY: By the type invariant of `Fault`.
+        let (mm, pmd) = unsafe { ((*vma).vm_mm, self.0.vmf.as_ref().pmd) };
+        // SAFETY: `pmd` is the entry for all pages up to the end of the table, and the table that it
+        // is in stays during a fault.
+        let table = unsafe { LockedTable::new(mm, pmd, address) }.ok_or(EAGAIN)?;
+        // SAFETY: Within `pages_left`, the pages are in the VMA and in the table.
+        unsafe { table.insert(vma, address, pfns.first(), pfns.count()) };
+        Ok(())
     }
-}
-
-struct PteCursor {
-    vma: *mut bindings::vm_area_struct,
-    start: usize,
-    pfn: usize,
-}
-
-/// `pte_fn_t` of [`PageTable::insert`]; runs with the page table locked.
-///
-/// # Safety
-///
-/// Called by `apply_to_page_range()` with the page table locked and a [`PteCursor`].
-unsafe extern "C" fn set_pte(pte: *mut bindings::pte_t, addr: usize, data: *mut c_void) -> c_int {
-    // SAFETY: `insert` passes a cursor.
-    let cursor = unsafe { &*data.cast::<PteCursor>() };
-    // SAFETY: The page table is locked.
-    if unsafe { bindings::kernel_ext_pte_none(pte) } {
-        let pfn = cursor.pfn + ((addr - cursor.start) >> PAGE_SHIFT);
-        // SAFETY: The page table is locked, and the entry is one of the VMA.
-        unsafe { bindings::kernel_ext_set_special_pte(cursor.vma, addr, pte, pfn) };
-    }
-    0
 }

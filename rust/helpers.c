@@ -45,6 +45,11 @@ bool kernel_ext_is_shared(const struct vm_area_struct *vma)
 	return vma->vm_flags & VM_MAYSHARE;
 }
 
+bool kernel_ext_pmd_has_table(pmd_t pmd)
+{
+	return !pmd_bad(pmd);
+}
+
 bool kernel_ext_pmd_is_table(pmd_t *pmd)
 {
 	return !pmd_bad(pmdp_get_lockless(pmd));
@@ -73,9 +78,29 @@ void kernel_ext_pmd_populate(struct mm_struct *mm, pmd_t *pmd, pgtable_t table)
 	pmd_populate(mm, pmd, table);
 }
 
+pmd_t kernel_ext_pmd_read(pmd_t *pmd)
+{
+	return pmdp_get_lockless(pmd);
+}
+
+bool kernel_ext_pmd_same(pmd_t *pmd, pmd_t seen)
+{
+	return pmd_same(pmdp_get_lockless(pmd), seen);
+}
+
+spinlock_t *kernel_ext_pte_lockptr(struct mm_struct *mm, pmd_t *pmd)
+{
+	return pte_lockptr(mm, pmd);
+}
+
 bool kernel_ext_pte_none(pte_t *pte)
 {
 	return pte_none(ptep_get(pte));
+}
+
+pte_t *kernel_ext_pte_offset(pmd_t *pmd, unsigned long addr)
+{
+	return pte_offset_kernel(pmd, addr);
 }
 
 bool kernel_ext_pud_leaf(pud_t *pud)
@@ -86,6 +111,12 @@ bool kernel_ext_pud_leaf(pud_t *pud)
 void kernel_ext_release_fault_lock(struct vm_fault *vmf)
 {
 	release_fault_lock(vmf);
+}
+
+void kernel_ext_set_mixedmap_flags(struct vm_area_struct *vma)
+{
+	vm_flags_set(vma, VM_ALLOW_ANY_UNCACHED | VM_IO | VM_MIXEDMAP | VM_HUGEPAGE |
+			  VM_DONTEXPAND | VM_DONTDUMP);
 }
 
 void kernel_ext_set_noncached(struct vm_area_struct *vma)

@@ -14,14 +14,20 @@ struct dentry *kernel_ext_debugfs_create_file(const char *name, umode_t mode,
 void kernel_ext_debugfs_remove(struct dentry *dentry);
 bool kernel_ext_has_write_combining(void);
 bool kernel_ext_is_shared(const struct vm_area_struct *vma);
+bool kernel_ext_pmd_has_table(pmd_t pmd);
 bool kernel_ext_pmd_is_table(pmd_t *pmd);
 bool kernel_ext_pmd_leaf(pmd_t *pmd);
 spinlock_t *kernel_ext_pmd_lock(struct mm_struct *mm, pmd_t *pmd);
 bool kernel_ext_pmd_none(pmd_t *pmd);
 void kernel_ext_pmd_populate(struct mm_struct *mm, pmd_t *pmd, pgtable_t table);
+pmd_t kernel_ext_pmd_read(pmd_t *pmd);
+bool kernel_ext_pmd_same(pmd_t *pmd, pmd_t seen);
+spinlock_t *kernel_ext_pte_lockptr(struct mm_struct *mm, pmd_t *pmd);
 bool kernel_ext_pte_none(pte_t *pte);
+pte_t *kernel_ext_pte_offset(pmd_t *pmd, unsigned long addr);
 bool kernel_ext_pud_leaf(pud_t *pud);
 void kernel_ext_release_fault_lock(struct vm_fault *vmf);
+void kernel_ext_set_mixedmap_flags(struct vm_area_struct *vma);
 void kernel_ext_set_noncached(struct vm_area_struct *vma);
 void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma);
 void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pte,

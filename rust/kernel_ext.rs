@@ -18,6 +18,7 @@
 //! | `mm.rs` | `linux/mm.h`: mappings of an exporter's memory |
 //! | `module.rs` | `linux/module.h`: the directory of modules in sysfs |
 //! | `module_param.rs` | `linux/moduleparam.h` |
+//! | `page_table.rs` | `linux/pgtable.h`: the page table that a fault needs |
 //! | `pci.rs` | `linux/pci.h`: binding, resets, errors of links |
 //! | `rwsem.rs` | `linux/rwsem.h` |
 //! | `trace.rs` | `trace.h`, our own: tracepoints |
@@ -37,6 +38,7 @@ mod layout;
 pub mod mm;
 pub mod module;
 pub mod module_param;
+mod page_table;
 pub mod pci;
 pub mod rwsem;
 pub mod trace;

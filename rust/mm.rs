@@ -4,7 +4,7 @@
 //!
 //! Every mapping made here has a dma-buf file of exporter `T` as its `vm_file`; that is how a fault
 //! finds the exporter. A mapping that was made through a device fd also keeps that fd's file open,
-//! as `vm_private_data`. All of them are `VM_PFNMAP`.
+//! as `vm_private_data`. All of them are `VM_IO`, and `VM_PFNMAP` or `VM_MIXEDMAP`: see [`Followers`].
 //!
 //! The state of a `struct vm_area_struct` is a type, and each type tells what is locked:
 //!
@@ -40,6 +40,15 @@ pub enum CacheMode {
     Noncached,
     /// `pgprot_writecombine()`
     WriteCombining,
+}
+
+/// What may follow the page frames of a mapping, to reach the memory past its page table entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Followers {
+    /// Also containers of type1, which do not notice when the entries are removed: `VM_PFNMAP`.
+    All,
+    /// What MMU notifiers reach, such as KVM: `VM_MIXEDMAP`.
+    Notified,
 }
 
 /// Whether [`CacheMode::WriteCombining`] is something else than [`CacheMode::Noncached`] here: an
@@ -173,7 +182,7 @@ impl BarMapping<'_> {
         // SAFETY: As above.
         unsafe { (*vma).vm_file = file };
         // INVARIANT: `mapping` has a file of a dma-buf of `T` now.
-        mapping.set_up(ops, page_offset);
+        mapping.set_up(ops, page_offset, Followers::All);
         Ok(())
     }
 }
@@ -223,9 +232,14 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
     /// # Errors
     ///
     /// `EINVAL`: it is not `MAP_SHARED`, or does not end within the address space.
-    pub fn install(self, ops: &'static VmOps<T>, page_offset: usize) -> Result<Installed<'a>> {
+    pub fn install(
+        self,
+        ops: &'static VmOps<T>,
+        page_offset: usize,
+        followers: Followers,
+    ) -> Result<Installed<'a>> {
         self.check(page_offset)?;
-        self.set_up(ops, page_offset);
+        self.set_up(ops, page_offset, followers);
         Ok(Installed(PhantomData))
     }
 
@@ -250,7 +264,7 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
     }
 
     /// The rest of [`NewMapping::install`], which cannot fail.
-    fn set_up(self, ops: &'static VmOps<T>, page_offset: usize) {
+    fn set_up(self, ops: &'static VmOps<T>, page_offset: usize, followers: Followers) {
         let vma = self.vma();
         // SAFETY: The VMA is ours; it is a mapping of `T`, as `ops` expects.
         unsafe { (*vma).vm_ops = &ops.ops };
@@ -262,8 +276,12 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
             // SAFETY: The VMA is ours.
             CacheMode::WriteCombining => unsafe { bindings::kernel_ext_set_write_combining(vma) },
         }
-        // SAFETY: The VMA is ours, and `mmap_lock` is held for writing.
-        unsafe { bindings::kernel_ext_set_pfnmap_flags(vma) };
+        match followers {
+            // SAFETY: The VMA is ours, and `mmap_lock` is held for writing.
+            Followers::All => unsafe { bindings::kernel_ext_set_pfnmap_flags(vma) },
+            // SAFETY: As above.
+            Followers::Notified => unsafe { bindings::kernel_ext_set_mixedmap_flags(vma) },
+        }
         // SAFETY: By the type invariant.
         T::mapping_added(unsafe { Exported::from_file((*vma).vm_file) });
     }

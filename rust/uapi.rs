@@ -46,6 +46,8 @@ pub const FEATURE_OPERATIONS: u32 = FEATURE_GET | FEATURE_SET | FEATURE_PROBE;
 
 /// `VFIO_DMABUF_BUFFER`
 pub const FLAG_BUFFER: u32 = bindings::VFIO_DMABUF_BUFFER;
+/// `VFIO_DMABUF_TYPE1`
+pub const FLAG_TYPE1: u32 = bindings::VFIO_DMABUF_TYPE1;
 /// `VFIO_DMABUF_ATTR_MASK`; bindgen does not evaluate casts and shifts of `U`.
 pub const ATTR_MASK: u32 = bindings::VFIO_DMABUF_ATTR_MASK;
 /// `VFIO_DMABUF_ATTR_UC`

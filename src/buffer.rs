@@ -57,6 +57,7 @@ use kernel_ext::{
     mm::{
         BarMapping,
         CacheMode,
+        Followers,
         Installed,
         NewMapping,
         VmOps, //
@@ -94,6 +95,8 @@ pub(crate) struct Buffer {
     history: Atomic<u64>,
     /// How many mappings importing devices have. Goes up with the reservation lock held.
     imports: Atomic<u32>,
+    /// What may follow the page frames of its mappings.
+    followers: Followers,
     /// A [`Memattr`]. An mmap uses the one it finds.
     memattr: Atomic<u32>,
     counters: Counters,
@@ -111,6 +114,7 @@ pub(crate) struct Spec {
     /// How many ranges user space gave.
     pub(crate) nr_ranges: u32,
     pub(crate) memattr: Memattr,
+    pub(crate) followers: Followers,
     /// Flags of its file, as for open(2).
     pub(crate) open_flags: u32,
 }
@@ -135,6 +139,7 @@ impl Buffer {
             life: Atomic::new(Life::Live as u32),
             history: Atomic::new(0),
             imports: Atomic::new(0),
+            followers: spec.followers,
             memattr: Atomic::new(spec.memattr.as_raw()),
             counters: Counters::new(),
             inode: Atomic::new(0),
@@ -174,6 +179,7 @@ impl Buffer {
             layout: Layout::whole_bar(resource.start, resource.len)?,
             nr_ranges: 1,
             memattr: Memattr::Noncached,
+            followers: Followers::All,
             open_flags: dma_buf::O_RDWR,
         };
         Self::new_dma_buf(memory, spec, bar.index() * REGION_PAGES, true)
@@ -346,7 +352,8 @@ impl Buffer {
         }
         match (done, page < self.layout.pages()) {
             (0, false) => Outcome::SigBus,
-            (0, true) => Outcome::OutOfMemory,
+            // The page table is gone: another fault makes one.
+            (0, true) => Outcome::Retry,
             _ => Outcome::Mapped,
         }
     }
@@ -429,7 +436,7 @@ impl Exporter for Buffer {
         if !exported.life().is_live() {
             return Err(ENODEV);
         }
-        let installed = mapping.install(ops, page)?;
+        let installed = mapping.install(ops, page, exported.followers)?;
         exported.trace_mmap(page);
         Ok(installed)
     }

@@ -125,6 +125,7 @@ pub(crate) fn export(
         // CAST: Bounded by `MAX_RANGES`.
         nr_ranges: request.nr_ranges as u32,
         memattr: request.memattr,
+        followers: request.followers,
         open_flags: request.open_flags,
     };
     let dma_buf = Buffer::export(&device.memory, spec)?;

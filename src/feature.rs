@@ -14,7 +14,10 @@ use kernel::{
     },
     prelude::*, //
 };
-use kernel_ext::uapi;
+use kernel_ext::{
+    mm::Followers,
+    uapi, //
+};
 
 /// What a call of a feature asks for, once it is known to be well-formed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +67,8 @@ pub(crate) struct Export {
     pub(crate) open_flags: u32,
     /// The attribute to begin with.
     pub(crate) memattr: Memattr,
+    /// What may follow the page frames of its mappings.
+    pub(crate) followers: Followers,
     /// How many ranges follow; 1 to `MAX_RANGES`.
     pub(crate) nr_ranges: usize,
 }
@@ -83,7 +88,12 @@ impl Export {
         if raw.nr_ranges == 0 || raw.open_flags & !OPEN_FLAGS != 0 {
             return Err(EINVAL);
         }
-        let memattr = Memattr::from_export_flags(raw.flags & !uapi::FLAG_BUFFER)?;
+        let memattr =
+            Memattr::from_export_flags(raw.flags & !(uapi::FLAG_BUFFER | uapi::FLAG_TYPE1))?;
+        let followers = match raw.flags & uapi::FLAG_TYPE1 {
+            0 => Followers::Notified,
+            _ => Followers::All,
+        };
         if raw.nr_ranges > uapi::MAX_RANGES {
             return Err(E2BIG);
         }
@@ -97,6 +107,7 @@ impl Export {
             region: raw.region_index,
             open_flags: raw.open_flags,
             memattr,
+            followers,
             nr_ranges,
         })
     }

@@ -14,6 +14,7 @@ use kernel::{
     prelude::*,
     transmute::FromBytes, //
 };
+use kernel_ext::mm::Followers;
 use kernel_ext::uapi::{
     FeatureDmaBuf,
     FEATURE_GET as GET,
@@ -99,12 +100,27 @@ mod tests {
     fn an_export_is_decoded() -> Result {
         let got = Export::decode(&raw(0o2000002, 1 << 28, 3), HEADER + 3 * RANGE)?;
         let want = Export {
+            followers: Followers::Notified,
             region: 2,
             open_flags: 0o2000002,
             memattr: Memattr::WriteCombining,
             nr_ranges: 3,
         };
         expect_eq(fmt!("export"), got, want)
+    }
+
+    #[test]
+    fn type1_follows_only_what_is_exported_for_it() -> Result {
+        for (flags, want) in [
+            (0, Followers::Notified),
+            (1 << 27, Followers::Notified),
+            (1 << 26, Followers::All),
+            (1 << 28 | 1 << 27 | 1 << 26, Followers::All),
+        ] {
+            let got = Export::decode(&raw(0, flags, 1), HEADER + RANGE).map(|it| it.followers);
+            expect_eq(fmt!("{:#x}", flags), got, Ok(want))?;
+        }
+        Ok(())
     }
 
     #[test]

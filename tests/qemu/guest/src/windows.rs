@@ -49,7 +49,7 @@ windows! {
     HUGE_FAULT = Driver(&["fault", "huge_fault"]);
     /// A page fault has passed the gate's checks; its entries are not in the page table yet.
     /// The driver inserts small entries by this function only.
-    FAULT_CHECKED = Kernel(&["apply_to_page_range"]);
+    FAULT_CHECKED = Helper("kernel_ext_pmd_is_table");
     /// A fault for 2 MiB has passed the gate's checks; its entry is not in the page table yet.
     HUGE_FAULT_CHECKED = Kernel(&["vmf_insert_pfn_pmd"]);
     /// A page fault is about to look whether a page table is there.
@@ -58,7 +58,7 @@ windows! {
     FAULT_MAKES_TABLE = Helper("kernel_ext_pmd_lock");
     /// `mmap()` has been found to be allowed; the VMA is not linked to its file yet.
     /// The driver's last step of `mmap()` on a buffer sets the flags of the VMA.
-    MMAP_CHECKED = Helper("kernel_ext_set_pfnmap_flags");
+    MMAP_CHECKED = Helper("kernel_ext_set_mixedmap_flags");
     /// `fork()` or a split has made a VMA, which is not linked to its file yet.
     /// The trampoline of `vm_operations_struct.open`.
     VMA_OPENED = Driver(&["mm", "open"]);

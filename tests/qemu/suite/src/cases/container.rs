@@ -5,9 +5,9 @@
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
+use guest::buffer::{self, Buffer, Export, Range};
 use guest::device::Device;
-use guest::mm::Mapping;
+use guest::mm::{self, Mapping};
 use guest::pci::{BOCHS, EDU};
 use guest::{uapi, Errno, PAGE};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -25,9 +25,15 @@ cases! {
     Setup::Bound(&[EDU, BOCHS]) =>
         "type 1 maps BARs for other devices; iommufd maps only what was exported for it": [
             device_writes_into_a_bar_mapping_of_another_device,
-            type1_mapping_of_a_buffer_outlives_its_revoke,
+        ],
+        "type1 refuses mappings of buffers, unless they were exported for it": [
+            type1_refuses_the_mapping_of_a_buffer,
+            type1_mapping_of_a_buffer_exported_for_it_outlives_its_revoke,
         ];
 }
+
+/// A block that one entry can map.
+const HUGE: u64 = 2 << 20;
 
 /// Where the cases put things in the device's address space; edu reaches 28 bits.
 pub const IOVA: u64 = 0x10_0000;
@@ -94,16 +100,41 @@ fn device_writes_into_a_bar_mapping_of_another_device() -> Result<()> {
     Ok(())
 }
 
-/// A limit, not a promise: a type 1 container follows a mapping to its page frames once, when memory
-/// is mapped, and is not notified of a revoke. A process with another device in a container keeps
-/// what it mapped there. iommufd refuses such mappings.
-fn type1_mapping_of_a_buffer_outlives_its_revoke() -> Result<()> {
+/// type1 is not notified of a revoke, so it must not get at the page frames.
+fn type1_refuses_the_mapping_of_a_buffer() -> Result<()> {
+    let device = open_edu()?;
+    let other = open_bochs()?;
+    for (offset, len) in [(4 * PAGE, PAGE), (0, HUGE)] {
+        let buffer = Buffer::export(&other, 0, offset, len)?;
+        let mapping = Mapping::from_raw(
+            mm::map_aligned(buffer.raw(), len, mm::RW, 0)?,
+            len,
+        );
+        let refused = |when: &str| {
+            let got = device.map_dma(IOVA, &mapping);
+            check::errno(&format!("MAP_DMA {when}, {len:#x} bytes"), got, Errno::EFAULT)
+        };
+        refused("before an access")?;
+        mapping.store(0, 7)?;
+        refused("after an access")?;
+        check::value("the mapping", mapping.load(0), 7)?;
+        check::works("REVOKE", buffer::revoke(&other, &buffer))?;
+        refused("after REVOKE")?;
+    }
+    Ok(())
+}
+
+/// A container follows a mapping to its page frames once, when memory is mapped, and is not notified
+/// of a revoke: the owner has said that this is what it wants.
+fn type1_mapping_of_a_buffer_exported_for_it_outlives_its_revoke() -> Result<()> {
     let device = open_edu()?;
     master_the_bus(&device)?;
     let bar = device.map_bar(0)?;
     let other = open_bochs()?;
     let memory = other.map_bar_part(0, 4 * PAGE, PAGE)?;
-    let buffer = Buffer::export(&other, 0, 4 * PAGE, PAGE)?;
+    let mut export = Export::new(0, &[Range(4 * PAGE, PAGE)]);
+    export.flags = uapi::VFIO_DMABUF_TYPE1;
+    let buffer = export.make(&other)?;
     let mapping = buffer.map(0, PAGE)?;
     let source = Mapping::anonymous(PAGE)?;
     check::works("MAP_DMA of memory", device.map_dma(IOVA, &source))?;

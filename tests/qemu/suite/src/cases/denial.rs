@@ -3,8 +3,10 @@
 //! faults none over its calls.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use guest::call::Call;
 use guest::device::{Device, Via};
 use guest::mm::{self, Mapping};
@@ -29,6 +31,10 @@ cases! {
     Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
         "clients that fault do not make resets or power changes of the owner fail": [
             hot_reset_by_a_sibling_waits_for_a_client_in_a_fault,
+        ];
+    Setup::Bound(&[EDU, EDU]) =>
+        "config writes of the owner do not starve accesses": [
+            access_beside_config_writers_takes_no_longer_than_in_tree,
         ];
     Setup::Bound(&[IGB]) =>
         "clients that fault do not make resets or power changes of the owner fail": [
@@ -198,4 +204,49 @@ fn hot_reset_reads_its_arguments_from_a_mapping_of_the_device() -> Result<()> {
         check::value("afterwards", memory.load(0), words[0])?;
     }
     Ok(())
+}
+
+/// Enables and disables memory, or writes the command register as it is, from eight threads; returns
+/// how long the longest of some accesses takes meanwhile.
+fn longest_access(device: &Device, off: u16) -> Result<Duration> {
+    const ACCESSES: usize = 40;
+    let command = u64::from(uapi::PCI_COMMAND);
+    let on = device.config16(command)?;
+    let mapping = device.map_bar(0)?;
+    let over = AtomicBool::new(false);
+    let longest = std::thread::scope(|scope| -> Result<Duration> {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    let _ = device.set_config16(command, on & !off);
+                    let _ = device.set_config16(command, on);
+                }
+            });
+        }
+        let mut longest = Duration::ZERO;
+        for _ in 0..ACCESSES {
+            let start = Instant::now();
+            // A value, or SIGBUS while memory is disabled.
+            let _ = mapping.load(ID_AT);
+            longest = longest.max(start.elapsed());
+        }
+        over.store(true, Relaxed);
+        Ok(longest)
+    })?;
+    device.set_memory(true)?;
+    check::value("afterwards", mapping.load(ID_AT), ID)?;
+    Ok(longest)
+}
+
+fn access_beside_config_writers_takes_no_longer_than_in_tree() -> Result<()> {
+    const NOISE: Duration = Duration::from_millis(100);
+    let [ours, theirs] = [nth(EDU, 0)?, nth(EDU, 1)?];
+    theirs.bind("vfio-pci")?;
+    for (what, off) in [("memory off and on", uapi::PCI_COMMAND_MEMORY as u16), ("no change", 0)] {
+        let in_tree = longest_access(&Device::open(&theirs, Via::Group)?, off)?;
+        let took = longest_access(&Device::open(&ours, Via::Group)?, off)?;
+        kmsg::mark(&format!("beside 8 writers, {what}: {took:?}, in-tree {in_tree:?}"));
+        ensure!(took <= in_tree * 2 + timeout::scaled(NOISE), "{what}: {took:?}, in-tree {in_tree:?}");
+    }
+    theirs.release()
 }

@@ -162,8 +162,9 @@ fn export_of_the_most_ranges_works() -> Result<()> {
 
 fn export_with_unknown_flags_is_einval() -> Result<()> {
     let with = |flags| Export { flags, ..one_page() };
+    // The bits above are VFIO_DMABUF_TYPE1, VFIO_DMABUF_BUFFER and the attribute.
     let mut exports: Vec<(String, Export)> =
-        (0..28).map(|bit| (format!("flags bit {bit}"), with(1 << bit))).collect();
+        (0..26).map(|bit| (format!("flags bit {bit}"), with(1 << bit))).collect();
     exports.extend((2..16_u32).map(|attr| (format!("attribute {attr}"), with(attr << 28))));
     let exports: Vec<(&str, Export)> =
         exports.iter().map(|(what, export)| (what.as_str(), export.clone())).collect();
