@@ -59,10 +59,7 @@ pub trait Exporter: Sized + Send + Sync + 'static {
     /// A process maps the dma-buf. The VMA lies within its size.
     ///
     /// `mmap_lock` is held for writing.
-    fn mmap<'a>(
-        exported: &Exported<Self>,
-        mapping: NewMapping<'a, Self>,
-    ) -> Result<Installed<'a>>;
+    fn mmap<'a>(exported: &Exported<Self>, mapping: NewMapping<'a, Self>) -> Result<Installed<'a>>;
 
     /// A process accesses a page of a mapping that has no entry for it.
     ///

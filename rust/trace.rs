@@ -124,7 +124,9 @@ pub(crate) fn buffer_fault_enabled() -> bool {
 
 /// A fault was handled. The caller has asked [`buffer_fault_enabled`].
 pub(crate) fn buffer_fault(device: &CStr, fault: &Fault<'_>, outcome: Outcome) {
-    let offset = fault.block().map_or(u64::MAX, |block| bytes(block.page_offset()));
+    let offset = fault
+        .block()
+        .map_or(u64::MAX, |block| bytes(block.page_offset()));
     // CAST: There are few outcomes.
     emit!(buffer_fault, device, offset, fault.order(), outcome as u32);
 }

@@ -7,18 +7,17 @@
 //! revocation meet at the reservation lock; see [`crate::importers`].
 
 use crate::{
-    fault_around::History,
-    listing::{
-        Counters,
-        Description, //
-    },
-    memattr::Memattr,
+    fault::Counters,
+    listing::Description,
     memory::Memory,
-    range::Layout,
-    state::{
-        Event,
-        Life,
-        Status, //
+    pure::{
+        memattr::Memattr,
+        range::Layout,
+        state::{
+            Event,
+            Life,
+            Status, //
+        }, //
     }, //
 };
 use kernel::{
@@ -50,7 +49,6 @@ use kernel_ext::{
     },
     errno::EOPNOTSUPP,
     fault::{
-        Block,
         Fault,
         Outcome, //
     },
@@ -79,20 +77,20 @@ static WRITE_COMBINING: VmOps<Buffer> = VmOps::build(CacheMode::WriteCombining);
 /// Ranges of one BAR, laid end to end.
 pub(crate) struct Buffer {
     /// What it shares with the other buffers of its device.
-    memory: Arc<Memory>,
+    pub(crate) memory: Arc<Memory>,
     /// The BAR that the ranges are of.
-    bar: Bar,
-    layout: Layout,
+    pub(crate) bar: Bar,
+    pub(crate) layout: Layout,
     /// How many ranges user space gave; neighbours were merged since.
     nr_ranges: u32,
     /// Where the buffer starts in the device's offset space, pages.
-    window: usize,
+    pub(crate) window: usize,
     /// Whether it is under the mappings of a device fd. If not, the registry gave it the window.
     hidden: bool,
     /// A [`Life`]. Ends with the gate shut.
     life: Atomic<u32>,
     /// The [`History`] of its faults. A hint only, so that races do no harm.
-    history: Atomic<u64>,
+    pub(crate) history: Atomic<u64>,
     /// How many mappings importing devices have. Goes up with the reservation lock held.
     imports: Atomic<u32>,
     /// What may follow the page frames of its mappings.
@@ -168,11 +166,7 @@ impl Buffer {
     }
 
     /// Makes the hidden buffer of a BAR, which is under all mappings through the device fd.
-    pub(crate) fn hidden(
-        memory: &Arc<Memory>,
-        open: &OpenCore,
-        bar: Bar,
-    ) -> Result<DmaBuf<Self>> {
+    pub(crate) fn hidden(memory: &Arc<Memory>, open: &OpenCore, bar: Bar) -> Result<DmaBuf<Self>> {
         let resource = open.bar(bar)?;
         let spec = Spec {
             bar,
@@ -315,49 +309,6 @@ impl Buffer {
         f(&open.memory_enabled().ok_or(ENODEV)?)
     }
 
-    /// The PFN of the block, which starts at `page` of the buffer, if one entry can map it.
-    #[inline(always)]
-    fn block_pfn(&self, block: &Block<'_>, page: u64) -> Option<usize> {
-        if block.order() == 0 {
-            return None;
-        }
-        let pfn = self.layout.block(page, block.order())?;
-        // CAST: PFNs fit the machine word.
-        Some(pfn as usize)
-    }
-
-    /// Maps the page of a fault and, if it follows on others, some after it.
-    fn insert_batch(&self, block: &Block<'_>, enabled: &MemoryEnabled<'_>, page: u64) -> Outcome {
-        let Some(table) = block.page_table() else {
-            return Outcome::Retry;
-        };
-        let history = History::from_raw(self.history.load(Relaxed));
-        let (count, history) = history.after(page, table.pages_left() as u64);
-        self.history.store(history.as_raw(), Relaxed);
-
-        let mut done = 0;
-        for run in self.layout.runs(page) {
-            let pages = run.pages.min(count - done);
-            // CAST: A batch is small, and PFNs fit the machine word.
-            let pfns = enabled.pfns(self.bar, run.pfn as usize, pages as usize);
-            // CAST: As above.
-            let inserted = pfns.map(|pfns| table.insert(done as usize, pfns));
-            if !matches!(inserted, Some(Ok(()))) {
-                break;
-            }
-            done += pages;
-            if done == count {
-                break;
-            }
-        }
-        match (done, page < self.layout.pages()) {
-            (0, false) => Outcome::SigBus,
-            // The page table is gone: another fault makes one.
-            (0, true) => Outcome::Retry,
-            _ => Outcome::Mapped,
-        }
-    }
-
     /// Reports the buffer to a tracepoint: its BAR, where it is, and how large, pages.
     #[inline(always)]
     pub(crate) fn trace(&self, tracepoint: impl FnOnce(&CStr, usize, usize, usize)) {
@@ -367,46 +318,12 @@ impl Buffer {
 
     /// Reports a mapping from page `page` of the offset space on.
     fn trace_mmap(&self, page: usize) {
-        trace::buffer_mmap(&self.memory.device_name, self.bar.index(), page, self.pages());
-    }
-
-    /// Maps what a process has accessed, if it may.
-    #[inline(always)]
-    fn resolve(&self, fault: &Fault<'_>) -> Outcome {
-        let single = fault.order() == 0;
-        let unmappable = if single {
-            Outcome::SigBus
-        } else {
-            Outcome::Fallback
-        };
-        let Some(block) = fault.block() else {
-            return unmappable;
-        };
-        let Some(page) = block.page_offset().checked_sub(self.window) else {
-            return unmappable;
-        };
-        let page = page as u64;
-        let pfn = self.block_pfn(&block, page);
-        if pfn.is_none() && !single {
-            return Outcome::Fallback;
-        }
-        // A fault that must wait does so without the locks that it holds here.
-        let Some(inside) = self.memory.gate.enter() else {
-            return Outcome::Unavailable;
-        };
-        let Some(enabled) = inside.opened().and_then(OpenCore::memory_enabled) else {
-            return Outcome::SigBus;
-        };
-        if !self.life().is_live() {
-            return Outcome::SigBus;
-        }
-        let Some(pfn) = pfn else {
-            return self.insert_batch(&block, &enabled, page);
-        };
-        match enabled.pfns(self.bar, pfn, 1 << block.order()) {
-            Some(pfns) => block.insert(pfns),
-            None => Outcome::Fallback,
-        }
+        trace::buffer_mmap(
+            &self.memory.device_name,
+            self.bar.index(),
+            page,
+            self.pages(),
+        );
     }
 }
 
@@ -415,10 +332,7 @@ impl Exporter for Buffer {
         &self.memory.device_name
     }
 
-    fn mmap<'a>(
-        exported: &Exported<Self>,
-        mapping: NewMapping<'a, Self>,
-    ) -> Result<Installed<'a>> {
+    fn mmap<'a>(exported: &Exported<Self>, mapping: NewMapping<'a, Self>) -> Result<Installed<'a>> {
         // `remap_file_pages()` calls mmap of the file under a mapping. A hidden buffer is mapped
         // through the device fd only, for that is what keeps the device open.
         if exported.hidden {

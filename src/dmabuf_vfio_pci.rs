@@ -12,19 +12,21 @@
 //! | file | what |
 //! |---|---|
 //! | `driver.rs` | the VFIO operations that this driver implements, and who handles each |
-//! | `device.rs` | the features of a device: export, revoke, attribute, info |
+//! | `device.rs` | a device with the driver's data, and its last close |
+//! | `features.rs` | the features of a device: export, revoke, attribute, info |
 //! | `memory.rs` | what the buffers of a device share; resets and link errors |
-//! | `buffer.rs` | one buffer: mapping it, faults on it, revoking it |
+//! | `buffer.rs` | one buffer: exporting, mapping and revoking it, and its importers |
+//! | `fault.rs` | faults on mappings of a buffer |
 //! | `registry.rs` | the buffers of a device and their windows in its offset space |
 //! | `gate.rs` | keeps faults out while memory is taken away |
 //! | `importers.rs` | the devices that import buffers; invalidating and draining their mappings |
 //! | `listing.rs` | the buffers of a device in debugfs |
 //! | `parameters.rs` | the module parameters |
-//! | all others | pure: arithmetic, transitions, decoding; KUnit compiles them a second time |
+//! | `pure/` | arithmetic, transitions, decoding; KUnit compiles them a second time |
 //!
 //! All unsafe code is in the crate `kernel_ext` (`rust/`). Three paths explain the driver:
 //!
-//! - *Export*: `feature()` of `driver.rs` calls `device::export()`, which decodes the request and
+//! - *Export*: `feature()` of `driver.rs` calls `features::export()`, which decodes the request and
 //!   reserves an fd. `Buffer::export()` takes a window from the registry and makes the dma-buf.
 //! - *Fault*: `Buffer::resolve()` enters the gate. It checks that the device is open, that memory
 //!   is enabled and that the buffer is live. Then it maps pages or a large entry. If the gate is
@@ -97,7 +99,7 @@
 //!
 //! - *A new feature*: its number, payload and kernel-doc in `include/uapi/linux/vfio_dmabuf.h`; the
 //!   type of the payload in `rust/uapi.rs`; a line in `feature()` of `driver.rs`; the work in
-//!   `device.rs` and the decoding in `feature.rs`. User space:
+//!   `features.rs` and the decoding in `pure/request.rs`. User space:
 //!   `tools/vfio-dmabuf/src/{uapi,device}.rs`. Tests: a case in
 //!   `tests/qemu/suite/src/cases/feature.rs`, a call in `tests/qemu/fuzz`, an operation in
 //!   `tests/qemu/soak`.
@@ -125,23 +127,17 @@ use kernel_ext::{
 };
 
 mod buffer;
-mod config_space;
-mod denylist;
 mod device;
 mod driver;
-mod fault_around;
-mod feature;
+mod fault;
+mod features;
 mod gate;
 mod importers;
-mod link;
 mod listing;
-mod memattr;
 mod memory;
 mod parameters;
-mod range;
+mod pure;
 mod registry;
-mod state;
-mod windows;
 
 /// What the driver is called, whatever name it registers under.
 const NAME: &CStr = c"dmabuf-vfio-pci";

@@ -4,17 +4,20 @@
 
 use crate::{
     buffer::Buffer,
-    denylist,
     device::{
         self,
         Device,
         DeviceData, //
     },
+    features,
     gate::Change,
     importers::Suspension,
-    link::Event,
     memory::Memory,
-    parameters, //
+    parameters,
+    pure::{
+        denylist,
+        link::Event, //
+    }, //
 };
 use kernel::{
     pci,
@@ -231,10 +234,10 @@ impl Operations for DeviceData {
 
     fn feature(device: &Device, open: &OpenCore, call: FeatureCall) -> Option<Result<c_int>> {
         match call.number() {
-            uapi::FEATURE_DMA_BUF => device::export(device, open, call).transpose(),
-            uapi::FEATURE_REVOKE => Some(device::feature_revoke(device, call)),
-            uapi::FEATURE_MEMATTR => Some(device::feature_memattr(device, call)),
-            uapi::FEATURE_INFO => Some(device::feature_info(device, call)),
+            uapi::FEATURE_DMA_BUF => features::export(device, open, call).transpose(),
+            uapi::FEATURE_REVOKE => Some(features::revoke(device, call)),
+            uapi::FEATURE_MEMATTR => Some(features::memattr(device, call)),
+            uapi::FEATURE_INFO => Some(features::info(device, call)),
             _ => None,
         }
     }
@@ -249,7 +252,7 @@ impl Operations for DeviceData {
 
     fn ioctl(device: &Device, cmd: u32, arg: UserPtr) -> Option<Result<isize>> {
         match cmd {
-            uapi::IOCTL_REVOKE => Some(device::ioctl_revoke(device, arg)),
+            uapi::IOCTL_REVOKE => Some(features::revoke_by_ioctl(device, arg)),
             _ => None,
         }
     }

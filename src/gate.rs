@@ -14,7 +14,7 @@
 //! - an error of the link: see [`crate::link`];
 //! - the last close: it takes back the proof that the device is open.
 
-use crate::link::{
+use crate::pure::link::{
     self,
     Link, //
 };
@@ -100,9 +100,7 @@ impl State {
     /// mapping of the device. The core zaps what that maps.
     #[cold]
     fn is_own_change(&self) -> bool {
-        self.changing == Some(current_task())
-            && self.resets == 0
-            && self.link != Link::Recovering
+        self.changing == Some(current_task()) && self.resets == 0 && self.link != Link::Recovering
     }
 }
 

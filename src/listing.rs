@@ -8,8 +8,10 @@
 
 use crate::{
     device::Device,
-    memattr::Memattr,
-    state::Status, //
+    pure::{
+        memattr::Memattr,
+        state::Status, //
+    }, //
 };
 use core::fmt::Display;
 use kernel::{
@@ -17,23 +19,16 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
         Arc,
         Mutex, //
     },
     task::Pid, //
 };
-use kernel_ext::{
-    debugfs::{
-        Contents,
-        Dir,
-        File,
-        Files, //
-    },
-    fault::PMD_ORDER, //
+use kernel_ext::debugfs::{
+    Contents,
+    Dir,
+    File,
+    Files, //
 };
 
 static TABLE: File<Table> = File::build(kernel_ext::this_module!());
@@ -66,51 +61,6 @@ pub(crate) struct Description {
     pub(crate) faults: [u64; 3],
     /// The process that exported it.
     pub(crate) exporter: Pid,
-}
-
-/// What a buffer counts for the listing.
-pub(crate) struct Counters {
-    /// How many mappings processes have.
-    mappings: Atomic<u32>,
-    /// How many faults were resolved with entries of 4 KiB, 2 MiB and 1 GiB.
-    faults: [Atomic<u64>; 3],
-}
-
-impl Counters {
-    pub(crate) fn new() -> Self {
-        Self {
-            mappings: Atomic::new(0),
-            faults: [const { Atomic::new(0) }; 3],
-        }
-    }
-
-    pub(crate) fn mapping_added(&self) {
-        self.mappings.add(1, Relaxed);
-    }
-
-    pub(crate) fn mapping_removed(&self) {
-        self.mappings.fetch_sub(1, Relaxed);
-    }
-
-    pub(crate) fn mappings(&self) -> u32 {
-        self.mappings.load(Relaxed)
-    }
-
-    /// Counts a fault that an entry for 2^`order` pages resolved.
-    #[inline(always)]
-    pub(crate) fn fault(&self, order: u32) {
-        let [small, medium, large] = &self.faults;
-        let counter = match order {
-            0 => small,
-            PMD_ORDER => medium,
-            _ => large,
-        };
-        counter.add(1, Relaxed);
-    }
-
-    pub(crate) fn faults(&self) -> [u64; 3] {
-        self.faults.each_ref().map(|faults| faults.load(Relaxed))
-    }
 }
 
 impl Listing {

@@ -10,10 +10,12 @@
 use crate::{
     gate::Gate,
     importers::Importers,
-    link,
-    link::Link,
-    registry::Registry,
-    windows::BAR_SPACE, //
+    pure::{
+        link,
+        link::Link,
+        windows::BAR_SPACE, //
+    },
+    registry::Registry, //
 };
 use kernel::{
     prelude::*,
@@ -88,9 +90,11 @@ impl Memory {
 
     /// Whether accesses reach the device at present.
     pub(crate) fn is_enabled(&self) -> bool {
-        self.gate
-            .enter()
-            .is_some_and(|inside| inside.opened().is_some_and(|open| open.memory_enabled().is_some()))
+        self.gate.enter().is_some_and(|inside| {
+            inside
+                .opened()
+                .is_some_and(|open| open.memory_enabled().is_some())
+        })
     }
 
     /// A reset begins that cannot be put off.

@@ -2,14 +2,14 @@
 
 //! The buffers of a device, and their places in its offset space.
 //!
-//! Each exported buffer has a [window](crate::windows) in the offset space, so that any mapping of
+//! Each exported buffer has a [window](crate::pure::windows) in the offset space, so that any mapping of
 //! any buffer is linear in it, whatever its ranges are, and one buffer can be zapped without
 //! touching others. The hidden buffer of a BAR stands where VFIO has the BAR.
 
 use crate::{
     buffer::Buffer,
     gate::Shut,
-    windows::Windows, //
+    pure::windows::Windows, //
 };
 use kernel::{
     new_mutex,
@@ -88,7 +88,11 @@ impl Registry {
     /// `ENOSPC` when no stretch of the offset space that is large enough is free; `ENOMEM`.
     pub(crate) fn reserve(&self, pages: usize) -> Result<Place<'_>> {
         let mut windows = self.windows.lock();
-        let window = windows.take(|bar| self.bar_pages.get(bar).copied().unwrap_or(0), pages, None)?;
+        let window = windows.take(
+            |bar| self.bar_pages.get(bar).copied().unwrap_or(0),
+            pages,
+            None,
+        )?;
         Ok(Place {
             registry: self,
             window,

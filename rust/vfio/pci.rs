@@ -128,8 +128,10 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// The core's function for `change` is about to be called; on an error it is not.
     ///
     /// No lock is held.
-    fn suspend(device: &Device<Self>, change: MemoryChange)
-        -> Result<Option<Self::SuspendGuard<'_>>>;
+    fn suspend(
+        device: &Device<Self>,
+        change: MemoryChange,
+    ) -> Result<Option<Self::SuspendGuard<'_>>>;
 
     /// The core's function for `change` has returned; `worked` tells whether without an error.
     ///
@@ -176,8 +178,7 @@ pub trait Operations: Sized + Send + Sync + 'static {
     ) -> Result;
 
     /// `VFIO_DEVICE_FEATURE`; `None` hands the call to the core.
-    fn feature(device: &Device<Self>, open: &OpenCore, call: FeatureCall)
-        -> Option<Result<c_int>>;
+    fn feature(device: &Device<Self>, open: &OpenCore, call: FeatureCall) -> Option<Result<c_int>>;
 
     /// The number under which the core has a feature that was handed to it.
     fn core_feature(number: u32) -> u32;

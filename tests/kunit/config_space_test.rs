@@ -3,8 +3,8 @@
 //! Config writes: which bytes count, and only those.
 
 use crate::{
-    config_space::Capabilities,
-    expect_eq, //
+    expect_eq,
+    pure::config_space::Capabilities, //
 };
 use kernel::prelude::*;
 

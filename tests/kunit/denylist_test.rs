@@ -3,8 +3,8 @@
 //! The denylist: every device id of its vendor, and the same ids of others.
 
 use crate::{
-    denylist,
-    expect_eq, //
+    expect_eq,
+    pure::denylist, //
 };
 use kernel::prelude::*;
 

@@ -9,40 +9,20 @@ use kernel::{
     prelude::*, //
 };
 
-// The driver uses more of these files than the suites do.
-#[path = "../../src/config_space.rs"]
-mod config_space;
-#[path = "../../src/denylist.rs"]
-mod denylist;
-#[path = "../../src/fault_around.rs"]
-mod fault_around;
-#[allow(dead_code, reason = "tested through the functions that use it")]
-#[path = "../../src/feature.rs"]
-mod feature;
-#[path = "../../src/link.rs"]
-mod link;
-#[allow(dead_code, reason = "tested through the functions that use it")]
-#[path = "../../src/memattr.rs"]
-mod memattr;
-#[allow(dead_code, reason = "tested through the functions that use it")]
-#[path = "../../src/range.rs"]
-mod range;
-#[allow(dead_code, reason = "tested through the functions that use it")]
-#[path = "../../src/state.rs"]
-mod state;
-#[path = "../../src/windows.rs"]
-mod windows;
+#[allow(dead_code, reason = "the driver uses more than the suites do")]
+#[path = "../../src/pure/mod.rs"]
+mod pure;
 
 mod random;
 
 mod config_space_test;
 mod denylist_test;
 mod fault_around_test;
-mod feature_test;
 mod link_test;
 mod memattr_test;
 mod range_model_test;
 mod range_test;
+mod request_test;
 mod state_test;
 mod windows_test;
 

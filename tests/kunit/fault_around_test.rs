@@ -3,8 +3,8 @@
 //! Batches: lone accesses stay alone, walks grow, and no limit is passed.
 
 use crate::{
-    fault_around::History,
-    expect_eq, //
+    expect_eq,
+    pure::fault_around::History, //
 };
 use kernel::prelude::*;
 

@@ -4,7 +4,7 @@
 
 use crate::{
     expect_eq,
-    link::{
+    pure::link::{
         Event::{
             Abandoned,
             Fatal,
@@ -37,7 +37,10 @@ mod tests {
         ];
         let table = [
             (Works, [Recovering, Works, Lost, Works, Works, Works]),
-            (Recovering, [Recovering, Lost, Lost, Works, Lost, Recovering]),
+            (
+                Recovering,
+                [Recovering, Lost, Lost, Works, Lost, Recovering],
+            ),
             (Lost, [Recovering, Lost, Lost, Works, Lost, Works]),
         ];
         for (link, row) in table {

@@ -4,7 +4,7 @@
 
 use crate::{
     expect_eq,
-    memattr::Memattr::{
+    pure::memattr::Memattr::{
         self,
         Noncached,
         WriteCombining, //

@@ -4,12 +4,12 @@
 
 use crate::{
     expect_eq,
-    random::Random,
-    range::{
+    pure::range::{
         Layout,
         Range,
         Run, //
-    }, //
+    },
+    random::Random, //
 };
 use kernel::prelude::*;
 

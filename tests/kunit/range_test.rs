@@ -4,7 +4,7 @@
 
 use crate::{
     expect_eq,
-    range::{
+    pure::range::{
         Layout,
         Range,
         Run, //

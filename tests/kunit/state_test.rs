@@ -4,7 +4,7 @@
 
 use crate::{
     expect_eq,
-    state::{
+    pure::state::{
         Event::{
             self,
             Close,

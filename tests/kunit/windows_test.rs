@@ -4,11 +4,11 @@
 
 use crate::{
     expect_eq,
-    random::Random,
-    windows::{
+    pure::windows::{
         Windows,
         BAR_SPACE, //
-    }, //
+    },
+    random::Random, //
 };
 use kernel::prelude::*;
 use kernel_ext::vfio_pci_core::{

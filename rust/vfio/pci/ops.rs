@@ -203,8 +203,7 @@ unsafe extern "C" fn device_feature<T: Operations>(
         match feature {
             uapi::FEATURE_LOW_POWER_ENTRY | uapi::FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP if sets => {
                 // CAST: An errno, or an fd.
-                let result =
-                    changing(device, open, MemoryChange::LowPower, || call() as isize)?;
+                let result = changing(device, open, MemoryChange::LowPower, || call() as isize)?;
                 // CAST: It was one before.
                 Ok(result as c_int)
             }
@@ -242,7 +241,12 @@ unsafe extern "C" fn write<T: Operations>(
         let offset = position.offset;
         // SAFETY: The device is open.
         let (device, open) = unsafe { open::<T>(vdev) };
-        changing(device, open, MemoryChange::ConfigWrite { offset, count }, call)
+        changing(
+            device,
+            open,
+            MemoryChange::ConfigWrite { offset, count },
+            call,
+        )
     })
 }
 

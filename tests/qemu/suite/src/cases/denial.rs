@@ -59,12 +59,14 @@ fn groups(device: &Device, via: Via) -> Vec<RawFd> {
 }
 
 /// Checks that `reset` waits for a client that stands between its check and its entry, and works.
-fn waits_for_a_fault(device: &Device, reset: impl FnOnce() -> Result<(), guest::Errno>) -> Result<()> {
+fn waits_for_a_fault(
+    device: &Device,
+    reset: impl FnOnce() -> Result<(), guest::Errno>,
+) -> Result<()> {
     let buffer = export_edu(device)?;
     let mapping = buffer.map(0, PAGE)?;
-    let (fault, load) = Pause::call(FAULT_CHECKED, || {
-        mapping.load(ID_AT).map(drop).or(Err(guest::Errno::EIO))
-    })?;
+    let (fault, load) =
+        Pause::call(FAULT_CHECKED, || mapping.load(ID_AT).map(drop).or(Err(guest::Errno::EIO)))?;
     let mut call = Call::start(reset)?;
     call.hangs_for(WHILE)?;
     fault.end()?;
@@ -77,7 +79,8 @@ fn hot_reset_waits_for_a_client_in_a_fault() -> Result<()> {
     for &via in Via::all() {
         let device = Device::open(&edu()?, via)?;
         let groups = groups(&device, via);
-        waits_for_a_fault(&device, || device.hot_reset(&groups)).with_context(|| format!("{via:?}"))?;
+        waits_for_a_fault(&device, || device.hot_reset(&groups))
+            .with_context(|| format!("{via:?}"))?;
     }
     Ok(())
 }
@@ -88,7 +91,8 @@ fn hot_reset_by_a_sibling_waits_for_a_client_in_a_fault() -> Result<()> {
         let device = Device::open(&pair[0], via)?;
         let sibling = device.open_sibling(&pair[1], via)?;
         let groups = groups(&device, via);
-        waits_for_a_fault(&device, || sibling.hot_reset(&groups)).with_context(|| format!("{via:?}"))?;
+        waits_for_a_fault(&device, || sibling.hot_reset(&groups))
+            .with_context(|| format!("{via:?}"))?;
     }
     Ok(())
 }
@@ -246,7 +250,10 @@ fn access_beside_config_writers_takes_no_longer_than_in_tree() -> Result<()> {
         let in_tree = longest_access(&Device::open(&theirs, Via::Group)?, off)?;
         let took = longest_access(&Device::open(&ours, Via::Group)?, off)?;
         kmsg::mark(&format!("beside 8 writers, {what}: {took:?}, in-tree {in_tree:?}"));
-        ensure!(took <= in_tree * 2 + timeout::scaled(NOISE), "{what}: {took:?}, in-tree {in_tree:?}");
+        ensure!(
+            took <= in_tree * 2 + timeout::scaled(NOISE),
+            "{what}: {took:?}, in-tree {in_tree:?}"
+        );
     }
     theirs.release()
 }

@@ -29,10 +29,8 @@ cases! {
 }
 
 const MIB2: u64 = 2 << 20;
-const NC_AND_WC: [(u32, guest::ptes::MemoryType); 2] = [
-    (uapi::VFIO_DMABUF_MEMATTR_NC, UncachedMinus),
-    (uapi::VFIO_DMABUF_MEMATTR_WC, WriteCombining),
-];
+const NC_AND_WC: [(u32, guest::ptes::MemoryType); 2] =
+    [(uapi::VFIO_DMABUF_MEMATTR_NC, UncachedMinus), (uapi::VFIO_DMABUF_MEMATTR_WC, WriteCombining)];
 
 fn set_memattr(device: &Device, buffer: &Buffer, memattr: u32) -> Result<()> {
     let dmabuf_fd = buffer.raw();

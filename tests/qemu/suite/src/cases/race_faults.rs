@@ -10,9 +10,7 @@ use guest::pause::{meanwhile, Pause};
 use guest::pci::{Pci, BOCHS, EDU};
 use guest::peer::Peer;
 use guest::ptes::Ptes;
-use guest::uapi::{
-    vfio_dmabuf_ioctl_revoke, VFIO_DMABUF_IOCTL_REVOKE, VFIO_DMABUF_STATUS_CLOSED,
-};
+use guest::uapi::{vfio_dmabuf_ioctl_revoke, VFIO_DMABUF_IOCTL_REVOKE, VFIO_DMABUF_STATUS_CLOSED};
 use guest::windows::{self, Window};
 use guest::worker::Worker;
 use guest::{Errno, PAGE};

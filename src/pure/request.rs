@@ -4,7 +4,7 @@
 //!
 //! Pure: works on copies of user memory.
 
-use crate::memattr::Memattr;
+use super::memattr::Memattr;
 use core::mem::size_of;
 use kernel::{
     fs::file::flags::{

@@ -4,11 +4,13 @@
 
 use crate::{
     expect_eq,
-    feature::{
-        Export,
-        Request, //
-    },
-    memattr::Memattr, //
+    pure::{
+        memattr::Memattr,
+        request::{
+            Export,
+            Request, //
+        }, //
+    }, //
 };
 use kernel::{
     prelude::*,
