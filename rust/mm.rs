@@ -243,6 +243,13 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
         Ok(Installed(PhantomData))
     }
 
+    /// Whether it is `MAP_SHARED`. (`VM_SHARED` is not set for a read-only file.)
+    pub fn is_shared(&self) -> bool {
+        // The constant is not to be had in Rust: it has the value of `VM_MAYEXEC` in Linux 7.2.
+        // SAFETY: The VMA is ours.
+        unsafe { bindings::kernel_ext_is_shared(self.vma()) }
+    }
+
     fn check(&self, page_offset: usize) -> Result {
         // SAFETY: The VMA is ours.
         let (start, end) = unsafe {
@@ -252,11 +259,7 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
         let fits = page_offset
             .checked_add((end - start) >> PAGE_SHIFT)
             .is_some_and(|end| end <= usize::MAX >> PAGE_SHIFT);
-        // `VM_SHARED` is not set for a read-only file. The constant is not to be had in Rust: it
-        // has the value of `VM_MAYEXEC` in Linux 7.2.
-        // SAFETY: The VMA is ours.
-        let shared = unsafe { bindings::kernel_ext_is_shared(self.vma()) };
-        if shared && fits {
+        if self.is_shared() && fits {
             Ok(())
         } else {
             Err(EINVAL)

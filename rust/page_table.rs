@@ -49,11 +49,10 @@ pub(crate) unsafe fn populate(
         unsafe { bindings::kernel_ext_pmd_populate(mm, pmd, *table) };
         *table = core::ptr::null_mut();
     }
-    // SAFETY: As above.
-    let is_there = unsafe { is_there(pmd) };
     // SAFETY: Locked above.
     unsafe { bindings::spin_unlock(lock) };
-    is_there
+    // SAFETY: By the requirements of this function.
+    unsafe { bindings::kernel_ext_pmd_has_table(bindings::kernel_ext_pmd_read(pmd)) }
 }
 
 /// A page table that is locked, and not freed, until this is dropped.

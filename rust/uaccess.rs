@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Copying arrays from user memory.
+//! User memory: arrays in it, and bringing it in.
 //!
 //! C header: [`include/linux/uaccess.h`](srctree/include/linux/uaccess.h)
 
+use crate::bindings;
 use core::{
     mem::size_of,
     slice, //
@@ -11,7 +12,10 @@ use core::{
 use kernel::{
     prelude::*,
     transmute::FromBytes,
-    uaccess::UserSliceReader, //
+    uaccess::{
+        UserPtr,
+        UserSliceReader, //
+    }, //
 };
 
 /// Reads the next `count` values. `memdup_array_user()`
@@ -38,4 +42,13 @@ pub fn read_array<T: FromBytes + Copy>(
     // The length was 0, so it does not exceed the capacity.
     unsafe { values.inc_len(count) };
     Ok(values)
+}
+
+/// Brings `len` bytes of user memory in that are about to be read, as far as they are there.
+/// `fault_in_readable()`
+pub(crate) fn prefault(at: UserPtr, len: usize) {
+    if len != 0 {
+        // SAFETY: Any address may be asked for.
+        unsafe { bindings::fault_in_readable(at.as_const_ptr().cast(), len) };
+    }
 }

@@ -347,7 +347,7 @@ impl Exporter for Buffer {
             CacheMode::WriteCombining => &WRITE_COMBINING,
         };
         // A revoke right after this check makes the mapping one that always faults.
-        if !exported.life().is_live() {
+        if mapping.is_shared() && !exported.life().is_live() {
             return Err(ENODEV);
         }
         let installed = mapping.install(ops, page, exported.followers)?;

@@ -13,6 +13,7 @@ use crate::{
     bindings,
     compat::with_iommufd,
     mm::BarMapping,
+    uaccess,
     uapi,
     vfio::{
         FeatureCall,
@@ -31,7 +32,10 @@ use kernel::{
         to_result, //
     },
     prelude::*,
-    uaccess::UserPtr, //
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
 };
 
 /// The operations of the devices of driver `T`, and the name under which it registers. For a
@@ -96,12 +100,17 @@ unsafe fn open<'a, T>(vdev: *mut bindings::vfio_device) -> (&'a Device<T>, &'a O
 }
 
 /// Calls a function of the core that may change whether the device's memory is enabled.
+///
+/// The function reads its arguments, `len` bytes at `args`, before it changes anything. Faults must
+/// not have to wait as long as user memory takes, so it is brought in first.
 fn changing<T: Operations>(
     device: &Device<T>,
     open: &OpenCore,
     change: MemoryChange,
+    (args, len): (UserPtr, usize),
     call: impl FnOnce() -> isize,
 ) -> Result<isize> {
+    uaccess::prefault(args, len.min(MOST_ARGUMENTS));
     let guard = T::suspend(device, change)?;
     let result = call();
     if guard.is_some() {
@@ -109,6 +118,9 @@ fn changing<T: Operations>(
     }
     Ok(result)
 }
+
+/// More than the arguments of any such function take, bytes: the config space has 4 KiB.
+const MOST_ARGUMENTS: usize = 4096;
 
 /// `vfio_device_ops.open_device`
 ///
@@ -168,8 +180,14 @@ unsafe extern "C" fn ioctl<T: Operations>(
         // SAFETY: The arguments are those that we got.
         let call = || unsafe { bindings::vfio_pci_core_ioctl(vdev, cmd, arg) };
         match cmd {
-            uapi::IOCTL_RESET | uapi::IOCTL_HOT_RESET => {
-                changing(device, open, MemoryChange::Reset, call)
+            uapi::IOCTL_RESET => {
+                changing(device, open, MemoryChange::Reset, (UserPtr::from_addr(arg), 0), call)
+            }
+            uapi::IOCTL_HOT_RESET => {
+                let args = UserPtr::from_addr(arg);
+                // The first word says how many bytes there are.
+                let len = UserSlice::new(args, 4).reader().read::<u32>()? as usize;
+                changing(device, open, MemoryChange::Reset, (args, len), call)
             }
             _ => Ok(call()),
         }
@@ -203,7 +221,9 @@ unsafe extern "C" fn device_feature<T: Operations>(
         match feature {
             uapi::FEATURE_LOW_POWER_ENTRY | uapi::FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP if sets => {
                 // CAST: An errno, or an fd.
-                let result = changing(device, open, MemoryChange::LowPower, || call() as isize)?;
+                let args = (UserPtr::from_ptr(arg), argsz);
+                let result =
+                    changing(device, open, MemoryChange::LowPower, args, || call() as isize)?;
                 // CAST: It was one before.
                 Ok(result as c_int)
             }
@@ -245,6 +265,7 @@ unsafe extern "C" fn write<T: Operations>(
             device,
             open,
             MemoryChange::ConfigWrite { offset, count },
+            (UserPtr::from_ptr(buf.cast_mut().cast()), count),
             call,
         )
     })

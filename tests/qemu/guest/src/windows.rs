@@ -47,13 +47,16 @@ windows! {
     /// As [`FAULT`], for a fault that may map a block of 2 MiB or 1 GiB.
     /// The trampoline of `vm_operations_struct.huge_fault`.
     HUGE_FAULT = Driver(&["fault", "huge_fault"]);
-    /// A page fault has passed the gate's checks; its entries are not in the page table yet.
-    /// The driver inserts small entries by this function only.
+    /// A page fault has passed the gate's checks; its entries are not in the page table yet. The
+    /// same function as [`FAULT_LOOKS_FOR_TABLE`], which comes between.
     FAULT_CHECKED = Helper("kernel_ext_pmd_is_table");
     /// A fault for 2 MiB has passed the gate's checks; its entry is not in the page table yet.
     HUGE_FAULT_CHECKED = Kernel(&["vmf_insert_pfn_pmd"]);
     /// A page fault is about to look whether a page table is there.
     FAULT_LOOKS_FOR_TABLE = Helper("kernel_ext_pmd_is_table");
+    /// A page fault has made a page table; its entries are not in there yet. Only for a fault that
+    /// finds none: the function is called with the RCU read lock held later on.
+    FAULT_MADE_TABLE = Helper("kernel_ext_pmd_read");
     /// A page fault has found no page table and is about to make one.
     FAULT_MAKES_TABLE = Helper("kernel_ext_pmd_lock");
     /// `mmap()` has been found to be allowed; the VMA is not linked to its file yet.

@@ -91,7 +91,7 @@ fn page_fault_that_a_block_overtook_leaves_the_block() -> Result<()> {
 }
 
 fn page_fault_that_made_a_page_table_is_not_overtaken() -> Result<()> {
-    store_overtakes(windows::FAULT_CHECKED, false, PAGE)
+    store_overtakes(windows::FAULT_MADE_TABLE, false, PAGE)
 }
 
 fn block_fault_that_a_page_overtook_leaves_the_page() -> Result<()> {
