@@ -111,3 +111,29 @@ pub(crate) const fn with_iommufd(ops: bindings::vfio_device_ops) -> bindings::vf
     };
     ops
 }
+
+/// Removes the page table entries of a part of a mapping. `zap_special_vma_range()`
+///
+/// # Safety
+///
+/// `vma` is a mapping of page frames that is locked, and has all of the part.
+pub(crate) unsafe fn zap_special_vma_range(
+    vma: *mut bindings::vm_area_struct,
+    start: usize,
+    len: usize,
+) {
+    #[cfg(not(before_7_3))]
+    // SAFETY: By the requirements of this function.
+    unsafe {
+        bindings::zap_special_vma_range(vma, start, len)
+    };
+    // There, all mappings of the same memory lose their entries, and fault anew.
+    #[cfg(before_7_3)]
+    // SAFETY: As above; the mapping holds its file, and the offsets are in its address space.
+    unsafe {
+        let skipped = start - (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_start;
+        let offset = ((*vma).vm_pgoff << kernel::page::PAGE_SHIFT) + skipped;
+        let mapping = (*(*vma).vm_file).f_mapping;
+        bindings::unmap_mapping_range(mapping, offset as i64, len as i64, 1);
+    };
+}

@@ -70,6 +70,9 @@ struct Parts {
     tables: KVVec<NonNull<bindings::sg_table>>,
 }
 
+/// Memory that is being mapped for an importing device, range by range.
+pub struct PartialMapping<'a>(Parts, PhantomData<fn(&'a ()) -> &'a ()>);
+
 impl<'a> MapRequest<'a> {
     /// # Safety
     ///
@@ -88,40 +91,22 @@ impl<'a> MapRequest<'a> {
         }
     }
 
-    /// Maps memory of BAR `bar`, given as pairs of first page frame and count.
+    /// Begins, with nothing.
     ///
     /// # Errors
     ///
-    /// `EACCES` when the device may write to the memory and the dma-buf is not open for writing;
-    /// `EINVAL` when the topology does not let the importing device reach the BAR, or when the
-    /// memory is not in it; and what the DMA layer says.
-    pub fn map(
-        self,
-        enabled: &MemoryEnabled<'_>,
-        bar: Bar,
-        memory: impl Iterator<Item = (usize, usize)>,
-    ) -> Result<DeviceMapping<'a>> {
+    /// `EACCES` when the device may write to the memory and the dma-buf is not open for writing.
+    pub fn begin(self) -> Result<PartialMapping<'a>> {
         if self.dir != DataDirection::ToDevice.into() && !self.is_writable() {
             return Err(EACCES);
         }
-        // SAFETY: The device is open, so it is bound, and its provider is valid.
-        let provider = NonNull::new(unsafe {
-            bindings::pcim_p2pdma_provider(enabled.core().pdev(), bar.index() as c_int)
-        });
-        let provider = provider.ok_or(EOPNOTSUPP)?;
         // INVARIANT: No table yet.
-        let mut parts = Parts {
+        let parts = Parts {
             attachment: self.attachment,
             dir: self.dir,
             tables: KVVec::new(),
         };
-        for (first, count) in memory {
-            let range = enabled.pfns(bar, first, count).ok_or(EINVAL)?;
-            // SAFETY: `provider` is that of the BAR that the page frames are in.
-            unsafe { parts.add(provider, range)? };
-        }
-        let joined = Joined::new(parts)?;
-        Ok(DeviceMapping(joined, PhantomData))
+        Ok(PartialMapping(parts, PhantomData))
     }
 
     /// Whether the dma-buf is open for writing.
@@ -129,6 +114,36 @@ impl<'a> MapRequest<'a> {
         // SAFETY: The attachment is valid; it keeps the dma-buf, and with it the file.
         let flags = unsafe { (*(*(*self.attachment.as_ptr()).dmabuf).file).f_flags };
         flags & O_ACCMODE == O_RDWR
+    }
+}
+
+impl<'a> PartialMapping<'a> {
+    /// Maps `count` page frames of BAR `bar` from `first` on.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the topology does not let the importing device reach the BAR, or when the
+    /// memory is not in it; and what the DMA layer says.
+    pub fn add(
+        &mut self,
+        enabled: &MemoryEnabled<'_>,
+        bar: Bar,
+        first: usize,
+        count: usize,
+    ) -> Result {
+        // SAFETY: The device is open, so it is bound, and its provider is valid.
+        let provider = NonNull::new(unsafe {
+            bindings::pcim_p2pdma_provider(enabled.core().pdev(), bar.index() as c_int)
+        });
+        let provider = provider.ok_or(EOPNOTSUPP)?;
+        let range = enabled.pfns(bar, first, count).ok_or(EINVAL)?;
+        // SAFETY: `provider` is that of the BAR that the page frames are in.
+        unsafe { self.0.add(provider, range) }
+    }
+
+    /// Joins the ranges.
+    pub fn finish(self) -> Result<DeviceMapping<'a>> {
+        Ok(DeviceMapping(Joined::new(self.0)?, PhantomData))
     }
 }
 

@@ -39,7 +39,7 @@ pub enum Outcome {
     Mapped,
     /// Somebody was in the way; the access is to be tried again (`VM_FAULT_NOPAGE`).
     Retry,
-    /// A smaller order may work (`VM_FAULT_FALLBACK`).
+    /// A smaller order may work (`VM_FAULT_FALLBACK`). With order 0: [`Outcome::SigBus`].
     Fallback,
     /// The access fails (`VM_FAULT_SIGBUS`).
     SigBus,
@@ -98,7 +98,11 @@ pub(crate) unsafe extern "C" fn fault<T: Exporter>(
     vmf: *mut bindings::vm_fault,
 ) -> bindings::vm_fault_t {
     // SAFETY: As for `resolve`.
-    unsafe { resolve::<T>(vmf, 0) }
+    match unsafe { resolve::<T>(vmf, 0) } {
+        // The kernel does not expect it here.
+        bindings::vm_fault_reason_VM_FAULT_FALLBACK => Outcome::SigBus.as_raw(),
+        outcome => outcome,
+    }
 }
 
 /// `vm_operations_struct.huge_fault`
@@ -357,25 +361,29 @@ impl<'a> Block<'a> {
     /// The kernel picks the cache mode that the page attribute table has for the PFN: on x86 that
     /// is uncached. So this is for [`CacheMode::Noncached`](crate::mm::CacheMode) only.
     ///
-    /// A write to a block that is mapped makes its entry writable, which it is not where the kernel
-    /// watches for writes (soft-dirty); the caller keeps zaps out meanwhile. Where none is mapped,
-    /// the kernel is not told of the write: it would warn if a page table was made by then.
+    /// A write to a block whose entry is not writable (soft-dirty) falls back to pages: the kernel
+    /// would warn if the entry is another one by the time that it looks (`MADV_DONTNEED`).
     #[inline(always)]
     pub fn insert(&self, pfns: PfnRange<'_>) -> Outcome {
         let order = self.fault.order;
         let pfn = pfns.first();
-        if pfns.count() != 1 << order || pfn & (pfns.count() - 1) != 0 {
+        let vmf = self.fault.vmf.as_ptr();
+        // SAFETY: By the type invariant of `Fault`; the mapping holds its file.
+        let is_own = unsafe { pfns.is_reached_by_zaps_of((*self.fault.vma()).vm_file) };
+        if pfns.count() != 1 << order || pfn & (pfns.count() - 1) != 0 || !is_own {
             return Outcome::Fallback;
         }
-        let vmf = self.fault.vmf.as_ptr();
         // SAFETY: By the type invariant of `Fault`.
         let write = unsafe { (*vmf).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
+        if write && self.is_mapped() {
+            return Outcome::Fallback;
+        }
         let raw = if order == PMD_ORDER {
             // SAFETY: The VMA is one for PFNs and has all of the block, by the type invariants.
-            unsafe { compat::vmf_insert_pfn_pmd(vmf, pfn, write && self.is_mapped()) }
+            unsafe { compat::vmf_insert_pfn_pmd(vmf, pfn, false) }
         } else if order == PUD_ORDER {
             // SAFETY: As above.
-            unsafe { compat::vmf_insert_pfn_pud(vmf, pfn, write && self.is_mapped()) }
+            unsafe { compat::vmf_insert_pfn_pud(vmf, pfn, false) }
         } else {
             return Outcome::Fallback;
         };
@@ -414,7 +422,8 @@ impl PageTable<'_> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` when that is not within [`PageTable::pages_left`]; `EAGAIN` when the table is gone.
+    /// `EINVAL` when that is not within [`PageTable::pages_left`], or when the memory is that of
+    /// another device; `EAGAIN` when the table is gone.
     #[inline]
     pub fn insert(&self, skip: usize, pfns: PfnRange<'_>) -> Result {
         let end = skip.checked_add(pfns.count()).ok_or(EINVAL)?;
@@ -422,6 +431,10 @@ impl PageTable<'_> {
             return Err(EINVAL);
         }
         let vma = self.0.vma();
+        // SAFETY: By the type invariant of `Fault`; the mapping holds its file.
+        if unsafe { !pfns.is_reached_by_zaps_of((*vma).vm_file) } {
+            return Err(EINVAL);
+        }
         let address = self.0.start() + (skip << PAGE_SHIFT);
         // SAFETY: By the type invariant of `Fault`.
         let (mm, pmd) = unsafe { ((*vma).vm_mm, self.0.vmf.as_ref().pmd) };

@@ -76,7 +76,7 @@ layout! {
     kobject { kset, ktype }
     module { mkobj }
     module_kobject { kobj, mod_, kobj_completion }
-    pci_dev { dev, driver, resource }
+    pci_dev { current_state, dev, driver, resource }
     pci_device_id {
         vendor, device, subvendor, subdevice, class, class_mask, driver_data, override_only,
     }

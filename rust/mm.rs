@@ -17,6 +17,7 @@
 
 use crate::{
     bindings,
+    compat,
     dma_buf::{
         DmaBuf,
         Exported,
@@ -72,7 +73,7 @@ impl<T: Exporter> VmOps<T> {
     /// Makes the table; for a `static`.
     ///
     /// With [`CacheMode::Noncached`], faults are tried with higher orders first; no other mode can
-    /// have that, see [`Fault::insert_block`](fault::Fault::insert_block).
+    /// have that, see [`Block::insert`](fault::Block::insert).
     pub const fn build(mode: CacheMode) -> Self {
         let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
         ops.open = Some(open::<T>);
@@ -96,6 +97,8 @@ impl<T: Exporter> VmOps<T> {
 ///
 /// Called by the memory management for a VMA that [`NewMapping::install`] set up.
 unsafe extern "C" fn open<T: Exporter>(vma: *mut bindings::vm_area_struct) {
+    // SAFETY: By the requirements of this function.
+    unsafe { empty_original(vma) };
     // SAFETY: The file of such a mapping is one of a dma-buf of `T`, and the mapping holds it.
     T::mapping_added(unsafe { Exported::from_file((*vma).vm_file) });
     // SAFETY: By the invariant of `NewMapping`: a file of which the original holds a reference, or
@@ -105,6 +108,47 @@ unsafe extern "C" fn open<T: Exporter>(vma: *mut bindings::vm_area_struct) {
         // SAFETY: As above.
         unsafe { bindings::get_file(device_file) };
     }
+}
+
+/// Removes the entries of the mapping that `fork()` is about to copy. Both processes fault anew.
+///
+/// `copy_huge_pmd()` reads an entry, and writes it to the child's table later without looking again:
+/// one that was zapped meanwhile would come back to life in the child.
+///
+/// # Safety
+///
+/// Called by `vm_operations_struct.open`, for a VMA that is being made.
+unsafe fn empty_original(copy: *mut bindings::vm_area_struct) {
+    // SAFETY: By the requirements of this function; a copy has the operations of the original.
+    let (may_be_huge, mm) = unsafe { ((*(*copy).vm_ops).huge_fault.is_some(), (*copy).vm_mm) };
+    // SAFETY: The current task has its `mm` while it changes an address space.
+    let own = unsafe { (*bindings::get_current()).mm };
+    // A part of a mapping that is being split has the same `mm`.
+    if !may_be_huge || mm == own {
+        return;
+    }
+    // SAFETY: By the requirements of this function.
+    let (start, end) = unsafe { bounds(copy) };
+    // SAFETY: `fork()` holds the `mmap_lock` of the original for writing.
+    let original = unsafe { bindings::find_vma(own, start) };
+    // SAFETY: A VMA, as the lock is held; it and its file stay.
+    let is_original = !original.is_null()
+        && unsafe { bounds(original) == (start, end) && (*original).vm_file == (*copy).vm_file };
+    if is_original {
+        // SAFETY: As above. `fork()` has locked the VMA, so no fault makes an entry again.
+        unsafe { compat::zap_special_vma_range(original, start, end - start) };
+    }
+}
+
+/// The first address of a mapping, and the one after its last.
+///
+/// # Safety
+///
+/// `vma` is valid, and its bounds are stable.
+unsafe fn bounds(vma: *mut bindings::vm_area_struct) -> (usize, usize) {
+    // SAFETY: By the requirements of this function.
+    let bounds = unsafe { &(*vma).__bindgen_anon_1.__bindgen_anon_1 };
+    (bounds.vm_start, bounds.vm_end)
 }
 
 /// `vm_operations_struct.close`: the mapping goes away.
@@ -252,10 +296,7 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
 
     fn check(&self, page_offset: usize) -> Result {
         // SAFETY: The VMA is ours.
-        let (start, end) = unsafe {
-            let bounds = &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
-            (bounds.vm_start, bounds.vm_end)
-        };
+        let (start, end) = unsafe { bounds(self.vma()) };
         let fits = page_offset
             .checked_add((end - start) >> PAGE_SHIFT)
             .is_some_and(|end| end <= usize::MAX >> PAGE_SHIFT);

@@ -224,7 +224,7 @@ const fn error_handlers<T: Operations>() -> bindings::pci_error_handlers {
     bindings::pci_error_handlers {
         error_detected: Some(error_detected::<T>),
         mmio_enabled: None,
-        slot_reset: None,
+        slot_reset: Some(slot_reset::<T>),
         reset_prepare: Some(reset_prepare::<T>),
         reset_done: Some(reset_done::<T>),
         resume: Some(resume::<T>),
@@ -277,6 +277,22 @@ unsafe extern "C" fn error_detected<T: Operations>(
     }
     // SAFETY: The arguments are those that we got.
     unsafe { bindings::vfio_pci_core_aer_err_detected(pdev, state) }
+}
+
+/// `pci_error_handlers.slot_reset`: the link was reset because another driver has asked for it,
+/// after an error that was not fatal. The device has lost its addresses.
+///
+/// # Safety
+///
+/// Called by the PCI core with the device locked, so that it stays bound.
+unsafe extern "C" fn slot_reset<T: Operations>(
+    pdev: *mut bindings::pci_dev,
+) -> bindings::pci_ers_result_t {
+    // SAFETY: By the requirements of this function.
+    if let Some(device) = unsafe { Device::<T>::bound_to(pdev) } {
+        T::link_error(device, LinkError::Fatal);
+    }
+    bindings::pci_ers_result_PCI_ERS_RESULT_RECOVERED
 }
 
 /// `pci_error_handlers.resume`: the recovery from an error is over, and has worked.

@@ -28,6 +28,9 @@ use kernel::{
     types::Opaque, //
 };
 
+/// `PCI_D3hot`, which has a type of its own in C.
+const PCI_D3HOT: c_int = 3;
+
 /// How many BARs a PCI function has.
 pub const NUM_BARS: usize = bindings::PCI_STD_NUM_BARS as usize;
 
@@ -154,6 +157,29 @@ impl Core {
         unsafe { bindings::pci_device_is_present(self.pdev()) }
     }
 
+    /// Whether memory is enabled in the device itself, whatever its owner sees of the register.
+    pub fn decodes_memory(&self) -> bool {
+        let mut command = 0;
+        // SAFETY: By the type invariant.
+        let failed = unsafe {
+            bindings::pci_read_config_word(
+                self.pdev(),
+                bindings::PCI_COMMAND as c_int,
+                &mut command,
+            )
+        };
+        // SAFETY: As above. Virtual functions have no such bit.
+        let has_no_bit = unsafe { (*self.pdev()).no_command_memory() } != 0;
+        has_no_bit || failed == 0 && u32::from(command) & bindings::PCI_COMMAND_MEMORY != 0
+    }
+
+    /// Whether the owner lets the device sleep (`VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY`).
+    #[inline]
+    pub fn is_in_low_power(&self) -> bool {
+        // SAFETY: A flag in a storage unit of its own.
+        unsafe { (&raw const (*self.as_ptr()).pm_runtime_engaged).read_volatile() }
+    }
+
     /// The address space that all mappings of the device live in, which may outlive the device.
     pub fn address_space(&self) -> AddressSpace {
         // SAFETY: The device holds its inode, and pins the file system, until it is released.
@@ -216,12 +242,16 @@ impl OpenCore {
     /// What disables memory closes the gate first, so the proof holds inside the gate.
     #[inline]
     pub fn memory_enabled(&self) -> Option<MemoryEnabled<'_>> {
-        let core = self.as_ptr();
-        // SAFETY: A flag in a storage unit of its own.
-        let asleep = unsafe { (&raw const (*core).pm_runtime_engaged).read_volatile() };
-        // SAFETY: The device is open. The function reads two words that change without a lock, too.
-        let enabled = !asleep && unsafe { bindings::__vfio_pci_memory_enabled(core) };
+        let enabled = !self.is_in_low_power()
+            // SAFETY: The device is open. The function reads two words that change without a lock.
+            && unsafe { bindings::__vfio_pci_memory_enabled(self.as_ptr()) };
         enabled.then_some(MemoryEnabled(self))
+    }
+
+    /// Whether the device is in D3hot or below.
+    pub fn is_asleep(&self) -> bool {
+        // SAFETY: By the type invariants.
+        unsafe { (*self.pdev()).current_state >= PCI_D3HOT }
     }
 }
 
@@ -282,7 +312,7 @@ impl<'a> MemoryEnabled<'a> {
         (inside && self.0.is_mappable(bar)).then_some(PfnRange {
             first,
             count,
-            _core: self.0,
+            core: self.0,
         })
     }
 }
@@ -291,15 +321,26 @@ impl<'a> MemoryEnabled<'a> {
 ///
 /// # Invariants
 ///
-/// They are of a mappable BAR of `_core`, whose memory is enabled.
+/// They are of a mappable BAR of `core`, whose memory was enabled when it was asked.
 #[derive(Clone, Copy)]
 pub struct PfnRange<'a> {
     first: usize,
     count: usize,
-    _core: &'a OpenCore,
+    core: &'a OpenCore,
 }
 
 impl PfnRange<'_> {
+    /// Whether `file` is one whose mappings are in the address space of the device.
+    ///
+    /// # Safety
+    ///
+    /// `file` is valid.
+    #[inline(always)]
+    pub(crate) unsafe fn is_reached_by_zaps_of(&self, file: *mut bindings::file) -> bool {
+        // SAFETY: The device has its inode; `file` is valid.
+        unsafe { (*file).f_mapping == (*(*self.core.as_ptr()).vdev.inode).i_mapping }
+    }
+
     /// The first page frame.
     #[inline]
     pub(crate) fn first(&self) -> usize {

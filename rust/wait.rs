@@ -15,14 +15,7 @@ use crate::{
 use core::ptr;
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{
-            Acquire,
-            Atomic,
-            Release, //
-        },
-        LockClassKey, //
-    },
+    sync::LockClassKey,
     task::TASK_NORMAL,
     time::{
         msecs_to_jiffies,
@@ -165,47 +158,5 @@ impl WaitQueue {
         // SAFETY: The entry was added to this queue above.
         unsafe { bindings::remove_wait_queue(self.head.get(), entry.get()) };
         result
-    }
-}
-
-/// A flag that tasks can sleep on until it clears.
-#[pin_data]
-pub struct Flag {
-    is_set: Atomic<u32>,
-    #[pin]
-    waiters: WaitQueue,
-}
-
-/// Makes a [`Flag`] with a lock class of its own.
-#[macro_export]
-macro_rules! new_flag {
-    ($name:literal) => {
-        $crate::wait::Flag::new(kernel::optional_name!($name), kernel::static_lock_class!())
-    };
-}
-
-impl Flag {
-    /// Makes a clear flag. See [`new_flag!`](crate::new_flag).
-    pub fn new(name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
-        pin_init!(Self {
-            is_set: Atomic::new(0),
-            waiters <- WaitQueue::new(name, key),
-        })
-    }
-
-    /// Sets or clears the flag, and wakes all waiting tasks. Concurrent callers agree on an order.
-    pub fn set(&self, is_set: bool) {
-        // Pairs with `Acquire` in `wait`.
-        self.is_set.store(is_set.into(), Release);
-        self.waiters.wake_all();
-    }
-
-    /// Sleeps until the flag is clear. It may be set again when this returns.
-    ///
-    /// # Errors
-    ///
-    /// As [`WaitQueue::wait`].
-    pub fn wait(&self, wait: Wait) -> Result {
-        self.waiters.wait(wait, || self.is_set.load(Acquire) == 0)
     }
 }

@@ -86,7 +86,7 @@ pub(crate) struct Buffer {
     /// Where the buffer starts in the device's offset space, pages.
     pub(crate) window: usize,
     /// Whether it is under the mappings of a device fd. If not, the registry gave it the window.
-    hidden: bool,
+    pub(crate) hidden: bool,
     /// A [`Life`]. Ends with the gate shut.
     life: Atomic<u32>,
     /// The [`History`] of its faults. A hint only, so that races do no harm.
@@ -392,13 +392,16 @@ impl Exporter for Buffer {
     }
 
     fn map<'a>(exported: &Exported<Self>, request: MapRequest<'a>) -> Result<DeviceMapping<'a>> {
-        // CAST: PFNs and pages fit the machine word.
-        let memory = exported
-            .layout
-            .runs(0)
-            .map(|run| (run.pfn as usize, run.pages as usize));
-        let mapping =
-            exported.if_importable(|enabled| request.map(enabled, exported.bar, memory))?;
+        exported.if_importable(|_| Ok(()))?;
+        let mut mapping = request.begin()?;
+        // The gate is left in between: there may be many ranges, and allocations take their time.
+        for run in exported.layout.runs(0) {
+            exported.if_importable(|enabled| {
+                // CAST: PFNs and pages fit the machine word.
+                mapping.add(enabled, exported.bar, run.pfn as usize, run.pages as usize)
+            })?;
+        }
+        let mapping = mapping.finish()?;
         exported.imports.fetch_add(1, Relaxed);
         Ok(mapping)
     }

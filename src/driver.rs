@@ -178,7 +178,10 @@ impl Operations for DeviceData {
 
     fn changed(device: &Device, open: &OpenCore, change: MemoryChange, worked: bool) {
         let restored = match change {
-            MemoryChange::ConfigWrite { .. } => open.memory_enabled().is_some(),
+            MemoryChange::ConfigWrite { .. } => {
+                device.memory.gate.set_asleep(open.is_asleep());
+                open.memory_enabled().is_some()
+            }
             MemoryChange::Reset => worked,
             MemoryChange::LowPower => false,
         };
@@ -204,14 +207,17 @@ impl Operations for DeviceData {
             LinkError::NonFatal => {}
             LinkError::Fatal => device.memory.link(Event::Fatal),
             LinkError::NotRecovered => {
-                let answers = device.core().is_present();
+                // In low power the device may be in D3cold, which is no error.
+                let core = device.core();
+                let answers = core.is_present() || core.is_in_low_power();
                 device.memory.link(Event::NotRecovered { answers });
             }
         }
     }
 
     fn link_back(device: &Device) {
-        device.memory.link(Event::Recovered);
+        let decodes = device.core().decodes_memory();
+        device.memory.link(Event::Recovered { decodes });
     }
 
     fn open_device(device: &Device, opened: Opened) {

@@ -18,7 +18,8 @@ use kernel_ext::{
         Block,
         Fault,
         Outcome,
-        PMD_ORDER, //
+        PMD_ORDER,
+        PUD_ORDER, //
     },
     vfio_pci_core::{
         MemoryEnabled,
@@ -112,9 +113,12 @@ impl Buffer {
     }
 
     /// The PFN of the block, which starts at `page` of the buffer, if one entry can map it.
+    ///
+    /// The kernel mishandles a mapping with 1 GiB entries that is split or moved, up to an oops. Only
+    /// the owner may do that to itself, as with in-tree vfio-pci.
     #[inline(always)]
     fn block_pfn(&self, block: &Block<'_>, page: u64) -> Option<usize> {
-        if block.order() == 0 {
+        if block.order() == 0 || (block.order() == PUD_ORDER && !self.hidden) {
             return None;
         }
         let pfn = self.layout.block(page, block.order())?;
@@ -136,9 +140,11 @@ impl Buffer {
             let pages = run.pages.min(count - done);
             // CAST: A batch is small, and PFNs fit the machine word.
             let pfns = enabled.pfns(self.bar, run.pfn as usize, pages as usize);
+            let Some(pfns) = pfns else {
+                return Outcome::SigBus;
+            };
             // CAST: As above.
-            let inserted = pfns.map(|pfns| table.insert(done as usize, pfns));
-            if !matches!(inserted, Some(Ok(()))) {
+            if table.insert(done as usize, pfns).is_err() {
                 break;
             }
             done += pages;

@@ -30,8 +30,8 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    new_flag,
     new_rwlock,
+    new_wait_queue,
     rwsem::{
         RwLock,
         RwLockReadGuard,
@@ -42,8 +42,8 @@ use kernel_ext::{
         Opened, //
     },
     wait::{
-        Flag,
-        Wait, //
+        Wait,
+        WaitQueue, //
     }, //
 };
 
@@ -55,9 +55,9 @@ const GRACE: Delta = Delta::from_millis(1);
 pub(crate) struct Gate {
     #[pin]
     state: RwLock<State>,
-    /// [`State::is_closed`], for waiters. Changes with `state` locked for writing.
+    /// Tasks that wait until the gate lets them in.
     #[pin]
-    closed: Flag,
+    waiters: WaitQueue,
     /// Changes come one after the other.
     #[pin]
     turn: RwLock<()>,
@@ -71,6 +71,9 @@ struct State {
     /// The task that makes a change.
     changing: Option<Task>,
     link: Link,
+    /// Whether the owner has put the device into D3hot. The core powers it up for the reset of a
+    /// sibling, and restores it only later.
+    asleep: bool,
     /// There while the device is open.
     opened: Option<Opened>,
 }
@@ -110,11 +113,11 @@ pub(crate) struct Inside<'a> {
 }
 
 impl Inside<'_> {
-    /// The proof that the device is open, if it is and its link works.
+    /// The proof that the device is open, if it is, its link works and it is not asleep.
     #[inline(always)]
     pub(crate) fn opened(&self) -> Option<&OpenCore> {
         match (&self.state.opened, self.state.link) {
-            (Some(opened), Link::Works) => Some(opened),
+            (Some(opened), Link::Works) if !self.state.asleep => Some(opened),
             _ => None,
         }
     }
@@ -128,6 +131,7 @@ pub(crate) struct Shut<'a> {
 impl Shut<'_> {
     /// The device is open from here on.
     pub(crate) fn set_opened(&mut self, opened: Opened) {
+        self.state.asleep = false;
         self.state.opened = Some(opened);
     }
 
@@ -156,11 +160,12 @@ impl Gate {
             resets: 0,
             changing: None,
             link: Link::Works,
+            asleep: false,
             opened: None,
         };
         pin_init!(Self {
             state <- new_rwlock!(state, "Gate::state"),
-            closed <- new_flag!("Gate::closed"),
+            waiters <- new_wait_queue!("Gate::waiters"),
             turn <- new_rwlock!((), "Gate::turn"),
             starved: Atomic::new(0),
         })
@@ -205,8 +210,18 @@ impl Gate {
     }
 
     /// Opens the gate again, after the last of the resets.
+    ///
+    /// The function is in D0 then, whether the reset has worked or not.
     pub(crate) fn reset_ends(&self) {
-        self.update(|state| state.resets = state.resets.saturating_sub(1));
+        self.update(|state| {
+            state.resets = state.resets.saturating_sub(1);
+            state.asleep = false;
+        });
+    }
+
+    /// The owner has put the device into D3hot, or out of it.
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.update(|state| state.asleep = asleep);
     }
 
     /// Lets `event` happen to the link. Returns the states before and after it.
@@ -221,12 +236,16 @@ impl Gate {
     /// Changes the state while no fault is under way, and tells waiters.
     fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.write();
+        let was_closed = state.is_closed();
         let result = change(&mut state);
-        self.closed.set(state.is_closed());
+        drop(state);
+        if was_closed {
+            self.waiters.wake_all();
+        }
         result
     }
 
-    /// Waits until the gate is open. `again` tells that the caller has waited for the same access
+    /// Waits until the gate lets the current task in. `again` tells that the caller has waited for the same access
     /// before.
     ///
     /// # Errors
@@ -236,6 +255,6 @@ impl Gate {
         if again {
             self.starved.store(1, Relaxed);
         }
-        self.closed.wait(wait)
+        self.waiters.wait(wait, || !self.state.read().keeps_out())
     }
 }

@@ -5,13 +5,14 @@
 //! Pure. After a fatal error the kernel resets the link, and the device with it. An error that was
 //! not fatal changes nothing, as with in-tree vfio-pci: the device is lost only if it is.
 //!
-//! | link | fatal | not recovered, the device answers | …, it does not | recovered | abandoned | restored |
-//! |---|---|---|---|---|---|---|
-//! | `Works` | → `Recovering` | `Works` | → `Lost` | `Works` | `Works` | `Works` |
-//! | `Recovering` | `Recovering` | → `Lost` | → `Lost` | → `Works` | → `Lost` | `Recovering` |
-//! | `Lost` | → `Recovering` | `Lost` | `Lost` | → `Works` | `Lost` | → `Works` |
+//! | link | fatal | not recovered, the device answers | …, it does not | recovered, decoding | …, not decoding | abandoned | restored |
+//! |---|---|---|---|---|---|---|---|
+//! | `Works` | → `Recovering` | `Works` | → `Lost` | `Works` | `Works` | `Works` | `Works` |
+//! | `Recovering` | `Recovering` | → `Lost` | → `Lost` | → `Works` | → `Lost` | → `Lost` | `Recovering` |
+//! | `Lost` | → `Recovering` | `Lost` | `Lost` | → `Works` | `Lost` | `Lost` | → `Works` |
 //!
-//! *abandoned* says that the device is being unbound, so the kernel does not tell how its recovery
+//! *decoding* says that the device decodes accesses to its memory. A reset of the link leaves it
+//! without addresses and with memory disabled, until its owner restores both. *abandoned* says that the device is being unbound, so the kernel does not tell how its recovery
 //! ends. *restored* says that the device was opened anew, that its owner enabled its memory, or that
 //! a reset worked: none of these ends a recovery under way.
 
@@ -36,8 +37,11 @@ pub(crate) enum Event {
         /// It can.
         answers: bool,
     },
-    /// The kernel's recovery has worked.
-    Recovered,
+    /// The kernel's recovery has worked; `decodes` tells whether memory is enabled in the device.
+    Recovered {
+        /// It is.
+        decodes: bool,
+    },
     /// The device is being unbound.
     Abandoned,
     /// The device is usable again.
@@ -49,7 +53,9 @@ impl Link {
     pub(crate) fn after(self, event: Event) -> Self {
         match (self, event) {
             (_, Event::Fatal) => Self::Recovering,
-            (_, Event::Recovered) => Self::Works,
+            (Self::Works, Event::Recovered { .. }) => Self::Works,
+            (_, Event::Recovered { decodes: true }) => Self::Works,
+            (_, Event::Recovered { decodes: false }) => Self::Lost,
             (Self::Works, Event::NotRecovered { answers: true }) => Self::Works,
             (_, Event::NotRecovered { .. }) => Self::Lost,
             (Self::Recovering, Event::Abandoned) => Self::Lost,

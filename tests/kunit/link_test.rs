@@ -31,17 +31,18 @@ mod tests {
             Fatal,
             NotRecovered { answers: true },
             NotRecovered { answers: false },
-            Recovered,
+            Recovered { decodes: true },
+            Recovered { decodes: false },
             Abandoned,
             Restored,
         ];
         let table = [
-            (Works, [Recovering, Works, Lost, Works, Works, Works]),
+            (Works, [Recovering, Works, Lost, Works, Works, Works, Works]),
             (
                 Recovering,
-                [Recovering, Lost, Lost, Works, Lost, Recovering],
+                [Recovering, Lost, Lost, Works, Lost, Lost, Recovering],
             ),
-            (Lost, [Recovering, Lost, Lost, Works, Lost, Works]),
+            (Lost, [Recovering, Lost, Lost, Works, Lost, Lost, Works]),
         ];
         for (link, row) in table {
             for (event, want) in events.into_iter().zip(row) {

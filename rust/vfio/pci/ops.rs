@@ -32,6 +32,7 @@ use kernel::{
         to_result, //
     },
     prelude::*,
+    sync::aref::AlwaysRefCounted,
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -154,6 +155,8 @@ unsafe extern "C" fn close_device<T: Operations>(vdev: *mut bindings::vfio_devic
     let is_own = |opened: &Opened| core::ptr::eq(opened.as_ptr(), device.core().as_ptr());
     // Better a device that stays open than one that is used after this.
     if kernel::warn_on!(!opened.as_ref().is_some_and(is_own)) {
+        // A value that was kept refers to it for ever.
+        device.inc_ref();
         return;
     }
     drop(opened);

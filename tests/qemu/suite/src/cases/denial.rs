@@ -4,9 +4,10 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
 use guest::call::Call;
 use guest::device::{Device, Via};
 use guest::kmsg;
@@ -16,7 +17,7 @@ use guest::pci::{BOCHS, EDU, IGB};
 use guest::peer::Peer;
 use guest::timeout;
 use guest::uapi;
-use guest::windows::FAULT_CHECKED;
+use guest::windows::{CONFIG_WRITE, FAULT_CHECKED, RESET};
 use guest::PAGE;
 
 use crate::case::{cases, Setup};
@@ -45,6 +46,7 @@ cases! {
     Setup::Bound(&[BOCHS]) =>
         "the arguments of the owner's calls may lie in its own mapping of the device": [
             config_write_reads_its_bytes_from_a_mapping_of_the_device,
+            config_write_goes_on_when_a_reset_comes_before_it_reads_its_bytes,
             hot_reset_reads_its_arguments_from_a_mapping_of_the_device,
         ];
 }
@@ -196,6 +198,41 @@ fn config_write_reads_its_bytes_from_a_mapping_of_the_device() -> Result<()> {
         check::value("with memory on", memory.load(0), u32::from(off))?;
     }
     Ok(())
+}
+
+/// The reset removes the entry that was brought in for the arguments.
+fn config_write_goes_on_when_a_reset_comes_before_it_reads_its_bytes() -> Result<()> {
+    let pci = nth(BOCHS, 0)?;
+    let device = Device::open(&pci, Via::Group)?;
+    let command = u64::from(uapi::PCI_COMMAND);
+    let on = device.config16(command)?;
+    let memory = memory_with(&device, &[u32::from(on)])?;
+    let at = device.region(uapi::VFIO_PCI_CONFIG_REGION_INDEX)?.offset + command;
+    let [write, reset] = [CONFIG_WRITE, RESET].map(Pause::at);
+    let (write, reset) = (write?, reset?);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            write.arm_here()?;
+            mm::write_at(device.raw(), memory.address(), 2, at as i64)
+        });
+        write.wait()?;
+        let resetter = scope.spawn(|| {
+            reset.arm_here()?;
+            pci.reset()
+        });
+        reset.wait()?;
+        // The writer now waits for the reset, in its own change.
+        write.release()?;
+        sleep(WHILE);
+        ensure!(!writer.is_finished(), "the write did not wait for the reset");
+        reset.release()?;
+        let join = |what: &str| format!("{what}: panic");
+        let reset = resetter.join().map_err(|_| anyhow!(join("reset")))?;
+        check::works("reset", reset)?;
+        let written = writer.join().map_err(|_| anyhow!(join("write")))?;
+        check::equal("pwrite() from the BAR", written, Ok(2))
+    })?;
+    check::value("afterwards", memory.load(0), u32::from(on))
 }
 
 fn hot_reset_reads_its_arguments_from_a_mapping_of_the_device() -> Result<()> {

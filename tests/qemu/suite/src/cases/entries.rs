@@ -44,6 +44,9 @@ cases! {
         "page table entries: frames, levels and memory types, in any process": [
             gigabyte_entries_have_the_page_frames_of_the_bar,
             gigabyte_entries_go_with_memory_off_and_revoke,
+        ],
+        "mappings: split, mprotect, mremap, fork and holes work; growing fails": [
+            gigabytes_of_a_buffer_can_be_cut_and_moved,
         ];
     Setup::Bound(&[EDU, BOCHS, TESTDEV]) =>
         "page table entries: frames, levels and memory types, in any process": [
@@ -293,15 +296,15 @@ fn gigabytes(device: &Device) -> Result<(Buffer, Mapping, Mapping)> {
 fn gigabyte_entries_have_the_page_frames_of_the_bar() -> Result<()> {
     let (device, pci) = (open_testdev()?, nth(TESTDEV, 0)?);
     let (_buffer, mapping, bar) = gigabytes(&device)?;
-    frames(&mapping, &pci, 2, GIB, GIB)?;
+    frames(&mapping, &pci, 2, GIB, MIB2)?;
     frames(&bar, &pci, 2, 0, GIB)
 }
 
 fn gigabyte_entries_go_with_memory_off_and_revoke() -> Result<()> {
     let device = open_testdev()?;
     let (buffer, mapping, bar) = gigabytes(&device)?;
-    for mapping in [&mapping, &bar] {
-        check::equal("size", touched(mapping, GIB)?.size, GIB)?;
+    for (mapping, size) in [(&mapping, MIB2), (&bar, GIB)] {
+        check::equal("size", touched(mapping, GIB)?.size, size)?;
     }
     device.set_memory(false)?;
     for mapping in [&mapping, &bar] {
@@ -309,11 +312,32 @@ fn gigabyte_entries_go_with_memory_off_and_revoke() -> Result<()> {
         check::bus_error("memory off", mapping.load(GIB))?;
     }
     device.set_memory(true)?;
-    check::equal("size", touched(&mapping, GIB)?.size, GIB)?;
+    check::equal("size", touched(&mapping, GIB)?.size, MIB2)?;
     check::works("REVOKE", buffer::revoke(&device, &buffer))?;
     absent("revoked", &mapping, GIB)?;
     check::bus_error("revoked", mapping.load(0))?;
     bar.load(GIB).map(drop).map_err(Into::into)
+}
+
+/// The kernel mishandles entries of 1 GiB then: a client must not be able to have one.
+fn gigabytes_of_a_buffer_can_be_cut_and_moved() -> Result<()> {
+    let device = open_testdev()?;
+    let (buffer, mapping, _bar) = gigabytes(&device)?;
+    touched(&mapping, GIB)?;
+    touched(&mapping, 0)?;
+    check::works("munmap of a page", mapping.unmap_part(PAGE, PAGE))?;
+    check::segv("the hole", mapping.load(PAGE))?;
+    touched(&mapping, 2 * PAGE)?;
+    let moved = mm::move_away(mapping.address() + GIB as usize, GIB)?;
+    let moved = Mapping::from_raw(moved, GIB);
+    touched(&moved, 0)?;
+    check::segv("where it was", mapping.load(GIB))?;
+    check::works("REVOKE", buffer::revoke(&device, &buffer))?;
+    for (what, mapping, offset) in [("moved", &moved, 0), ("cut", &mapping, 2 * PAGE)] {
+        absent(what, mapping, offset)?;
+        check::bus_error(what, mapping.load(offset))?;
+    }
+    Ok(())
 }
 
 /// The test module, which all other cases here rely on, reads what is there.

@@ -37,6 +37,9 @@ cases! {
     Setup::Bound(&[BOCHS]) =>
         "race: fault against revoke, reset, memory off, close and unbind": [
             huge_fault_half_way_holds_up_a_revoke,
+        ],
+        "race: mmap, fork, export and revoke against revoke or close": [
+            fork_of_a_huge_mapping_copies_no_entry,
         ];
 }
 
@@ -335,6 +338,31 @@ fn fork_that_a_revoke_overtook_copies_nothing() -> Result<()> {
         old.finish(SOON)?;
     }
     Ok(())
+}
+
+/// The kernel copies a large entry that it has read before, without looking again: so there must be
+/// none any more when it begins to copy.
+fn fork_of_a_huge_mapping_copies_no_entry() -> Result<()> {
+    const SIZE: u64 = 2 << 20;
+    let device = open_bochs()?;
+    let buffer = Buffer::export(&device, 0, 0, SIZE)?;
+    let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let [open, copy] = [Pause::at(windows::VMA_OPENED)?, Pause::at(windows::FORK_COPIES)?];
+    let entry_of = |pid| Ok::<_, anyhow::Error>(Ptes::new()?.of(pid, mapping.address())?);
+    let old = Worker::start(|| {
+        mapping.store(0, 77)?;
+        open.arm_here()?;
+        Worker::start(|| check::value("in the new process", mapping.load(0), 77))?.finish(SOON)?;
+        check::value("in the old process", mapping.load(0), 77)
+    })?;
+    open.wait()?;
+    check::equal("size before", entry_of(old.pid())?.map(|entry| entry.size), Some(SIZE))?;
+    copy.arm(old.pid(), SOON)?;
+    open.release()?;
+    copy.wait()?;
+    check::equal("entry when the kernel copies", entry_of(old.pid())?, None)?;
+    copy.release()?;
+    old.finish(SOON)
 }
 
 fn export_that_the_last_close_overtook_is_closed() -> Result<()> {
