@@ -114,31 +114,47 @@ windows! {
 }
 
 impl Window {
-    /// Looks up the name of its function, which must be the only one of that name.
+    /// The name of its function. Looks it up only if it must: reading all symbols takes seconds.
     pub fn function(self) -> Result<String> {
-        let text = fs::read_to_string("/proc/kallsyms")?;
+        match self.function {
+            Kernel(&[name]) | Helper(name) => Ok(name.into()),
+            _ => self.find(&symbols()?),
+        }
+    }
+
+    /// Finds its function in `symbols`, where it must be the only one.
+    pub fn find(self, symbols: &str) -> Result<String> {
         let driver = format!("[{}]", Module::driver().name());
-        let functions = |of: Option<&str>, fits: &dyn Fn(&str) -> bool| -> Vec<String> {
-            let names = text.lines().filter_map(|line| {
+        // The functions in lines with `part`, which is quickly found.
+        let functions = |part: &str, fits: &dyn Fn(&str, Option<&str>) -> bool| -> Vec<String> {
+            let names = symbols.lines().filter(|line| line.contains(part)).filter_map(|line| {
                 let mut words = line.split_whitespace().skip(1);
                 let (kind, name, module) = (words.next()?, words.next()?, words.next());
                 // Some kernels pad functions, and name the padding.
                 let function = matches!(kind, "t" | "T") && !name.starts_with("__pfx_");
-                (function && (of.is_none() || module == of) && fits(name)).then(|| name.into())
+                (function && fits(name, module)).then(|| name.into())
             });
             names.collect()
         };
+        let ours = |module: Option<&str>| module == Some(driver.as_str());
         let found = match self.function {
             Kernel(names) => {
-                let found = names.iter().map(|name| functions(None, &|other| other == *name));
-                found.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
+                let of_name = |name: &&str| functions(name, &|found, _| found == *name);
+                names.iter().map(of_name).find(|found| !found.is_empty()).unwrap_or_default()
             }
-            Helper(name) => functions(Some(&driver), &|other| other == name),
-            Driver(path) => functions(Some(&driver), &|other| is_path(other, path)),
+            Helper(name) => functions(name, &|found, module| ours(module) && found == name),
+            Driver(path) => {
+                functions(&driver, &|found, module| ours(module) && is_path(found, path))
+            }
         };
         ensure!(found.len() == 1, "window {}, {:?}: {found:?}", self.name, self.function);
         Ok(found[0].clone())
     }
+}
+
+/// The symbols of the kernel and its modules.
+pub fn symbols() -> Result<String> {
+    Ok(fs::read_to_string("/proc/kallsyms")?)
 }
 
 /// Whether a mangled name has these parts of a path. `E` ends the name of the type of an `impl`.

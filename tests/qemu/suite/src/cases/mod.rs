@@ -136,6 +136,7 @@ pub fn contract() -> String {
             None => table.push((case.row, name)),
         }
     }
+    table.sort_by_key(|(row, _)| row.to_lowercase());
     let lines = table.iter().map(|(row, names)| format!("| {row} | {names} |\n"));
     format!("| behaviour | cases |\n|---|---|\n{}", lines.collect::<String>())
 }

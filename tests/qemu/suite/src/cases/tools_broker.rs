@@ -28,6 +28,8 @@ cases! {
         ];
 }
 
+/// The program; it begins errors with its name.
+const BROKER: &str = "vfio-dmabuf-broker";
 const SOCKET: &str = "/tmp/broker";
 /// Slices; each is two pages, the first one begins at page 8.
 const SLICES: usize = 100;
@@ -40,23 +42,23 @@ const BEAT: Duration = Duration::from_millis(250);
 /// Longer than the case takes.
 const LINGER: Duration = Duration::from_secs(100);
 
-/// A program with its output in a file; it does not outlive this object.
+/// The program, with its output in a file; it does not outlive this object.
 struct Running {
     child: Child,
     output: String,
 }
 
 impl Running {
-    fn start(name: &str, number: usize, args: &[&str]) -> Result<Running> {
-        let output = format!("/tmp/{name}.{number}");
+    fn start(number: usize, args: &[&str]) -> Result<Running> {
+        let output = format!("/tmp/{}.{number}", args[0]);
         let file = File::create(&output)?;
-        let child = Command::new(program::path(name))
+        let child = Command::new(program::path(BROKER))
             .args(args)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
-            .with_context(|| name.to_string())?;
+            .context(BROKER)?;
         Ok(Running { child, output })
     }
 
@@ -81,7 +83,7 @@ impl Running {
     /// The slice that a client says it has.
     fn slice(&self) -> Result<Option<usize>> {
         let said = self.said()?;
-        ensure!(!said.contains("wrong"), "client {}: {said}", self.pid());
+        ensure!(!said.contains(BROKER), "client {}: {said}", self.pid());
         Ok(said.lines().find_map(|line| line.strip_prefix("slice ")?.parse().ok()))
     }
 }
@@ -112,7 +114,7 @@ impl Scene {
             &["serve", &bar, SOCKET, "--clear", "--size", "8K", "--heartbeat", &heartbeat],
             &["--count", &count, "--first", &first][..],
         ];
-        let broker = Running::start("vfio-dmabuf-broker", 0, &args.concat())?;
+        let broker = Running::start(0, &args.concat())?;
         let scene = Scene { broker, memory, started: 0 };
         wait_for("the broker", || Ok(scene.broker.said()?.contains("serving 100 slices")))?;
         Ok(scene)
@@ -121,10 +123,10 @@ impl Scene {
     /// Starts clients; `more` are more arguments for them.
     fn clients(&mut self, count: usize, more: &[&str]) -> Result<Vec<Running>> {
         let beat = scaled(BEAT).as_millis().to_string();
-        let args = [&[SOCKET, &beat], more].concat();
+        let args = [&["occupy", SOCKET, &beat], more].concat();
         let numbers = self.started..self.started + count;
         self.started += count;
-        let start = |number| Running::start("vfio-dmabuf-broker-client", number, &args);
+        let start = |number| Running::start(number, &args);
         numbers.map(start).collect()
     }
 
@@ -194,7 +196,7 @@ fn broker_serves_a_hundred_clients_that_die_hang_and_leave() -> Result<()> {
     // More than there are slices: these wait, and get what the others lose.
     let late = scene.clients(25, &[])?;
     // All go on through a reset. Before the others lose theirs: it would take their entries, too.
-    program::succeeds("vfio-dmabuf-broker", &["reset", SOCKET])?;
+    program::succeeds(BROKER, &["reset", SOCKET])?;
     scene.all_count_on(&clients)?;
     let mut dead: Vec<Running> = clients.drain(..10).collect();
     let mut hung: Vec<Running> = clients.drain(..10).collect();

@@ -2,7 +2,7 @@
 //! The windows that other cases stop threads in.
 
 use anyhow::{ensure, Result};
-use guest::windows::ALL;
+use guest::windows::{symbols, ALL};
 
 use crate::case::{cases, Setup};
 
@@ -12,7 +12,8 @@ cases! {
 }
 
 fn every_window_is_one_function() -> Result<()> {
-    let errors = ALL.iter().filter_map(|window| window.function().err());
+    let symbols = symbols()?;
+    let errors = ALL.iter().filter_map(|window| window.find(&symbols).err());
     let errors: Vec<String> = errors.map(|error| format!("{error:#}")).collect();
     ensure!(errors.is_empty(), "{}", errors.join("\n"));
     Ok(())

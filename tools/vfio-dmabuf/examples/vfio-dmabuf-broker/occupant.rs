@@ -1,13 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A client of the broker, for slices of memory: `vfio-dmabuf-broker-client SOCKET BEAT [COMMAND]`,
-//! BEAT in ms. COMMAND runs with the connection as its standard input; it can outlive this program
-//! and keep the connection open.
+//! A client for slices of memory: fills its slice with its process id and checks that no other
+//! process writes there, until SIGTERM arrives or the slice is revoked.
 //!
-//! Fills its slice with its process id and checks that no other process writes there, until SIGTERM
-//! arrives or the slice is revoked. It checks before each beat; the second word of the slice counts
-//! the checks. Exit status: 0 after SIGTERM, 4 if the slice was revoked, 1 for any other failure.
-
-#![forbid(unsafe_code)]
+//! It checks before each beat; the second word of the slice counts the checks.
 
 use std::error::Error;
 use std::os::fd::AsFd;
@@ -19,35 +14,25 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use vfio_dmabuf::{Access, AccessError, Buffer, Mapping};
-use vfio_dmabuf_broker::client::Client;
+
+use crate::client::Client;
 
 /// The word with the number of checks; all others have the process id.
 const COUNTER: usize = 1;
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(4),
-        Err(error) => {
-            println!("wrong: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
+/// Exit status of a client whose slice was revoked.
+const REVOKED: u8 = 4;
 
-/// Returns `true` after SIGTERM, `false` if the slice was revoked.
-fn run() -> Result<bool, Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().collect();
-    let (socket, beat, command) = match &args[..] {
-        [_, socket, beat] => (socket, beat, None),
-        [_, socket, beat, command] => (socket, beat, Some(command)),
-        _ => return Err("usage: SOCKET BEAT [COMMAND]".into()),
-    };
-    let beat = Duration::from_millis(beat.parse()?);
+/// Holds a slice; `command` runs with the connection as its standard input.
+pub fn run(
+    socket: &Path,
+    beat: Duration,
+    command: Option<&str>,
+) -> Result<ExitCode, Box<dyn Error>> {
     let over = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, over.clone())?;
 
-    let client = Client::connect(Path::new(socket))?;
+    let client = Client::connect(socket)?;
     if let Some(command) = command {
         let connection = client.as_fd().try_clone_to_owned()?;
         let words = command.split_whitespace().collect::<Vec<_>>();
@@ -63,7 +48,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
             Err(Look::Lost) if !slice.is_gone()? => {}
             Err(Look::Lost) => {
                 println!("lost");
-                return Ok(false);
+                return Ok(ExitCode::from(REVOKED));
             }
             Err(Look::Foreign(at)) => return Err(format!("word {at} was overwritten").into()),
         }
@@ -71,7 +56,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
         let _ = client.beat();
         sleep(beat);
     }
-    Ok(true)
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Maps a slice, checks that it can be mapped no further and is empty, and fills it.
