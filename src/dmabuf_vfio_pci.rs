@@ -107,9 +107,9 @@
 //!   method of `driver.rs`, and its work in `memory.rs`. When the event begins, in this order:
 //!   close the gate, zap `0..BAR_SPACE`, suspend the importers. When it ends: open the gate, then
 //!   resume the importers, which may map from their callback. A state that outlasts the event
-//!   belongs in `link.rs` or in the state of the gate. Tests: a case in `memory.rs` for every BAR
-//!   and window, one in `importers_reset.rs`, a race in `race_faults.rs`, and an operation of the
-//!   soak with its rule in the model.
+//!   belongs in `pure/link.rs` or in the state of the gate. Tests: a case in `memory.rs` for every
+//!   BAR and window, one in `importers_reset.rs`, a race in `race_faults.rs`, and an operation of
+//!   the soak with its rule in the model.
 //! - *A new device in the test machine*: `TEST_DEVICES` in `scripts/vm/suite.py`, its id in
 //!   `tests/qemu/guest/src/pci.rs`, and what cases need of it in `tests/qemu/suite/src/fixture.rs`.
 //!   A case names its devices in `cases!` and is skipped where one is missing.
