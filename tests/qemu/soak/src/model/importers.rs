@@ -69,6 +69,10 @@ impl Model {
         if !self.is_reachable(buffer) {
             return Expect::fails(Errno::ENODEV);
         }
+        // The importer maps for both directions.
+        if self.buffer(buffer).read_only {
+            return Expect::fails(Errno::EACCES);
+        }
         self.importer_mut(id).mapped = true;
         let bytes = u64::from(self.buffer(buffer).pages) * guest::PAGE;
         Some(Expect::Is(Outcome::Done(bytes)))
