@@ -346,8 +346,9 @@ impl<T: Exporter> DmaBuf<T> {
             (*ptr).name = name;
             bindings::spin_unlock(&raw mut (*ptr).name_lock);
         }
-        // SAFETY: Nobody else has the file yet: it has no fd, and walkers of the list of all dma-bufs
-        // do not look at `f_mapping`. `exported` keeps the address space until the file is gone.
+        // SAFETY: Nobody else has the file yet: it has no fd, and walkers of the list of all
+        // dma-bufs do not look at `f_mapping`. `exported` keeps the address space until the file is
+        // gone.
         unsafe { (*(*ptr).file).f_mapping = address_space };
         // SAFETY: Made with `ops`; `dma_buf_export()` gave us the reference.
         Ok(unsafe { Self::from_raw(ptr) })

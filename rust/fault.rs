@@ -322,8 +322,8 @@ impl<'a> Block<'a> {
 
     /// The page table for the address; made, if there is none.
     ///
-    /// `None` unless the order is 0; also when a block is mapped there, or was when the fault began:
-    /// that takes another fault.
+    /// `None` unless the order is 0; also when a block is mapped there, or was when the fault
+    /// began: that takes another fault.
     #[inline]
     pub fn page_table(&self) -> Option<PageTable<'a>> {
         if self.fault.order != 0 {
@@ -348,7 +348,8 @@ impl<'a> Block<'a> {
     fn is_mapped(&self) -> bool {
         let vmf = self.fault.vmf.as_ptr();
         if self.fault.order == PMD_ORDER {
-            // SAFETY: By the type invariant of `Fault`; the table of the entry stays during a fault.
+            // SAFETY: By the type invariant of `Fault`; the table of the entry stays during a
+            // fault.
             unsafe { bindings::kernel_ext_pmd_leaf((*vmf).pmd) }
         } else {
             // SAFETY: As above.
@@ -438,8 +439,8 @@ impl PageTable<'_> {
         let address = self.0.start() + (skip << PAGE_SHIFT);
         // SAFETY: By the type invariant of `Fault`.
         let (mm, pmd) = unsafe { ((*vma).vm_mm, self.0.vmf.as_ref().pmd) };
-        // SAFETY: `pmd` is the entry for all pages up to the end of the table, and the table that it
-        // is in stays during a fault.
+        // SAFETY: `pmd` is the entry for all pages up to the end of the table, and the table that
+        // it is in stays during a fault.
         let table = unsafe { LockedTable::new(mm, pmd, address) }.ok_or(EAGAIN)?;
         // SAFETY: Within `pages_left`, the pages are in the VMA and in the table.
         unsafe { table.insert(vma, address, pfns.first(), pfns.count()) };

@@ -70,9 +70,10 @@ layout! {
     dma_buf_attachment { dmabuf, peer2peer }
     dma_buf_export_info { exp_name, owner, ops, size, flags, priv_ }
     dma_buf_ops { attach, detach, map_dma_buf, unmap_dma_buf, mmap, release }
-    file { f_inode, f_mapping, private_data }
+    file { f_flags, f_inode, f_mapping, private_data }
     file_operations { owner, open, read, llseek, release }
     inode { i_ino, i_mapping, i_private, i_sb }
+    kernel_param { name, mod_, ops, perm, level, flags, __bindgen_anon_1.arg }
     kobject { kset, ktype }
     module { mkobj }
     module_kobject { kobj, mod_, kobj_completion }
@@ -92,6 +93,7 @@ layout! {
     seq_file { private }
     sg_table { sgl, nents, orig_nents }
     super_block { s_active }
+    task_struct { mm }
     vfio_device { device, index, inode }
     vfio_device_ops {
         name, init, release, open_device, close_device, read, write, ioctl,

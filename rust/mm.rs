@@ -4,7 +4,8 @@
 //!
 //! Every mapping made here has a dma-buf file of exporter `T` as its `vm_file`; that is how a fault
 //! finds the exporter. A mapping that was made through a device fd also keeps that fd's file open,
-//! as `vm_private_data`. All of them are `VM_IO`, and `VM_PFNMAP` or `VM_MIXEDMAP`: see [`Followers`].
+//! as `vm_private_data`. All of them are `VM_IO`, and `VM_PFNMAP` or `VM_MIXEDMAP`: see
+//! [`Followers`].
 //!
 //! The state of a `struct vm_area_struct` is a type, and each type tells what is locked:
 //!
@@ -112,8 +113,8 @@ unsafe extern "C" fn open<T: Exporter>(vma: *mut bindings::vm_area_struct) {
 
 /// Removes the entries of the mapping that `fork()` is about to copy. Both processes fault anew.
 ///
-/// `copy_huge_pmd()` reads an entry, and writes it to the child's table later without looking again:
-/// one that was zapped meanwhile would come back to life in the child.
+/// `copy_huge_pmd()` reads an entry, and writes it to the child's table later without looking
+/// again: one that was zapped meanwhile would come back to life in the child.
 ///
 /// # Safety
 ///
@@ -131,10 +132,14 @@ unsafe fn empty_original(copy: *mut bindings::vm_area_struct) {
     let (start, end) = unsafe { bounds(copy) };
     // SAFETY: `fork()` holds the `mmap_lock` of the original for writing.
     let original = unsafe { bindings::find_vma(own, start) };
-    // SAFETY: A VMA, as the lock is held; it and its file stay.
-    let is_original = !original.is_null()
-        && unsafe { bounds(original) == (start, end) && (*original).vm_file == (*copy).vm_file };
-    if is_original {
+    if original.is_null() {
+        return;
+    }
+    // SAFETY: A VMA, as the lock is held.
+    let has_same_bounds = unsafe { bounds(original) } == (start, end);
+    // SAFETY: As above; a VMA that is being made has its file.
+    let has_same_file = unsafe { (*original).vm_file == (*copy).vm_file };
+    if has_same_bounds && has_same_file {
         // SAFETY: As above. `fork()` has locked the VMA, so no fault makes an entry again.
         unsafe { compat::zap_special_vma_range(original, start, end - start) };
     }

@@ -31,8 +31,8 @@ pub(crate) unsafe fn is_there(pmd: *mut bindings::pmd_t) -> bool {
 ///
 /// # Safety
 ///
-/// `pmd` is an entry of a page table that stays, of `mm`; `table` is an empty table of `mm` that the
-/// caller owns, or null.
+/// `pmd` is an entry of a page table that stays, of `mm`; `table` is an empty table of `mm` that
+/// the caller owns, or null.
 pub(crate) unsafe fn populate(
     mm: *mut bindings::mm_struct,
     pmd: *mut bindings::pmd_t,
@@ -59,8 +59,8 @@ pub(crate) unsafe fn populate(
 ///
 /// # Invariants
 ///
-/// `entry` is the entry for an address in a table whose lock is `lock`; both are held, and so is the
-/// RCU read lock.
+/// `entry` is the entry for an address in a table whose lock is `lock`; both are held, and so is
+/// the RCU read lock.
 pub(crate) struct LockedTable {
     entry: *mut bindings::pte_t,
     lock: *mut bindings::spinlock_t,

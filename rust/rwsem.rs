@@ -36,8 +36,8 @@ pub struct RwLock<T> {
 // SAFETY: Without references to the lock nobody holds the semaphore, which then belongs to no task;
 // `data` goes along.
 unsafe impl<T: Send> Send for RwLock<T> {}
-// SAFETY: The semaphore serialises access to `data`: readers of several tasks share it (`Sync`), and
-// a writer may take it out or put it in (`Send`).
+// SAFETY: The semaphore serialises access to `data`: readers of several tasks share it (`Sync`),
+// and a writer may take it out or put it in (`Send`).
 unsafe impl<T: Send + Sync> Sync for RwLock<T> {}
 
 /// Makes an [`RwLock`] with a name and a lock class for lockdep.

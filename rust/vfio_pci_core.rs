@@ -3,7 +3,7 @@
 //! What the VFIO PCI core knows of a device.
 //!
 //! - [`Core`]: the device between its `init` and its `release`, open or not.
-//! - [`OpenCore`]: the same while the device is open: it has its config space, and its BARs claimed.
+//! - [`OpenCore`]: the same while the device is open: it has its config space and its BARs.
 //! - [`Opened`]: what keeps it open. The driver gets one per open and gives it back to close.
 //! - [`MemoryEnabled`]: proof that an open device decodes accesses to its BARs.
 //! - [`PfnRange`]: page frames of a BAR of such a device; nothing else can be mapped.

@@ -151,8 +151,8 @@ impl WaitQueue {
             }
             // CAST: `MAX_SCHEDULE_TIMEOUT` is the largest.
             let timeout = wait.timeout() as c_long;
-            // SAFETY: The entry is in a queue, with `woken_wake_function()`, and `init_wait_entry()`
-            // made it the current task's.
+            // SAFETY: The entry is in a queue, with `woken_wake_function()`, and
+            // `init_wait_entry()` made it the current task's.
             unsafe { bindings::wait_woken(entry.get(), wait.task_state(), timeout) };
         };
         // SAFETY: The entry was added to this queue above.

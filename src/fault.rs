@@ -114,8 +114,8 @@ impl Buffer {
 
     /// The PFN of the block, which starts at `page` of the buffer, if one entry can map it.
     ///
-    /// The kernel mishandles a mapping with 1 GiB entries that is split or moved, up to an oops. Only
-    /// the owner may do that to itself, as with in-tree vfio-pci.
+    /// The kernel mishandles a mapping with 1 GiB entries that is split or moved, up to an oops.
+    /// Only the owner may do that to itself, as with in-tree vfio-pci.
     #[inline(always)]
     fn block_pfn(&self, block: &Block<'_>, page: u64) -> Option<usize> {
         if block.order() == 0 || (block.order() == PUD_ORDER && !self.hidden) {

@@ -3,8 +3,8 @@
 //! The gate between faults and whatever takes memory away.
 //!
 //! A fault holds the gate shared from its permission check until the entry is in place. Code that
-//! takes memory away holds it exclusively while it publishes the new state. After that, no fault can
-//! still act on the old state, and what is mapped already can be zapped.
+//! takes memory away holds it exclusively while it publishes the new state. After that, no fault
+//! can still act on the old state, and what is mapped already can be zapped.
 //!
 //! Faults do not take the core's `memory_lock`. A hot reset only trylocks it, so processes that do
 //! nothing but fault would make it fail. Whatever disables memory passes the gate instead:
@@ -245,8 +245,8 @@ impl Gate {
         result
     }
 
-    /// Waits until the gate lets the current task in. `again` tells that the caller has waited for the same access
-    /// before.
+    /// Waits until the gate lets the current task in. `again` tells that the caller has waited for
+    /// the same access before.
     ///
     /// # Errors
     ///

@@ -3,9 +3,10 @@
 //! The memory of a device: what all its buffers share.
 //!
 //! A buffer may outlive its device, for any holder of an fd decides how long it lives. So it keeps
-//! this object, and nothing that the VFIO or PCI core acts upon: a `struct vfio_device` stays in its
-//! set of devices until its last reference is gone, and resets of that set would reach a device that
-//! the host has taken back. The device itself is reachable only inside the gate, while it is open.
+//! this object, and nothing that the VFIO or PCI core acts upon: a `struct vfio_device` stays in
+//! its set of devices until its last reference is gone, and resets of that set would reach a device
+//! that the host has taken back. The device itself is reachable only inside the gate, while it is
+//! open.
 
 use crate::{
     gate::Gate,

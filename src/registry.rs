@@ -2,9 +2,9 @@
 
 //! The buffers of a device, and their places in its offset space.
 //!
-//! Each exported buffer has a [window](crate::pure::windows) in the offset space, so that any mapping of
-//! any buffer is linear in it, whatever its ranges are, and one buffer can be zapped without
-//! touching others. The hidden buffer of a BAR stands where VFIO has the BAR.
+//! Each exported buffer has a [window](crate::pure::windows) in the offset space, so that any
+//! mapping of any buffer is linear in it, whatever its ranges are, and one buffer can be zapped
+//! without touching others. The hidden buffer of a BAR stands where VFIO has the BAR.
 
 use crate::{
     buffer::Buffer,

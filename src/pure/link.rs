@@ -5,16 +5,18 @@
 //! Pure. After a fatal error the kernel resets the link, and the device with it. An error that was
 //! not fatal changes nothing, as with in-tree vfio-pci: the device is lost only if it is.
 //!
-//! | link | fatal | not recovered, the device answers | …, it does not | recovered, decoding | …, not decoding | abandoned | restored |
+//! | link | fatal | gone: no | gone: yes | decodes | decodes not | abandoned | restored |
 //! |---|---|---|---|---|---|---|---|
 //! | `Works` | → `Recovering` | `Works` | → `Lost` | `Works` | `Works` | `Works` | `Works` |
-//! | `Recovering` | `Recovering` | → `Lost` | → `Lost` | → `Works` | → `Lost` | → `Lost` | `Recovering` |
+//! | `Recovering` | same | → `Lost` | → `Lost` | → `Works` | → `Lost` | → `Lost` | same |
 //! | `Lost` | → `Recovering` | `Lost` | `Lost` | → `Works` | `Lost` | `Lost` | → `Works` |
 //!
-//! *decoding* says that the device decodes accesses to its memory. A reset of the link leaves it
-//! without addresses and with memory disabled, until its owner restores both. *abandoned* says that the device is being unbound, so the kernel does not tell how its recovery
-//! ends. *restored* says that the device was opened anew, that its owner enabled its memory, or that
-//! a reset worked: none of these ends a recovery under way.
+//! *gone* is asked when the kernel has given up, *decodes* when its recovery has worked:
+//! whether accesses to the device's memory are decoded. A reset of the link leaves it
+//! without addresses and with memory disabled, until its owner restores both. *abandoned* says that
+//! the device is being unbound, so the kernel does not tell how its recovery ends. *restored* says
+//! that the device was opened anew, that its owner enabled its memory, or that a reset worked: none
+//! of these ends a recovery under way.
 
 /// The state of the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Arithmetic, transitions and decoding: no calls of the kernel but allocations. KUnit compiles this
-//! folder a second time.
+//! Arithmetic, transitions and decoding: no calls of the kernel but allocations. KUnit compiles
+//! this folder a second time.
 
 pub(crate) mod config_space;
 pub(crate) mod denylist;

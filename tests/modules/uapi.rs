@@ -50,7 +50,8 @@ pub const READ_PTE: u32 = iowr::<Pte>(8);
 ///
 /// It sleeps, so the function must be one that may; with the locks that its callers hold.
 ///
-/// Errors: `EBUSY`: done before with this file; `EINVAL`: no name; and what `register_kprobe()` says:
+/// Errors: `EBUSY`: done before with this file; `EINVAL`: no name; and what `register_kprobe()`
+/// says:
 /// `ENOENT`, `EINVAL`: no such function, or not one that can have a probe.
 pub const ARM: u32 = iow::<Arm>(16);
 /// Lets the thread continue; no thread stops after this. No argument. Error: `ENOTCONN`: not armed.

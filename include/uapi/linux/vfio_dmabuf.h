@@ -67,7 +67,7 @@ struct vfio_region_dma_range {
  * struct vfio_device_feature_dma_buf - payload of VFIO_DEVICE_FEATURE_DMA_BUF
  * @region_index: the BAR, 0 to 5
  * @open_flags: flags of the new fd as for open(2): O_RDONLY or O_RDWR, O_CLOEXEC, O_NONBLOCK
- * @flags: VFIO_DMABUF_BUFFER, VFIO_DMABUF_TYPE1, a VFIO_DMABUF_ATTR_* value; all other bits are 0
+ * @flags: VFIO_DMABUF_BUFFER, VFIO_DMABUF_TYPE1, a VFIO_DMABUF_ATTR_* value; else 0
  * @nr_ranges: number of elements in @dma_ranges
  * @dma_ranges: the ranges; they may overlap and come in any order
  */
@@ -99,9 +99,9 @@ struct vfio_device_feature_dma_buf {
  * define VFIO_DMABUF_TYPE1 - in vfio_device_feature_dma_buf.flags: let type1 containers map it
  *
  * Without the flag, VFIO_IOMMU_MAP_DMA of a mapping of the buffer is EFAULT. type1 is not notified
- * when page table entries are removed: with the flag, a container that has mapped the buffer for DMA
- * keeps that DMA access after a revoke, a reset or a close, until its process unmaps. Set it for a
- * buffer that only trusted processes get.
+ * when page table entries are removed: with the flag, a container that has mapped the buffer
+ * for DMA keeps that DMA access after a revoke, a reset or a close, until its process unmaps. Set
+ * it for a buffer that only trusted processes get.
  */
 #define VFIO_DMABUF_TYPE1	(1U << 26)
 

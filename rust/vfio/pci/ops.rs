@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `vfio_device_ops` of a variant driver: what of them is the driver's, and the core's for the rest.
+//! `vfio_device_ops` of a variant driver: its own operations, and the core's for the rest.
 //!
 //! C header: [`include/linux/vfio.h`](srctree/include/linux/vfio.h)
 
@@ -151,15 +151,14 @@ unsafe extern "C" fn open_device<T: Operations>(vdev: *mut bindings::vfio_device
 unsafe extern "C" fn close_device<T: Operations>(vdev: *mut bindings::vfio_device) {
     // SAFETY: The VFIO core closes a device that it has opened.
     let device = unsafe { Device::<T>::from_raw(vdev) };
-    let opened = T::close_device(device);
-    let is_own = |opened: &Opened| core::ptr::eq(opened.as_ptr(), device.core().as_ptr());
+    let is_own = |opened: Opened| core::ptr::eq(opened.as_ptr(), device.core().as_ptr());
+    let is_back = T::close_device(device).is_some_and(is_own);
     // Better a device that stays open than one that is used after this.
-    if kernel::warn_on!(!opened.as_ref().is_some_and(is_own)) {
+    if kernel::warn_on!(!is_back) {
         // A value that was kept refers to it for ever.
         device.inc_ref();
         return;
     }
-    drop(opened);
     // SAFETY: The value is gone, so nothing relies on the device being open.
     unsafe { bindings::vfio_pci_core_close_device(vdev) };
 }
@@ -183,9 +182,13 @@ unsafe extern "C" fn ioctl<T: Operations>(
         // SAFETY: The arguments are those that we got.
         let call = || unsafe { bindings::vfio_pci_core_ioctl(vdev, cmd, arg) };
         match cmd {
-            uapi::IOCTL_RESET => {
-                changing(device, open, MemoryChange::Reset, (UserPtr::from_addr(arg), 0), call)
-            }
+            uapi::IOCTL_RESET => changing(
+                device,
+                open,
+                MemoryChange::Reset,
+                (UserPtr::from_addr(arg), 0),
+                call,
+            ),
             uapi::IOCTL_HOT_RESET => {
                 let args = UserPtr::from_addr(arg);
                 // The first word says how many bytes there are.
@@ -225,8 +228,9 @@ unsafe extern "C" fn device_feature<T: Operations>(
             uapi::FEATURE_LOW_POWER_ENTRY | uapi::FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP if sets => {
                 // CAST: An errno, or an fd.
                 let args = (UserPtr::from_ptr(arg), argsz);
-                let result =
-                    changing(device, open, MemoryChange::LowPower, args, || call() as isize)?;
+                let result = changing(device, open, MemoryChange::LowPower, args, || {
+                    call() as isize
+                })?;
                 // CAST: It was one before.
                 Ok(result as c_int)
             }

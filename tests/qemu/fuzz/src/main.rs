@@ -3,11 +3,11 @@
 //!
 //!     fuzz [--seed N] [--from ROUND] [--minutes N] [--rounds N]
 //!
-//! In each round some processes ([`player`]) make calls by chance on one device at the same time: its
-//! owner, an unprivileged holder of its fd, an unprivileged holder of buffers only, and, where
+//! In each round some processes ([`player`]) make calls by chance on one device at the same time:
+//! its owner, an unprivileged holder of its fd, an unprivileged holder of buffers only, and, where
 //! there are cdevs, one that has not bound the device's file. Each call may answer only what
-//! [`verdict`] has for it. After each round a witness, which only this program has, must be as it was
-//! ([`stage`]).
+//! [`verdict`] has for it. After each round a witness, which only this program has, must be as it
+//! was ([`stage`]).
 //!
 //! The calls of a process depend on its seed alone; what they meet depends on the others. A failure
 //! names the seed of the run and the round: `make fuzz SEED=N FROM=ROUND` starts there.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Messages between processes, of any type that serde knows, perhaps with an fd, over a UNIX socket.
+//! Messages between processes, of any type that serde knows, perhaps with an fd, over a UNIX
+//! socket.
 
 use std::fmt::Debug;
 use std::io::{IoSlice, IoSliceMut};

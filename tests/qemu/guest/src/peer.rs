@@ -2,9 +2,9 @@
 //! A second process that follows orders.
 //!
 //! [`Peer::fork`] makes a child that waits for orders: map this fd, load from there, unmap. Both
-//! sides of a case with two processes thus stand in one function, in the order in which they happen.
-//! The child holds what its parent held at the fork, and what was sent to it: fork it first and it
-//! has no VFIO fd. It ends with the [`Peer`], or with its parent.
+//! sides of a case with two processes thus stand in one function, in the order in which they
+//! happen. The child holds what its parent held at the fork, and what was sent to it: fork it first
+//! and it has no VFIO fd. It ends with the [`Peer`], or with its parent.
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The test module (`tests/modules`): its importer of dma-bufs and its data race. [`crate::ptes`] and
-//! [`crate::pause`] have the rest.
+//! The test module (`tests/modules`): its importer of dma-bufs and its data race. [`crate::ptes`]
+//! and [`crate::pause`] have the rest.
 
 use std::ffi::CStr;
 use std::fs::File;

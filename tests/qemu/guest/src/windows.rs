@@ -90,7 +90,8 @@ windows! {
     LINK_RESET = Kernel(&["pci_bus_error_reset"]);
     /// A recovery from a link error has failed; drivers are about to be notified.
     RECOVERY_FAILS = Kernel(&["report_perm_failure_detected"]);
-    /// User space is about to be notified of a link error. In vfio_pci_core; the driver has handled it.
+    /// User space is about to be notified of a link error. In vfio_pci_core; the driver has handled
+    /// it.
     ERROR_EVENT = Kernel(&["vfio_pci_core_aer_err_detected"]);
     /// A recovery from a link error is over; all drivers have been notified.
     RECOVERY_ENDS = Kernel(&["pcie_clear_device_status"]);

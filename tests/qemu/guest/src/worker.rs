@@ -109,8 +109,8 @@ pub fn start_away(work: impl FnOnce()) -> Result<i32> {
     unsafe { libc::_exit(0) }
 }
 
-/// Forks a child that exits with the status that `work` returns. The kernel kills it when its parent
-/// ends.
+/// Forks a child that exits with the status that `work` returns. The kernel kills it when its
+/// parent ends.
 pub(crate) fn start_child(work: impl FnOnce() -> i32) -> Result<Pid> {
     let parent = Pid::this();
     // SAFETY: cases fork while they have one thread; the child leaves by _exit(), so no destructor

@@ -75,7 +75,8 @@ impl Case {
     }
 }
 
-/// The cases of a file: `setup => "row": [name, name, …], "row": […];` for functions of these names.
+/// The cases of a file: `setup => "row": [name, name, …], "row": […];` for functions of these
+/// names.
 ///
 /// A case that proves more than one row stands in each.
 macro_rules! cases {

@@ -274,8 +274,8 @@ impl Model {
         &mut self.importers[id as usize]
     }
 
-    /// Applies `step`; returns the outcome that it must have. `None`: it makes no sense now (a slot is
-    /// empty, or not), and nothing happens.
+    /// Applies `step`; returns the outcome that it must have. `None`: it makes no sense now (a slot
+    /// is empty, or not), and nothing happens.
     pub fn apply(&mut self, step: &Step) -> Option<Expect> {
         let by = step.by;
         match step.op {

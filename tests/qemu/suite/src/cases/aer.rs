@@ -2,8 +2,8 @@
 //! Errors of the link to a device, from which the kernel recovers by a reset that neither the
 //! device's user nor the administrator has asked for.
 //!
-//! That reset leaves the device without addresses, with in-tree vfio-pci too: its user gets an event, and
-//! disables and enables the memory of the device, which writes them anew.
+//! That reset leaves the device without addresses, with in-tree vfio-pci too: its user gets an
+//! event, and disables and enables the memory of the device, which writes them anew.
 
 use std::os::fd::AsRawFd;
 use std::thread::{sleep, ScopedJoinHandle};
@@ -299,7 +299,8 @@ fn lost_device_is_back_when_it_is_opened_anew() -> Result<()> {
     config.restore(&sibling)
 }
 
-/// The process that waits may be the one that has the device open, and unbinding waits for its close.
+/// The process that waits may be the one that has the device open, and unbinding waits for its
+/// close.
 fn unbind_ends_the_waits_for_a_recovery() -> Result<()> {
     let pci = edu()?;
     let config = Config::of(&pci)?;

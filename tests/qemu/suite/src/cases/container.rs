@@ -121,8 +121,8 @@ fn type1_refuses_the_mapping_of_a_buffer() -> Result<()> {
     Ok(())
 }
 
-/// A container follows a mapping to its page frames once, when memory is mapped, and is not notified
-/// of a revoke: the owner has said that this is what it wants.
+/// A container follows a mapping to its page frames once, when memory is mapped, and is not
+/// notified of a revoke: the owner has said that this is what it wants.
 fn type1_mapping_of_a_buffer_exported_for_it_outlives_its_revoke() -> Result<()> {
     let device = open_edu()?;
     master_the_bus(&device)?;

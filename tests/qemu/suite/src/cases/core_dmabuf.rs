@@ -105,7 +105,7 @@ fn unknown_flags_are_einval_either_way() -> Result<()> {
     for told in [false, true] {
         let _told = if told { Some(Told::new()?) } else { None };
         for bit in 0..26 {
-            for flags in [1 << bit, 1 << bit | uapi::VFIO_DMABUF_BUFFER] {
+            for flags in [1 << bit, (1 << bit) | uapi::VFIO_DMABUF_BUFFER] {
                 let what = format!("flags {flags:#x}, told {told}");
                 check::errno(&what, export(&device, flags), Errno::EINVAL)?;
             }

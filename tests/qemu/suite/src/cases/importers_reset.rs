@@ -54,7 +54,8 @@ cases! {
 
 const TEMPORARILY: u32 = uapi::VFIO_DMABUF_STATUS_REVOKED_TEMP;
 
-/// Disables memory by `off` and enables it by `on`: importers are invalidated, refused, and admitted.
+/// Disables memory by `off` and enables it by `on`: importers are invalidated, refused, and
+/// admitted.
 fn away_and_back(
     rig: &Rig,
     off: impl Fn(&Device) -> Result<()>,

@@ -143,8 +143,8 @@ fn name_of_a_buffer_has_its_bar() -> Result<()> {
     Ok(())
 }
 
-/// A dma-buf's file may be freed while an O_PATH descriptor keeps its name alive. A driver that finds
-/// mappings through the buffer's file then uses freed memory, or another file.
+/// A dma-buf's file may be freed while an O_PATH descriptor keeps its name alive. A driver that
+/// finds mappings through the buffer's file then uses freed memory, or another file.
 fn o_path_descriptor_of_a_buffer_that_is_gone_does_no_harm() -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let device = open_edu()?;

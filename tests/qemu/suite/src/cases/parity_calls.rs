@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Calls that must neither disturb importers nor wait for anybody, as in-tree vfio-pci's do not; and
-//! what importers of a buffer that is not writable may do.
+//! Calls that must neither disturb importers nor wait for anybody, as in-tree vfio-pci's do not;
+//! and what importers of a buffer that is not writable may do.
 
 use std::fs;
 
