@@ -31,7 +31,10 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    page::PAGE_SHIFT,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*, //
 };
 
@@ -111,7 +114,8 @@ unsafe extern "C" fn open<T: Exporter>(vma: *mut bindings::vm_area_struct) {
     }
 }
 
-/// Removes the entries of the mapping that `fork()` is about to copy. Both processes fault anew.
+/// Removes the entries of a mapping that `fork()` is about to copy, if it may have large ones. Both
+/// processes fault anew.
 ///
 /// `copy_huge_pmd()` reads an entry, and writes it to the child's table later without looking
 /// again: one that was zapped meanwhile would come back to life in the child.
@@ -130,6 +134,9 @@ unsafe fn empty_original(copy: *mut bindings::vm_area_struct) {
     }
     // SAFETY: By the requirements of this function.
     let (start, end) = unsafe { bounds(copy) };
+    if end - start < PAGE_SIZE << fault::PMD_ORDER {
+        return;
+    }
     // SAFETY: `fork()` holds the `mmap_lock` of the original for writing.
     let original = unsafe { bindings::find_vma(own, start) };
     if original.is_null() {
