@@ -93,7 +93,7 @@ pub(crate) unsafe extern "C" fn map_pages(
 /// # Safety
 ///
 /// Called by the memory management for a VMA that
-/// [`NewMapping::install`](crate::mm::NewMapping::install) set up.
+/// [`PlacedMapping::install`](crate::mm::PlacedMapping::install) set up.
 pub(crate) unsafe extern "C" fn fault<T: Exporter>(
     vmf: *mut bindings::vm_fault,
 ) -> bindings::vm_fault_t {
@@ -231,7 +231,7 @@ unsafe fn faulting<'a, T: Exporter>(
 ///
 /// # Invariants
 ///
-/// `vmf` is valid, its VMA was set up by [`NewMapping::install`](crate::mm::NewMapping::install).
+/// `vmf` is valid; [`PlacedMapping::install`](crate::mm::PlacedMapping::install) set its VMA up.
 pub struct Fault<'a> {
     vmf: NonNull<bindings::vm_fault>,
     order: u32,

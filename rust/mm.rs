@@ -99,7 +99,7 @@ impl<T: Exporter> VmOps<T> {
 ///
 /// # Safety
 ///
-/// Called by the memory management for a VMA that [`NewMapping::install`] set up.
+/// Called by the memory management for a VMA that [`PlacedMapping::install`] set up.
 unsafe extern "C" fn open<T: Exporter>(vma: *mut bindings::vm_area_struct) {
     // SAFETY: By the requirements of this function.
     unsafe { empty_original(vma) };
@@ -167,7 +167,7 @@ unsafe fn bounds(vma: *mut bindings::vm_area_struct) -> (usize, usize) {
 ///
 /// # Safety
 ///
-/// Called by the memory management for a VMA that [`NewMapping::install`] set up.
+/// Called by the memory management for a VMA that [`PlacedMapping::install`] set up.
 unsafe extern "C" fn close<T: Exporter>(vma: *mut bindings::vm_area_struct) {
     // SAFETY: As in `open`: the reference of the mapping is dropped after this.
     T::mapping_removed(unsafe { Exported::from_file((*vma).vm_file) });
@@ -212,7 +212,7 @@ impl BarMapping<'_> {
     /// # Errors
     ///
     /// `EINVAL`: the dma-buf has not the address space of the device fd, or see
-    /// [`NewMapping::install`]. The mapping is then to be refused.
+    /// [`NewMapping::place`]. The mapping is then to be refused.
     pub fn adopt_and_install<T: Exporter>(
         self,
         dma_buf: &DmaBuf<T>,
@@ -282,25 +282,18 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
         unsafe { (*self.vma()).vm_pgoff }
     }
 
-    /// Makes it a mapping of device memory at `page_offset` of its address space, with the cache
-    /// mode of `ops`.
+    /// Chooses page `page_offset` of the address space as the place of the mapping.
     ///
     /// # Errors
     ///
     /// `EINVAL`: it is not `MAP_SHARED`, or does not end within the address space.
-    pub fn install(
-        self,
-        ops: &'static VmOps<T>,
-        page_offset: usize,
-        followers: Followers,
-    ) -> Result<Installed<'a>> {
+    pub fn place(self, page_offset: usize) -> Result<PlacedMapping<'a, T>> {
         self.check(page_offset)?;
-        self.set_up(ops, page_offset, followers);
-        Ok(Installed(PhantomData))
+        Ok(PlacedMapping(self, page_offset))
     }
 
     /// Whether it is `MAP_SHARED`. (`VM_SHARED` is not set for a read-only file.)
-    pub fn is_shared(&self) -> bool {
+    fn is_shared(&self) -> bool {
         // The constant is not to be had in Rust: it has the value of `VM_MAYEXEC` in Linux 7.2.
         // SAFETY: The VMA is ours.
         unsafe { bindings::kernel_ext_is_shared(self.vma()) }
@@ -319,7 +312,7 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
         }
     }
 
-    /// The rest of [`NewMapping::install`], which cannot fail.
+    /// The rest of [`PlacedMapping::install`].
     fn set_up(self, ops: &'static VmOps<T>, page_offset: usize, followers: Followers) {
         let vma = self.vma();
         // SAFETY: The VMA is ours; it is a mapping of `T`, as `ops` expects.
@@ -340,5 +333,16 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
         }
         // SAFETY: By the type invariant.
         T::mapping_added(unsafe { Exported::from_file((*vma).vm_file) });
+    }
+}
+
+/// A [`NewMapping`] that is known to fit in its place in the address space.
+pub struct PlacedMapping<'a, T>(NewMapping<'a, T>, usize);
+
+impl<'a, T: Exporter> PlacedMapping<'a, T> {
+    /// Makes it a mapping of device memory, with the cache mode of `ops`.
+    pub fn install(self, ops: &'static VmOps<T>, followers: Followers) -> Installed<'a> {
+        self.0.set_up(ops, self.1, followers);
+        Installed(PhantomData)
     }
 }

@@ -57,15 +57,16 @@ macro_rules! tracepoints {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty = $raw:expr);* $(;)?);)*) => {$(
         $(#[$doc])*
         #[inline(always)]
-        pub fn $name(device: &CStr, $($arg: $ty),*) {
+        pub fn $name<'a>(arguments: impl FnOnce() -> (&'a CStr, $($ty),*)) {
             /// Out of line: the caller keeps only the test whether the tracepoint is enabled.
             #[cold]
             #[inline(never)]
-            fn emit(device: &CStr, $($arg: $ty),*) {
+            fn emit<'a>(arguments: impl FnOnce() -> (&'a CStr, $($ty),*)) {
+                let (device, $($arg),*) = arguments();
                 emit!($name, device, $($raw),*);
             }
             if enabled!($name) {
-                emit(device, $($arg),*);
+                emit(arguments);
             }
         }
     )*};

@@ -161,7 +161,8 @@ impl Buffer {
         let place = memory.registry.reserve(pages)?;
         let dma_buf = Self::new_dma_buf(memory, spec, place.window(), false)?;
         place.fill(dma_buf.exported().into());
-        dma_buf.exported().trace(trace::buffer_export);
+        let buffer = dma_buf.exported();
+        trace::buffer_export(|| buffer.place());
         Ok(dma_buf)
     }
 
@@ -196,10 +197,9 @@ impl Buffer {
     /// Puts the hidden buffer of a BAR under a mapping of it through the device fd. The offsets of
     /// the device fd are those of the offset space.
     pub(crate) fn adopt(dma_buf: &DmaBuf<Self>, mapping: BarMapping<'_>) -> Result {
-        let page = mapping.page_offset();
-        mapping.adopt_and_install(dma_buf, &NONCACHED)?;
-        dma_buf.exported().trace_mmap(page);
-        Ok(())
+        let buffer = dma_buf.exported();
+        trace::buffer_mmap(|| buffer.place_of_mapping(mapping.page_offset()));
+        mapping.adopt_and_install(dma_buf, &NONCACHED)
     }
 
     /// Size, pages.
@@ -290,7 +290,7 @@ impl Buffer {
             buffer.apply(Event::Revoke)?;
         }
         buffer.memory.space.zap(buffer.window, buffer.pages());
-        buffer.trace(trace::buffer_revoke);
+        trace::buffer_revoke(|| buffer.place());
         buffer.memory.importers.drain(buffer.window, dma_buf)?;
         buffer.apply(Event::Drained)
     }
@@ -309,21 +309,15 @@ impl Buffer {
         f(&open.memory_enabled().ok_or(ENODEV)?)
     }
 
-    /// Reports the buffer to a tracepoint: its BAR, where it is, and how large, pages.
-    #[inline(always)]
-    pub(crate) fn trace(&self, tracepoint: impl FnOnce(&CStr, usize, usize, usize)) {
-        let name = &self.memory.device_name;
-        tracepoint(name, self.bar.index(), self.window, self.pages());
+    /// What tracepoints tell of the buffer: its device, its BAR, where it is, and how large, pages.
+    pub(crate) fn place(&self) -> (&CStr, usize, usize, usize) {
+        self.place_of_mapping(self.window)
     }
 
-    /// Reports a mapping from page `page` of the offset space on.
-    fn trace_mmap(&self, page: usize) {
-        trace::buffer_mmap(
-            &self.memory.device_name,
-            self.bar.index(),
-            page,
-            self.pages(),
-        );
+    /// The same for a mapping from page `page` of the offset space on.
+    fn place_of_mapping(&self, page: usize) -> (&CStr, usize, usize, usize) {
+        let name = &self.memory.device_name;
+        (name, self.bar.index(), page, self.pages())
     }
 }
 
@@ -342,16 +336,17 @@ impl Exporter for Buffer {
             .window
             .checked_add(mapping.page_offset())
             .ok_or(EINVAL)?;
+        let mapping = mapping.place(page)?;
         let ops = match exported.memattr().cache_mode() {
             CacheMode::Noncached => &NONCACHED,
             CacheMode::WriteCombining => &WRITE_COMBINING,
         };
         // A revoke right after this check makes the mapping one that always faults.
-        if mapping.is_shared() && !exported.life().is_live() {
+        if !exported.life().is_live() {
             return Err(ENODEV);
         }
-        let installed = mapping.install(ops, page, exported.followers)?;
-        exported.trace_mmap(page);
+        let installed = mapping.install(ops, exported.followers);
+        trace::buffer_mmap(|| exported.place_of_mapping(page));
         Ok(installed)
     }
 
@@ -383,7 +378,7 @@ impl Exporter for Buffer {
         }
         buffer.if_importable(|_| Ok(()))?;
         buffer.memory.importers.attach(buffer.window, dma_buf)?;
-        buffer.trace(trace::importer_attach);
+        trace::importer_attach(|| buffer.place());
         Ok(())
     }
 
@@ -413,7 +408,7 @@ impl Exporter for Buffer {
     }
 
     fn release(exported: ArcBorrow<'_, Exported<Self>>) {
-        exported.trace(trace::buffer_release);
+        trace::buffer_release(|| exported.place());
         if !exported.hidden {
             exported.memory.registry.remove(exported.window);
         }

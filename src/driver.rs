@@ -93,7 +93,7 @@ pub(crate) struct SuspendGuard<'a> {
 
 impl Drop for SuspendGuard<'_> {
     fn drop(&mut self) {
-        trace::memory_resume(&self.memory.device_name);
+        trace::memory_resume(|| (&self.memory.device_name,));
     }
 }
 
@@ -166,7 +166,7 @@ impl Operations for DeviceData {
             return Ok(None);
         }
         let memory = &*device.memory;
-        trace::memory_suspend(&memory.device_name);
+        trace::memory_suspend(|| (&memory.device_name,));
         // Before the gate closes: this may wait long for an importer.
         let suspension = memory.importers.suspend()?;
         Ok(Some(SuspendGuard {
@@ -179,13 +179,16 @@ impl Operations for DeviceData {
     fn changed(device: &Device, open: &OpenCore, change: MemoryChange, worked: bool) {
         let restored = match change {
             MemoryChange::ConfigWrite { .. } => {
-                device.memory.gate.set_asleep(open.is_asleep());
+                let (gate, asleep) = (&device.memory.gate, open.is_asleep());
+                if asleep || gate.is_impaired() {
+                    gate.set_asleep(asleep);
+                }
                 open.memory_enabled().is_some()
             }
             MemoryChange::Reset => worked,
             MemoryChange::LowPower => false,
         };
-        if restored {
+        if restored && device.memory.gate.is_impaired() {
             device.memory.link(Event::Restored);
         }
     }

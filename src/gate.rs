@@ -22,6 +22,7 @@ use kernel::{
     prelude::*,
     sync::atomic::{
         Atomic,
+        Full,
         Relaxed, //
     },
     time::{
@@ -58,6 +59,11 @@ pub(crate) struct Gate {
     /// Tasks that wait until the gate lets them in.
     #[pin]
     waiters: WaitQueue,
+    /// How many these are. A task counts itself before it looks at `state`.
+    waiting: Atomic<u32>,
+    /// Whether `state` has something that a change may have to mend: the device is asleep, or its
+    /// link does not work. Changes with `state` locked for writing.
+    impaired: Atomic<u32>,
     /// Changes come one after the other.
     #[pin]
     turn: RwLock<()>,
@@ -166,6 +172,8 @@ impl Gate {
         pin_init!(Self {
             state <- new_rwlock!(state, "Gate::state"),
             waiters <- new_wait_queue!("Gate::waiters"),
+            waiting: Atomic::new(0),
+            impaired: Atomic::new(0),
             turn <- new_rwlock!((), "Gate::turn"),
             starved: Atomic::new(0),
         })
@@ -194,7 +202,8 @@ impl Gate {
     /// `ERESTARTSYS`: the task was killed while it waited for its turn.
     pub(crate) fn change(&self) -> Result<Change<'_>> {
         let turn = self.turn.write_killable()?;
-        if self.starved.xchg(0, Relaxed) != 0 {
+        if self.starved.load(Relaxed) != 0 {
+            self.starved.store(0, Relaxed);
             fsleep(GRACE);
         }
         self.update(|state| state.changing = Some(current_task()));
@@ -219,6 +228,11 @@ impl Gate {
         });
     }
 
+    /// Whether the device is asleep, or its link does not work.
+    pub(crate) fn is_impaired(&self) -> bool {
+        self.impaired.load(Relaxed) != 0
+    }
+
     /// The owner has put the device into D3hot, or out of it.
     pub(crate) fn set_asleep(&self, asleep: bool) {
         self.update(|state| state.asleep = asleep);
@@ -238,8 +252,10 @@ impl Gate {
         let mut state = self.state.write();
         let was_closed = state.is_closed();
         let result = change(&mut state);
+        let impaired = state.asleep || state.link != Link::Works;
+        self.impaired.store(impaired.into(), Relaxed);
         drop(state);
-        if was_closed {
+        if was_closed && self.waiting.load(Relaxed) != 0 {
             self.waiters.wake_all();
         }
         result
@@ -255,6 +271,9 @@ impl Gate {
         if again {
             self.starved.store(1, Relaxed);
         }
-        self.waiters.wait(wait, || !self.state.read().keeps_out())
+        self.waiting.fetch_add(1, Full);
+        let result = self.waiters.wait(wait, || !self.state.read().keeps_out());
+        self.waiting.fetch_sub(1, Relaxed);
+        result
     }
 }

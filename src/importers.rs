@@ -239,6 +239,7 @@ impl Importers {
 
 /// Tells the importers of a buffer to look whether they may have it mapped.
 fn invalidate(dma_buf: &DmaBuf<Buffer>) {
-    dma_buf.exported().trace(trace::importer_invalidate);
+    let buffer = dma_buf.exported();
+    trace::importer_invalidate(|| buffer.place());
     dma_buf.invalidate();
 }

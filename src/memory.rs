@@ -100,7 +100,7 @@ impl Memory {
 
     /// A reset begins that cannot be put off.
     pub(crate) fn reset_begins(&self) {
-        trace::memory_suspend(&self.device_name);
+        trace::memory_suspend(|| (&self.device_name,));
         self.gate.reset_begins();
         self.take_away();
     }
@@ -110,19 +110,19 @@ impl Memory {
         self.gate.reset_ends();
         // After the gate opens, so that an importer may remap from its invalidate callback.
         self.importers.resume();
-        trace::memory_resume(&self.device_name);
+        trace::memory_resume(|| (&self.device_name,));
     }
 
     /// Something happens to the link: importers are kept out as long as it does not work.
     pub(crate) fn link(&self, event: link::Event) {
         match self.gate.link(event) {
             (Link::Works, Link::Recovering | Link::Lost) => {
-                trace::memory_suspend(&self.device_name);
+                trace::memory_suspend(|| (&self.device_name,));
                 self.take_away();
             }
             (Link::Recovering | Link::Lost, Link::Works) => {
                 self.importers.resume();
-                trace::memory_resume(&self.device_name);
+                trace::memory_resume(|| (&self.device_name,));
             }
             _ => {}
         }
