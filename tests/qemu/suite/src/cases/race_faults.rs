@@ -28,6 +28,7 @@ cases! {
             fault_half_way_holds_up_the_last_close, fault_after_the_start_of_a_revoke_is_sigbus,
             fault_after_the_start_of_the_last_close_is_sigbus,
             fault_after_the_start_of_a_reset_waits_for_its_end,
+            fault_after_the_start_of_memory_off_waits_and_is_sigbus,
         ],
         "race: mmap, fork, export and revoke against revoke or close": [
             second_revoke_does_not_rely_on_the_first, mapping_that_a_revoke_overtook_is_dead,
@@ -190,6 +191,24 @@ fn fault_half_way_holds_up_memory_off() -> Result<()> {
     pause.end()?;
     check::works("memory off", off.finish()?)?;
     client.finish()?;
+    client.has_nothing("with memory off")?;
+    device.set_memory(true)?;
+    heals(&client)
+}
+
+/// The core has removed all entries, and not yet disabled memory: nobody may make one now.
+fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
+    let peer = Peer::fork()?;
+    let device = open_edu()?;
+    let client = Client::new(peer, &device)?;
+    let off = || device.set_memory(false).map_err(|_| Errno::EIO);
+    let (pause, off) = Pause::call(windows::ZAP, off)?;
+    client.peer.begin_load(client.address)?;
+    std::thread::sleep(WHILE);
+    client.has_nothing("before memory is off")?;
+    pause.end()?;
+    check::works("memory off", off.finish()?)?;
+    check::bus_error("the load that waited", client.peer.finish_load()?)?;
     client.has_nothing("with memory off")?;
     device.set_memory(true)?;
     heals(&client)
