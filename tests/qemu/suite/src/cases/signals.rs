@@ -45,10 +45,12 @@ cases! {
 }
 
 /// A system call that waits for an importer.
+///
+/// Dropped in this order: the last close of the device would wait for the importer.
 struct Waiting {
-    rig: Rig,
-    importer: Importer,
     call: Call,
+    importer: Importer,
+    rig: Rig,
 }
 
 impl Waiting {
@@ -57,7 +59,7 @@ impl Waiting {
         let importer = rig.mapped(NEVER_UNMAPS)?;
         let mut call = Call::start(|| operation(&rig.device))?;
         call.hangs_for(WHILE)?;
-        Ok(Waiting { rig, importer, call })
+        Ok(Waiting { call, importer, rig })
     }
 
     /// Checks that it waits still, or again: it has not happened, and has not failed.
@@ -172,7 +174,7 @@ fn stopped_revoke_says_that_it_was_interrupted() -> Result<()> {
     let importer = rig.mapped(NEVER_UNMAPS)?;
     let mut call = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
     call.hangs_for(WHILE)?;
-    let waiting = Waiting { rig, importer, call };
+    let waiting = Waiting { call, importer, rig };
     waiting.stop_and_continue()?;
     check::errno("REVOKE", waiting.call.finish()?, Errno::EINTR)?;
     waiting.rig.has_status("after EINTR", uapi::VFIO_DMABUF_STATUS_REVOKED)?;
