@@ -68,7 +68,7 @@ pub trait Exporter: Sized + Send + Sync + 'static {
 
     /// Waits until the access of a fault that was [`Outcome::Unavailable`] may be tried again.
     ///
-    /// If possible no lock is held. `again` tells that the same access has waited before.
+    /// If possible no lock is held. `again`: the same access has waited before.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ impl<T: Exporter> Exported<T> {
     ///
     /// # Safety
     ///
-    /// `file` is one of a dma-buf of exporter `T`, and somebody holds a reference during `'a`.
+    /// `file` is one of a dma-buf of exporter `T`, and a reference is held during `'a`.
     pub(crate) unsafe fn from_file<'a>(file: *mut bindings::file) -> &'a Self {
         // SAFETY: The private data of a dma-buf file is the dma-buf.
         let dma_buf = unsafe { (*file).private_data }.cast::<bindings::dma_buf>();
@@ -128,7 +128,7 @@ impl<T: Exporter> Exported<T> {
     ///
     /// # Safety
     ///
-    /// `dma_buf` is one of exporter `T`, and somebody holds a reference during `'a`.
+    /// `dma_buf` is one of exporter `T`, and a reference is held during `'a`.
     unsafe fn from_dma_buf<'a>(dma_buf: *mut bindings::dma_buf) -> &'a Self {
         // SAFETY: By the requirements of this function; `DmaBuf::export` put it there.
         unsafe { &*(*dma_buf).priv_.cast() }
@@ -279,7 +279,7 @@ impl Attachment {
         unsafe { (*self.0.get()).peer2peer }
     }
 
-    /// Whether the importer unmaps when it is told to. `dma_buf_attach_revocable()`
+    /// Whether the importer has an invalidate callback. `dma_buf_attach_revocable()`
     pub fn is_revocable(&self) -> bool {
         // SAFETY: The attachment is valid.
         unsafe { bindings::dma_buf_attach_revocable(self.0.get()) }
@@ -329,7 +329,7 @@ impl<T: Exporter> DmaBuf<T> {
             priv_: Arc::as_ptr(&exported).cast_mut().cast(),
             ..pin_init::zeroed()
         };
-        // SAFETY: `info` is complete. No callback runs before somebody gets at the dma-buf.
+        // SAFETY: `info` is complete. No callback runs before the dma-buf has an fd.
         let ptr = match from_err_ptr(unsafe { bindings::dma_buf_export(&info) }) {
             Ok(ptr) => ptr,
             Err(err) => {
@@ -358,7 +358,7 @@ impl<T: Exporter> DmaBuf<T> {
     ///
     /// # Safety
     ///
-    /// `file` is one of a dma-buf of exporter `T`, and somebody holds a reference.
+    /// `file` is one of a dma-buf of exporter `T`, and a reference is held.
     pub(crate) unsafe fn from_file(file: *mut bindings::file) -> Self {
         // SAFETY: By the requirements of this function.
         unsafe { bindings::get_file(file) };

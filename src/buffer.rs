@@ -259,7 +259,7 @@ impl Buffer {
         self.life().status(self.memory.is_enabled())
     }
 
-    /// What a listing of buffers tells about this one.
+    /// What a listing of buffers shows of this one.
     pub(crate) fn describe(&self, memory_enabled: bool) -> Description {
         Description {
             offset: (self.window as u64) << PAGE_SHIFT,
@@ -277,7 +277,7 @@ impl Buffer {
         }
     }
 
-    /// Takes the buffer away from everybody, for good.
+    /// Revokes the buffer for good.
     ///
     /// # Errors
     ///
@@ -309,7 +309,8 @@ impl Buffer {
         f(&open.memory_enabled().ok_or(ENODEV)?)
     }
 
-    /// What tracepoints tell of the buffer: its device, its BAR, where it is, and how large, pages.
+    /// What tracepoints report of the buffer: its device, its BAR, where it is, and how large,
+    /// pages.
     pub(crate) fn place(&self) -> (&CStr, usize, usize, usize) {
         self.place_of_mapping(self.window)
     }

@@ -85,7 +85,7 @@ pub(crate) fn reserve_module_name(
 
 /// Keeps faults and importers out while a function of the core may disable memory.
 pub(crate) struct SuspendGuard<'a> {
-    /// Ends first, so that an importer may remap when it is told that the suspension is over.
+    /// Ends first, so that an importer may remap from its invalidate callback.
     _change: Change<'a>,
     _suspension: Suspension<'a>,
     memory: &'a Memory,

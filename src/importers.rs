@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices that import buffers of ours, and how their mappings are taken away.
+//! Devices that import buffers, and how their mappings are invalidated and drained.
 //!
-//! An importer maps a buffer with the reservation lock of its dma-buf held, and looks there whether
-//! it may. Who takes memory away first says so, then takes the reservation lock of each imported
-//! buffer: an importer that came before is told to unmap, one that comes later is refused.
+//! An importer maps a buffer with the reservation lock of its dma-buf held, and the driver checks
+//! there whether it may. Code that takes memory away publishes that first, and then takes the
+//! reservation lock of each imported buffer. An importer that came before is invalidated, one that
+//! comes later is refused.
 //!
-//! Only buffers that somebody imports are walked.
+//! Only imported buffers are walked.
 
 use crate::buffer::Buffer;
 use kernel::{
@@ -40,13 +41,13 @@ use kernel_ext::{
 pub(crate) struct Importers {
     /// How many reasons there are for which no importer may map any buffer.
     suspensions: Atomic<u32>,
-    /// How many buffers are in `attached`. Goes up before their importers ask whether they may map,
-    /// so that who finds 0 after saying that they may not has nobody to tell.
+    /// How many buffers are in `attached`. Incremented before an importer checks `suspensions`.
+    /// Code that raised `suspensions` and then reads 0 here has no importer to invalidate.
     count: Atomic<u32>,
     /// Imported buffers by their place in the offset space.
     #[pin]
     attached: Mutex<RBTree<usize, Attached>>,
-    /// Who waits for the last unmap of a buffer.
+    /// Tasks that wait for the last unmap of a buffer.
     #[pin]
     drained: WaitQueue,
 }
@@ -112,8 +113,8 @@ impl Importers {
         drop(entry);
     }
 
-    /// Whether mappings are taken away from all importers at present. To be asked with the
-    /// reservation lock of the buffer held.
+    /// Whether no importer may map any buffer at present. The caller holds the reservation lock of
+    /// the buffer.
     pub(crate) fn are_suspended(&self) -> bool {
         self.suspensions.load(Acquire) != 0
     }
@@ -123,11 +124,11 @@ impl Importers {
         self.drained.wake_all();
     }
 
-    /// Keeps importers from mapping anything, and takes away what they have mapped.
+    /// Keeps importers from mapping any buffer, and drains what they have mapped.
     ///
     /// # Errors
     ///
-    /// `ERESTARTSYS`: a signal has ended the wait. Importers were told to unmap, but may map again.
+    /// `ERESTARTSYS`: a signal has ended the wait. Importers were invalidated, but may map again.
     pub(crate) fn suspend(&self) -> Result<Suspension<'_>> {
         self.suspensions.fetch_add(1, Full);
         let suspension = Suspension(self);
@@ -151,14 +152,14 @@ impl Importers {
         });
     }
 
-    /// Ends a suspension; after the last one importers are told that mapping may work again.
+    /// Ends a suspension. After the last one, importers are invalidated, so that they map again.
     pub(crate) fn resume(&self) {
         if self.suspensions.fetch_sub(1, Full) == 1 {
             self.invalidate_all();
         }
     }
 
-    /// Takes away all mappings of all buffers, which must have been closed.
+    /// Drains all buffers, which must have been closed.
     pub(crate) fn drain_all(&self) {
         let _ = self.for_each(|dma_buf| {
             invalidate(dma_buf);
@@ -167,12 +168,12 @@ impl Importers {
         let _ = self.for_each(|dma_buf| self.wait(dma_buf, Wait::Uninterruptible));
     }
 
-    /// Takes away what importers have mapped of the buffer at page `place` of the offset space,
-    /// which they must not be able to map any more. Without importers its fences do not count.
+    /// Drains the buffer at page `place` of the offset space, which importers must not be able to
+    /// map any more. Without importers its fences do not count.
     ///
     /// # Errors
     ///
-    /// `EINTR`: a signal has ended the wait. The importers were told to unmap. Not `ERESTARTSYS`:
+    /// `EINTR`: a signal has ended the wait. The importers were invalidated. Not `ERESTARTSYS`:
     /// what the caller was to do has happened, and only the wait would start again.
     pub(crate) fn drain(&self, place: usize, dma_buf: &DmaBuf<Buffer>) -> Result {
         // Who attaches later finds the buffer revoked.
@@ -203,7 +204,7 @@ impl Importers {
     }
 
     /// As [`Importers::for_each`], but leaves buffers out that are revoked: their importers were
-    /// told before, and one that never unmaps must not hold up anything but the revoke.
+    /// invalidated before, and one that never unmaps must not hold up anything but the revoke.
     fn for_each_live(&self, mut f: impl FnMut(&DmaBuf<Buffer>) -> Result) -> Result {
         self.for_each(|dma_buf| {
             if dma_buf.exported().life().is_live() {

@@ -41,7 +41,7 @@ pub(crate) struct Listing {
     files: Mutex<Option<Files<Device>>>,
 }
 
-/// What is told of a buffer.
+/// What the listing shows of a buffer.
 pub(crate) struct Description {
     /// Its place among the mmap offsets of its device, which `/proc/PID/maps` shows.
     pub(crate) offset: u64,
@@ -78,7 +78,7 @@ impl Listing {
         *self.files.lock() = Some(files);
     }
 
-    /// Removes them, when nobody reads them any more.
+    /// Waits for readers of the files, and removes these.
     pub(crate) fn hide(&self) {
         let files = self.files.lock().take();
         drop(files);

@@ -126,7 +126,8 @@ impl Registry {
 
     /// Closes all exported buffers. Nobody is inside the gate, as `_shut` proves.
     ///
-    /// Hidden ones need no closing: nobody maps them any more. Their lock is not to be taken here.
+    /// Hidden ones need no closing: they have no mappings any more. Their lock must not be taken
+    /// here.
     pub(crate) fn close_windows(&self, _shut: &Shut<'_>) {
         for exported in self.windows.lock().values().flatten() {
             exported.close();

@@ -2,10 +2,9 @@
 
 //! Which writes to the config space may switch the device's memory off or reset the function.
 //!
-//! Pure. A write is judged by where it goes, not by its value: the core reads the value from user
-//! memory itself, and what we would have read there before may have changed. So importers are also
-//! told to unmap when such a write changes nothing that concerns them; they map again at their next
-//! use.
+//! Pure. A write is judged by its offset, not by its value: the core reads the value from user
+//! memory itself, and it may have changed since the driver read it. So importers are also
+//! invalidated for a write that leaves memory enabled; they map again at their next use.
 
 /// Where the capabilities are that matter, bytes; `None` when the function does not have one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

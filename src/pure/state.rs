@@ -31,7 +31,7 @@ pub(crate) enum Life {
     Live = 0,
     /// Revoked for good; importers may still have to unmap.
     Revoking = 1,
-    /// Revoked for good, and nobody has a mapping.
+    /// Revoked for good, and no importer has a mapping.
     Revoked = 2,
     /// The device was closed.
     Closed = 3,

@@ -2,6 +2,7 @@
 //! What the cases about importers start with.
 
 use std::fs;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
@@ -108,6 +109,14 @@ pub fn siblings() -> Result<[Pci; 2]> {
         }
     }
     Err(Skip("no two edu functions in one slot".into()).into())
+}
+
+/// The groups that a hot reset of the device names: none if it was opened through its cdev.
+pub fn hot_reset_groups(device: &Device, via: Via) -> Vec<RawFd> {
+    match via {
+        Via::Group => vec![device.holders[0].as_raw_fd()],
+        Via::Cdev => Vec::new(),
+    }
 }
 
 /// Whether the machine can do peer-to-peer DMA in the eyes of the kernel.

@@ -2,7 +2,6 @@
 //! Clients that do nothing but fault have no power over the owner's resets, and the owner's own
 //! faults none over its calls.
 
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ use guest::PAGE;
 use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::{edu, export_edu, nth, ID, ID_AT};
-use crate::rig::{siblings, WHILE};
+use crate::rig::{hot_reset_groups as groups, siblings, WHILE};
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -53,14 +52,6 @@ cases! {
 
 /// How often each reset is tried beside clients that fault.
 const ROUNDS: usize = 25;
-
-/// The groups that a hot reset is to be told of.
-fn groups(device: &Device, via: Via) -> Vec<RawFd> {
-    match via {
-        Via::Group => vec![device.holders[0].as_raw_fd()],
-        Via::Cdev => Vec::new(),
-    }
-}
 
 /// Checks that `reset` waits for a client that stands between its check and its entry, and works.
 fn waits_for_a_fault(

@@ -3,7 +3,6 @@
 //! acts upon. The devices are two functions of one slot, which VFIO resets together.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{ensure, Context, Result};
@@ -19,7 +18,7 @@ use guest::PAGE;
 use crate::case::{cases, Setup};
 use crate::check;
 use crate::fixture::{driver, edu, export_edu, wait_for, ID, ID_AT};
-use crate::rig::{importing, siblings};
+use crate::rig::{hot_reset_groups as groups, importing, siblings};
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -94,14 +93,6 @@ fn open_both(pair: &[Pci; 2], via: Via) -> Result<[Device; 2]> {
     let first = Device::open(&pair[0], via)?;
     let second = first.open_sibling(&pair[1], via)?;
     Ok([first, second])
-}
-
-/// The groups that a hot reset is to be told of.
-fn groups(device: &Device, via: Via) -> Vec<RawFd> {
-    match via {
-        Via::Group => vec![device.holders[0].as_raw_fd()],
-        Via::Cdev => Vec::new(),
-    }
 }
 
 fn device_gets_its_name_back_although_a_client_keeps_a_buffer() -> Result<()> {
