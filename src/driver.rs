@@ -168,10 +168,13 @@ impl Operations for DeviceData {
         let memory = &*device.memory;
         trace::memory_suspend(|| (&memory.device_name,));
         // Before the gate closes: this may wait long for an importer.
-        let suspension = memory.importers.suspend()?;
+        let suspension = memory.importers.suspend();
+        let both = suspension.and_then(|suspension| Ok((suspension, memory.gate.change()?)));
+        let (_suspension, _change) =
+            both.inspect_err(|_| trace::memory_resume(|| (&memory.device_name,)))?;
         Ok(Some(SuspendGuard {
-            _change: memory.gate.change()?,
-            _suspension: suspension,
+            _change,
+            _suspension,
             memory,
         }))
     }
