@@ -127,6 +127,11 @@ impl Model {
             return None;
         }
         if !enter {
+            // Importers of an awake device are asked to unmap, and may take their time.
+            let mapped = self.importers.iter().any(|importer| importer.mapped);
+            if mapped && !self.func(func).low_power {
+                return None;
+            }
             self.func_mut(func).low_power = false;
             return Expect::ok();
         }
