@@ -452,7 +452,7 @@ impl<T: Exporter> DmaBuf<T> {
         }
     }
 
-    /// The exporter.
+    /// The exporter, to be kept beyond the dma-buf.
     pub fn exported(&self) -> ArcBorrow<'_, Exported<T>> {
         // SAFETY: By the type invariant; `export` put an `Arc` there.
         unsafe { ArcBorrow::from_raw((*self.ptr.as_ptr()).priv_.cast::<Exported<T>>()) }
@@ -467,6 +467,16 @@ impl<T: Exporter> DmaBuf<T> {
     pub(crate) fn file(&self) -> *mut bindings::file {
         // SAFETY: We hold a reference, so the file is the dma-buf's.
         unsafe { (*self.ptr.as_ptr()).file }
+    }
+}
+
+impl<T: Exporter> Deref for DmaBuf<T> {
+    type Target = Exported<T>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Exported<T> {
+        // SAFETY: By the type invariant, with the reference that we own.
+        unsafe { Exported::from_dma_buf(self.ptr.as_ptr()) }
     }
 }
 

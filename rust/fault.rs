@@ -12,6 +12,7 @@ use crate::{
         Exported,
         Exporter, //
     },
+    mm::bounds,
     page_table::{
         self,
         LockedTable, //
@@ -191,7 +192,7 @@ unsafe fn wait<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_
     let dma_buf = unsafe { DmaBuf::<T>::from_file((*(*vmf).__bindgen_anon_1.vma).vm_file) };
     if !has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY) {
         // The caller tries again of its own accord.
-        return match T::wait(&dma_buf.exported(), Wait::Killable, true) {
+        return match T::wait(&dma_buf, Wait::Killable, true) {
             Ok(()) => Outcome::Retry.as_raw(),
             Err(_) => Outcome::SigBus.as_raw(),
         };
@@ -205,7 +206,7 @@ unsafe fn wait<T: Exporter>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_
     unsafe { bindings::kernel_ext_release_fault_lock(vmf) };
     // What has ended the wait makes no difference.
     let again = has(bindings::fault_flag_FAULT_FLAG_TRIED);
-    let _ = T::wait(&dma_buf.exported(), kind, again);
+    let _ = T::wait(&dma_buf, kind, again);
     Outcome::Unavailable.as_raw()
 }
 
@@ -278,10 +279,7 @@ impl Fault<'_> {
     pub fn block(&self) -> Option<Block<'_>> {
         let start = self.start();
         // SAFETY: By the type invariant; the bounds are stable during a fault.
-        let (vm_start, vm_end) = unsafe {
-            let bounds = &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1;
-            (bounds.vm_start, bounds.vm_end)
-        };
+        let (vm_start, vm_end) = unsafe { bounds(self.vma()) };
         // SAFETY: As above.
         let vm_pgoff = unsafe { (*self.vma()).vm_pgoff };
         // User addresses are far from the end of the machine word.
@@ -410,7 +408,7 @@ impl PageTable<'_> {
     #[inline]
     pub fn pages_left(&self) -> usize {
         // SAFETY: By the type invariant of `Fault`; the bounds are stable during a fault.
-        let vm_end = unsafe { (*self.0.vma()).__bindgen_anon_1.__bindgen_anon_1.vm_end };
+        let (_, vm_end) = unsafe { bounds(self.0.vma()) };
         let start = self.0.start();
         // User addresses are far from the end of the machine word.
         let table_end = (start | ((PAGE_SIZE << PMD_ORDER) - 1)) + 1;

@@ -157,7 +157,8 @@ unsafe fn empty_original(copy: *mut bindings::vm_area_struct) {
 /// # Safety
 ///
 /// `vma` is valid, and its bounds are stable.
-unsafe fn bounds(vma: *mut bindings::vm_area_struct) -> (usize, usize) {
+#[inline(always)]
+pub(crate) unsafe fn bounds(vma: *mut bindings::vm_area_struct) -> (usize, usize) {
     // SAFETY: By the requirements of this function.
     let bounds = unsafe { &(*vma).__bindgen_anon_1.__bindgen_anon_1 };
     (bounds.vm_start, bounds.vm_end)

@@ -151,7 +151,7 @@ impl Buffer {
             spec.open_flags,
             name,
         )?;
-        dma_buf.exported().inode.store(dma_buf.inode(), Relaxed);
+        dma_buf.inode.store(dma_buf.inode(), Relaxed);
         Ok(dma_buf)
     }
 
@@ -161,8 +161,7 @@ impl Buffer {
         let place = memory.registry.reserve(pages)?;
         let dma_buf = Self::new_dma_buf(memory, spec, place.window(), false)?;
         place.fill(dma_buf.exported().into());
-        let buffer = dma_buf.exported();
-        trace::buffer_export(|| buffer.place());
+        trace::buffer_export(|| dma_buf.place());
         Ok(dma_buf)
     }
 
@@ -188,7 +187,7 @@ impl Buffer {
     /// the device.
     pub(crate) fn from_fd(memory: &Arc<Memory>, fd: i32) -> Result<DmaBuf<Self>> {
         let dma_buf = DmaBuf::from_fd(&DMA_BUF_OPS, fd)?;
-        if !Arc::ptr_eq(&dma_buf.exported().memory, memory) {
+        if !Arc::ptr_eq(&dma_buf.memory, memory) {
             return Err(ENODEV);
         }
         Ok(dma_buf)
@@ -197,8 +196,7 @@ impl Buffer {
     /// Puts the hidden buffer of a BAR under a mapping of it through the device fd. The offsets of
     /// the device fd are those of the offset space.
     pub(crate) fn adopt(dma_buf: &DmaBuf<Self>, mapping: BarMapping<'_>) -> Result {
-        let buffer = dma_buf.exported();
-        trace::buffer_mmap(|| buffer.place_of_mapping(mapping.page_offset()));
+        trace::buffer_mmap(|| dma_buf.place_of_mapping(mapping.page_offset()));
         mapping.adopt_and_install(dma_buf, &NONCACHED)
     }
 
@@ -243,7 +241,7 @@ impl Buffer {
         }
     }
 
-    /// The device is being closed. The caller has shut the gate, and zaps and expels afterwards.
+    /// The device is being closed. The caller has shut the gate, and zaps and drains afterwards.
     pub(crate) fn close(&self) {
         // Closing is possible in every state.
         let _ = self.apply(Event::Close);
@@ -284,7 +282,7 @@ impl Buffer {
     /// `EBADFD`: was done before. `ENODEV`: the device was closed. `EINTR`: a signal came while an
     /// importer had not unmapped yet; to be called again, to go on waiting.
     pub(crate) fn revoke(dma_buf: &DmaBuf<Self>) -> Result {
-        let buffer = dma_buf.exported();
+        let buffer: &Self = dma_buf;
         {
             let _shut = buffer.memory.gate.shut();
             buffer.apply(Event::Revoke)?;
@@ -373,7 +371,7 @@ impl Exporter for Buffer {
     }
 
     fn attach(dma_buf: &DmaBuf<Self>, attachment: &Attachment) -> Result {
-        let buffer = dma_buf.exported();
+        let buffer: &Self = dma_buf;
         if !attachment.is_peer_to_peer() || !attachment.is_revocable() {
             return Err(EOPNOTSUPP);
         }

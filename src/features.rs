@@ -110,7 +110,7 @@ pub(crate) fn memattr(device: &Device, call: FeatureCall) -> Result<c_int> {
         return Ok(0);
     };
     let dma_buf = Buffer::from_fd(&device.memory, payload.dmabuf_fd)?;
-    let buffer = dma_buf.exported();
+    let buffer = &dma_buf;
     if buffer.life().is_closed() {
         return Err(ENODEV);
     }
@@ -131,10 +131,10 @@ pub(crate) fn info(device: &Device, call: FeatureCall) -> Result<c_int> {
         return Ok(0);
     };
     let dma_buf = Buffer::from_fd(&device.memory, payload.dmabuf_fd)?;
-    let buffer = dma_buf.exported();
+    let buffer = &dma_buf;
     let info = uapi::FeatureInfo {
         dmabuf_fd: payload.dmabuf_fd,
-        status: Buffer::status(&buffer) as u32,
+        status: Buffer::status(buffer) as u32,
         memattr: buffer.memattr().as_raw(),
         nr_ranges: buffer.nr_ranges(),
         size: buffer.size(),

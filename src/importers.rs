@@ -199,15 +199,14 @@ impl Importers {
     /// `ERESTARTSYS`: a signal has ended the wait. `ETIME`: the deadline has passed.
     fn wait(&self, dma_buf: &DmaBuf<Buffer>, wait: Wait) -> Result {
         dma_buf.wait_for_fences(wait)?;
-        let buffer = dma_buf.exported();
-        self.drained.wait(wait, || !buffer.is_imported())
+        self.drained.wait(wait, || !dma_buf.is_imported())
     }
 
     /// As [`Importers::for_each`], but leaves buffers out that are revoked: their importers were
     /// invalidated before, and one that never unmaps must not hold up anything but the revoke.
     fn for_each_live(&self, mut f: impl FnMut(&DmaBuf<Buffer>) -> Result) -> Result {
         self.for_each(|dma_buf| {
-            if dma_buf.exported().life().is_live() {
+            if dma_buf.life().is_live() {
                 f(dma_buf)
             } else {
                 Ok(())
@@ -240,7 +239,6 @@ impl Importers {
 
 /// Tells the importers of a buffer to look whether they may have it mapped.
 fn invalidate(dma_buf: &DmaBuf<Buffer>) {
-    let buffer = dma_buf.exported();
-    trace::importer_invalidate(|| buffer.place());
+    trace::importer_invalidate(|| dma_buf.place());
     dma_buf.invalidate();
 }

@@ -140,7 +140,7 @@ impl Registry {
         mut f: impl FnMut(&Exported<Buffer>) -> Result<(), E>,
     ) -> Result<(), E> {
         for dma_buf in self.bars.read().iter().flatten() {
-            f(&dma_buf.exported())?;
+            f(dma_buf)?;
         }
         for exported in self.windows.lock().values().flatten() {
             f(exported)?;
