@@ -101,6 +101,9 @@ windows! {
     UNREGISTERED = Kernel(&["vfio_device_remove_group"]);
     /// A write to configuration space goes to the core; the driver has taken away what it must.
     CONFIG_WRITE = Kernel(&["vfio_pci_core_write"]);
+    /// A config write leaves the gate open for a moment, because a fault has lost against others
+    /// before it: `fsleep()` of a millisecond.
+    CHANGE_LETS_FAULTS_IN = Kernel(&["usleep_range_state"]);
     /// A feature ioctl enters the driver: its arguments are not read yet.
     /// The trampoline of `vfio_device_ops.device_feature`.
     FEATURE = Driver(&["ops", "device_feature"]);

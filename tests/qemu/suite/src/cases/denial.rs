@@ -16,8 +16,8 @@ use guest::pci::{BOCHS, EDU, IGB};
 use guest::peer::Peer;
 use guest::timeout;
 use guest::uapi;
-use guest::windows::{CONFIG_WRITE, FAULT_CHECKED, RESET};
-use guest::PAGE;
+use guest::windows::{CHANGE_LETS_FAULTS_IN, CONFIG_WRITE, FAULT, FAULT_CHECKED, RESET};
+use guest::{Errno, PAGE};
 
 use crate::case::{cases, Setup};
 use crate::check;
@@ -38,6 +38,10 @@ cases! {
         "config writes of the owner do not starve accesses": [
             access_beside_config_writers_takes_no_longer_than_in_tree,
         ];
+    Setup::Bound(&[EDU]) =>
+        "config writes of the owner do not starve accesses": [
+            config_write_lets_an_access_in_that_has_lost_repeatedly,
+        ];
     Setup::Bound(&[IGB]) =>
         "clients that fault do not make resets or power changes of the owner fail": [
             function_resets_work_beside_eight_clients_that_fault,
@@ -56,12 +60,12 @@ const ROUNDS: usize = 25;
 /// Checks that `reset` waits for a client that stands between its check and its entry, and works.
 fn waits_for_a_fault(
     device: &Device,
-    reset: impl FnOnce() -> Result<(), guest::Errno>,
+    reset: impl FnOnce() -> Result<(), Errno>,
 ) -> Result<()> {
     let buffer = export_edu(device)?;
     let mapping = buffer.map(0, PAGE)?;
     let (fault, load) =
-        Pause::call(FAULT_CHECKED, || mapping.load(ID_AT).map(drop).or(Err(guest::Errno::EIO)))?;
+        Pause::call(FAULT_CHECKED, || mapping.load(ID_AT).map(drop).or(Err(Errno::EIO)))?;
     let mut call = Call::start(reset)?;
     call.hangs_for(WHILE)?;
     fault.end()?;
@@ -286,4 +290,33 @@ fn access_beside_config_writers_takes_no_longer_than_in_tree() -> Result<()> {
         );
     }
     theirs.release()
+}
+
+/// A client that is slow to run finds each config write under way, unless one lets it in first. The
+/// kernel tells the driver that a fault is a retry from its third try on: the first one holds the
+/// lock of the VMA.
+fn config_write_lets_an_access_in_that_has_lost_repeatedly() -> Result<()> {
+    let device = Device::open(&edu()?, Via::Group)?;
+    let mapping = export_edu(&device)?.map(0, PAGE)?;
+    let command = u64::from(uapi::PCI_COMMAND);
+    let on = device.config16(command)?;
+    let write_command = || device.set_config16(command, on).or(Err(Errno::EIO));
+    device.set_memory(false)?;
+    device.set_memory(true)?;
+
+    let (mut write, mut writer) = Pause::call(CONFIG_WRITE, write_command)?;
+    let mut load = Call::start(|| mapping.load(ID_AT).map(drop).or(Err(Errno::EIO)))?;
+    for window in [CONFIG_WRITE, CONFIG_WRITE, CHANGE_LETS_FAULTS_IN] {
+        load.hangs_for(WHILE).context("the load beside a write")?;
+        // The end of the write wakes the client, which does not run before the next one.
+        let client = Pause::of(load.pid(), FAULT)?;
+        write.end()?;
+        client.wait()?;
+        check::works("a write", writer.finish()?)?;
+        (write, writer) = Pause::call(window, write_command)?;
+        client.end()?;
+    }
+    check::works("the load", load.finish()?)?;
+    write.end().context("the load waited for the last write")?;
+    check::works("the last write", writer.finish()?)
 }
