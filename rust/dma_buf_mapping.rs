@@ -46,6 +46,18 @@ pub struct MapRequest<'a> {
 /// Memory mapped for an importing device; [`Exporter::map`](crate::dma_buf::Exporter::map) passes
 /// it on. The lifetime is that of the request: it cannot be kept, and is dropped with the
 /// reservation lock held.
+///
+/// ```
+/// fn map<'a>(request: MapRequest<'a>) -> Result<DeviceMapping<'a>> {
+///     request.begin()?.finish()
+/// }
+/// ```
+///
+/// ```compile_fail,none
+/// fn keep(request: MapRequest<'_>) -> Result<DeviceMapping<'static>> {
+///     request.begin()?.finish()
+/// }
+/// ```
 pub struct DeviceMapping<'a>(KBox<Joined>, PhantomData<fn(&'a ()) -> &'a ()>);
 
 /// The table that the importer sees, and those that it was made of.

@@ -400,6 +400,26 @@ pub const PMD_ORDER: u32 = bindings::KERNEL_EXT_PMD_SHIFT - PAGE_SHIFT as u32;
 pub const PUD_ORDER: u32 = bindings::KERNEL_EXT_PUD_SHIFT - PAGE_SHIFT as u32;
 
 /// The page table for the address of a fault of order 0. It was there a moment ago.
+///
+/// It ends with the fault, and maps page frames of an open device only:
+///
+/// ```
+/// fn map(block: Block<'_>, pfns: PfnRange<'_>) -> Result {
+///     block.page_table().ok_or(EAGAIN)?.insert(0, pfns)
+/// }
+/// ```
+///
+/// ```compile_fail,E0308
+/// fn map_any(block: Block<'_>, pfn: usize) -> Result {
+///     block.page_table().ok_or(EAGAIN)?.insert(0, pfn)
+/// }
+/// ```
+///
+/// ```compile_fail,none
+/// fn keep(block: Block<'_>) -> Option<PageTable<'static>> {
+///     block.page_table()
+/// }
+/// ```
 pub struct PageTable<'a>(&'a Fault<'a>);
 
 impl PageTable<'_> {

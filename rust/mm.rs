@@ -183,7 +183,21 @@ unsafe extern "C" fn close<T: Exporter>(vma: *mut bindings::vm_area_struct) {
 
 /// A mapping of a BAR that `mmap()` of a device fd is setting up.
 ///
-/// One that is dropped stays the core's, as `vfio_pci_core_mmap()` left it.
+/// One that is dropped stays the core's, as `vfio_pci_core_mmap()` left it. One that is adopted is
+/// installed, and is the driver's no more:
+///
+/// ```
+/// fn once<T: Exporter>(bar: BarMapping<'_>, file: &DmaBuf<T>, ops: &'static VmOps<T>) -> Result {
+///     bar.adopt_and_install(file, ops)
+/// }
+/// ```
+///
+/// ```compile_fail,E0382
+/// fn twice<T: Exporter>(bar: BarMapping<'_>, file: &DmaBuf<T>, ops: &'static VmOps<T>) -> Result {
+///     bar.adopt_and_install(file, ops)?;
+///     bar.adopt_and_install(file, ops)
+/// }
+/// ```
 ///
 /// # Invariants
 ///
@@ -255,7 +269,30 @@ pub struct NewMapping<'a, T> {
     _exporter: PhantomData<fn(&'a T) -> &'a T>,
 }
 
-/// Proof that a [`NewMapping`] was installed.
+/// Proof that a [`NewMapping`] was installed: an [`Exporter`] cannot leave one half made.
+///
+/// ```
+/// fn mmap<'a, T: Exporter>(
+///     new: NewMapping<'a, T>,
+///     ops: &'static VmOps<T>,
+/// ) -> Result<Installed<'a>> {
+///     Ok(new.place(0)?.install(ops, Followers::Notified))
+/// }
+/// ```
+///
+/// It cannot be installed where it was not checked to fit, and another mapping is no proof:
+///
+/// ```compile_fail,E0599
+/// fn unchecked<'a, T: Exporter>(new: NewMapping<'a, T>, ops: &'static VmOps<T>) -> Installed<'a> {
+///     new.install(ops, Followers::Notified)
+/// }
+/// ```
+///
+/// ```compile_fail,none
+/// fn of_another<'a, 'b, T>(other: Installed<'b>, _: NewMapping<'a, T>) -> Installed<'a> {
+///     other
+/// }
+/// ```
 pub struct Installed<'a>(PhantomData<fn(&'a ()) -> &'a ()>);
 
 impl<'a, T: Exporter> NewMapping<'a, T> {

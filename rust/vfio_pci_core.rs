@@ -38,7 +38,15 @@ pub const NUM_BARS: usize = bindings::PCI_STD_NUM_BARS as usize;
 /// (`VFIO_PCI_INDEX_TO_OFFSET(1) >> PAGE_SHIFT`).
 pub const REGION_PAGES: usize = 1 << (bindings::VFIO_PCI_OFFSET_SHIFT as usize - PAGE_SHIFT);
 
-/// The index of a BAR.
+/// The index of a BAR. Nothing else can index the arrays of the core:
+///
+/// ```
+/// const FIRST: Bar = Bar::ALL[0];
+/// ```
+///
+/// ```compile_fail,E0423
+/// const NINTH: Bar = Bar(8);
+/// ```
 ///
 /// # Invariants
 ///
@@ -257,6 +265,26 @@ impl OpenCore {
 
 /// Keeps a device open. The core does not close it before the driver has given this back.
 ///
+/// There is one for each open; the core hands it out, and what it gives access to ends with it:
+///
+/// ```
+/// fn pages(opened: &Opened) -> Option<PfnRange<'_>> {
+///     opened.memory_enabled()?.pfns(Bar::ALL[0], 0, 1)
+/// }
+/// ```
+///
+/// ```compile_fail,E0515
+/// fn pages_of_a_closed_device(opened: Opened) -> Option<PfnRange<'static>> {
+///     opened.memory_enabled()?.pfns(Bar::ALL[0], 0, 1)
+/// }
+/// ```
+///
+/// ```compile_fail,E0507
+/// fn another(opened: &Opened) -> Opened {
+///     *opened
+/// }
+/// ```
+///
 /// # Invariants
 ///
 /// Those of [`OpenCore`] hold for the pointer as long as the value exists.
@@ -317,7 +345,13 @@ impl<'a> MemoryEnabled<'a> {
     }
 }
 
-/// Page frames of a BAR that may be mapped at present.
+/// Page frames of a BAR that may be mapped at present. They come from the BAR only:
+///
+/// ```compile_fail,E0451
+/// fn any_memory(core: &OpenCore) -> PfnRange<'_> {
+///     PfnRange { first: 0, count: 1, core }
+/// }
+/// ```
 ///
 /// # Invariants
 ///
