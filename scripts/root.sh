@@ -123,6 +123,7 @@ enter() {
 	mount -t proc proc "$root/proc"
 	mount -t tmpfs tmpfs "$root/tmp"
 	mount --rbind /dev "$root/dev"
+	mount -o remount,bind,ro "$root/dev" # the host's: rustc would replace a file it is to write
 	mount --bind "$src" "$root/src"
 	mount --bind "$cache" "$root/cache"
 	# The host's certificates too: some proxies present their own.
