@@ -58,10 +58,7 @@ cases! {
 const ROUNDS: usize = 25;
 
 /// Checks that `reset` waits for a client that stands between its check and its entry, and works.
-fn waits_for_a_fault(
-    device: &Device,
-    reset: impl FnOnce() -> Result<(), Errno>,
-) -> Result<()> {
+fn waits_for_a_fault(device: &Device, reset: impl FnOnce() -> Result<(), Errno>) -> Result<()> {
     let buffer = export_edu(device)?;
     let mapping = buffer.map(0, PAGE)?;
     let (fault, load) =
