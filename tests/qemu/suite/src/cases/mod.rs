@@ -8,6 +8,7 @@ mod bytes;
 mod container;
 mod core_dmabuf;
 mod denial;
+mod denial_mappings;
 mod dmabuf_mmap;
 mod drop_in;
 mod entries;
@@ -69,6 +70,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         feature::CASES,
         borders::CASES,
         denial::CASES,
+        denial_mappings::CASES,
         dmabuf_mmap::CASES,
         names::CASES,
         observe::CASES,
