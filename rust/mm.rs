@@ -63,10 +63,11 @@ pub fn has_write_combining() -> bool {
     unsafe { bindings::kernel_ext_has_write_combining() }
 }
 
-/// The `vm_operations_struct` of the mappings of exporter `T` that have one cache mode.
+/// The `vm_operations_struct` of the mappings of exporter `T` that are of one kind.
 pub struct VmOps<T> {
     ops: bindings::vm_operations_struct,
     mode: CacheMode,
+    followers: Followers,
     _exporter: PhantomData<T>,
 }
 
@@ -76,20 +77,27 @@ unsafe impl<T> Sync for VmOps<T> {}
 impl<T: Exporter> VmOps<T> {
     /// Makes the table; for a `static`.
     ///
-    /// With [`CacheMode::Noncached`], faults are tried with higher orders first; no other mode can
-    /// have that, see [`Block::insert`](fault::Block::insert).
-    pub const fn build(mode: CacheMode) -> Self {
+    /// With [`CacheMode::Noncached`], faults are tried with higher orders first, if the kernel can
+    /// have them in such mappings; no other mode can have that, see
+    /// [`Block::insert`](fault::Block::insert).
+    pub const fn build(mode: CacheMode, followers: Followers) -> Self {
         let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
         ops.open = Some(open::<T>);
         ops.close = Some(close::<T>);
         ops.fault = Some(fault::fault::<T>);
         ops.map_pages = Some(fault::map_pages);
-        if matches!(mode, CacheMode::Noncached) && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
+        let blocks = match followers {
+            Followers::All => true,
+            Followers::Notified => compat::MIXEDMAP_TAKES_BLOCKS,
+        };
+        let one_mode = matches!(mode, CacheMode::Noncached);
+        if one_mode && blocks && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
             ops.huge_fault = Some(fault::huge_fault::<T>);
         }
         Self {
             ops,
             mode,
+            followers,
             _exporter: PhantomData,
         }
     }
@@ -253,7 +261,7 @@ impl BarMapping<'_> {
         // SAFETY: As above.
         unsafe { (*vma).vm_file = file };
         // INVARIANT: `mapping` has a file of a dma-buf of `T` now.
-        mapping.set_up(ops, page_offset, Followers::All);
+        mapping.set_up(ops, page_offset);
         Ok(())
     }
 }
@@ -276,7 +284,7 @@ pub struct NewMapping<'a, T> {
 ///     new: NewMapping<'a, T>,
 ///     ops: &'static VmOps<T>,
 /// ) -> Result<Installed<'a>> {
-///     Ok(new.place(0)?.install(ops, Followers::Notified))
+///     Ok(new.place(0)?.install(ops))
 /// }
 /// ```
 ///
@@ -284,7 +292,7 @@ pub struct NewMapping<'a, T> {
 ///
 /// ```compile_fail,E0599
 /// fn unchecked<'a, T: Exporter>(new: NewMapping<'a, T>, ops: &'static VmOps<T>) -> Installed<'a> {
-///     new.install(ops, Followers::Notified)
+///     new.install(ops)
 /// }
 /// ```
 ///
@@ -351,7 +359,7 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
     }
 
     /// The rest of [`PlacedMapping::install`].
-    fn set_up(self, ops: &'static VmOps<T>, page_offset: usize, followers: Followers) {
+    fn set_up(self, ops: &'static VmOps<T>, page_offset: usize) {
         let vma = self.vma();
         // SAFETY: The VMA is ours; it is a mapping of `T`, as `ops` expects.
         unsafe { (*vma).vm_ops = &ops.ops };
@@ -363,7 +371,7 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
             // SAFETY: The VMA is ours.
             CacheMode::WriteCombining => unsafe { bindings::kernel_ext_set_write_combining(vma) },
         }
-        match followers {
+        match ops.followers {
             // SAFETY: The VMA is ours, and `mmap_lock` is held for writing.
             Followers::All => unsafe { bindings::kernel_ext_set_pfnmap_flags(vma) },
             // SAFETY: As above.
@@ -378,9 +386,9 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
 pub struct PlacedMapping<'a, T>(NewMapping<'a, T>, usize);
 
 impl<'a, T: Exporter> PlacedMapping<'a, T> {
-    /// Makes it a mapping of device memory, with the cache mode of `ops`.
-    pub fn install(self, ops: &'static VmOps<T>, followers: Followers) -> Installed<'a> {
-        self.0.set_up(ops, self.1, followers);
+    /// Makes it a mapping of device memory, of the kind of `ops`.
+    pub fn install(self, ops: &'static VmOps<T>) -> Installed<'a> {
+        self.0.set_up(ops, self.1);
         Installed(PhantomData)
     }
 }

@@ -71,8 +71,28 @@ use kernel_ext::{
 };
 
 static DMA_BUF_OPS: dma_buf::Ops<Buffer> = dma_buf::Ops::build(crate::NAME);
-static NONCACHED: VmOps<Buffer> = VmOps::build(CacheMode::Noncached);
-static WRITE_COMBINING: VmOps<Buffer> = VmOps::build(CacheMode::WriteCombining);
+
+/// The operations of mappings with that cache mode, which those may follow.
+fn vm_ops(mode: CacheMode, followers: Followers) -> &'static VmOps<Buffer> {
+    use CacheMode::{
+        Noncached,
+        WriteCombining, //
+    };
+    use Followers::{
+        All,
+        Notified, //
+    };
+    static NONCACHED: VmOps<Buffer> = VmOps::build(Noncached, Notified);
+    static NONCACHED_FOR_ALL: VmOps<Buffer> = VmOps::build(Noncached, All);
+    static COMBINING: VmOps<Buffer> = VmOps::build(WriteCombining, Notified);
+    static COMBINING_FOR_ALL: VmOps<Buffer> = VmOps::build(WriteCombining, All);
+    match (mode, followers) {
+        (Noncached, Notified) => &NONCACHED,
+        (Noncached, All) => &NONCACHED_FOR_ALL,
+        (WriteCombining, Notified) => &COMBINING,
+        (WriteCombining, All) => &COMBINING_FOR_ALL,
+    }
+}
 
 /// Ranges of one BAR, laid end to end.
 pub(crate) struct Buffer {
@@ -197,7 +217,7 @@ impl Buffer {
     /// the device fd are those of the offset space.
     pub(crate) fn adopt(dma_buf: &DmaBuf<Self>, mapping: BarMapping<'_>) -> Result {
         trace::buffer_mmap(|| dma_buf.place_of_mapping(mapping.page_offset()));
-        mapping.adopt_and_install(dma_buf, &NONCACHED)
+        mapping.adopt_and_install(dma_buf, vm_ops(CacheMode::Noncached, Followers::All))
     }
 
     /// Size, pages.
@@ -336,15 +356,12 @@ impl Exporter for Buffer {
             .checked_add(mapping.page_offset())
             .ok_or(EINVAL)?;
         let mapping = mapping.place(page)?;
-        let ops = match exported.memattr().cache_mode() {
-            CacheMode::Noncached => &NONCACHED,
-            CacheMode::WriteCombining => &WRITE_COMBINING,
-        };
+        let ops = vm_ops(exported.memattr().cache_mode(), exported.followers);
         // A revoke right after this check makes the mapping one that always faults.
         if !exported.life().is_live() {
             return Err(ENODEV);
         }
-        let installed = mapping.install(ops, exported.followers);
+        let installed = mapping.install(ops);
         trace::buffer_mmap(|| exported.place_of_mapping(page));
         Ok(installed)
     }

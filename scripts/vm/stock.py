@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is special about Debian's kernels in a guest.
 
-They lack options that some cases need. scripts/stock/excluded-cases lists both: the suite leaves
-these cases out, and no other case may be skipped.
+They lack options that some cases need, and old ones lack more. scripts/stock/excluded-cases lists
+both: the suite leaves these cases out, and no other case may be skipped.
 """
+
+import re
 
 import machine
 
@@ -21,31 +23,39 @@ def name(kernel):
         return packages.readline().strip()
 
 
-def _options(kernel):
-    """{option: [case]} of the list. An option that the kernel has is an error."""
+def _is_before(kernel, series):
+    """Whether a kernel is older than the first one of a series."""
+    found, = re.findall(r"(\d+)\.(\d+)", name(kernel).split()[0])[:1]
+    return tuple(map(int, found)) < tuple(map(int, series.split(".")))
+
+
+def _reasons(kernel):
+    """{reason: [case]} of the list, for this kernel. An option that it has is an error."""
     with open(f"{kernel}/config") as config:
         has = {line.split("=")[0] for line in config if line.startswith("CONFIG_")}
-    options, option = {}, None
+    reasons, cases = {}, []
     with open(EXCLUDED) as lines:
-        for line in lines:
-            if line.startswith("CONFIG_"):
-                option = line.strip()
-                if option in has:
-                    raise machine.Unusable(f"{EXCLUDED}: {name(kernel)} has {option}")
-                options[option] = []
-            elif line.strip() and not line.startswith("#"):
-                options[option].append(line.strip())
-    return options
+        for line in filter(None, map(str.strip, lines)):
+            if line.startswith("before "):
+                cases = []
+                if _is_before(kernel, line.removeprefix("before ")):
+                    reasons[line] = cases
+            elif line.startswith("CONFIG_"):
+                if line in has:
+                    raise machine.Unusable(f"{EXCLUDED}: {name(kernel)} has {line}")
+                cases = reasons[line] = []
+            elif not line.startswith("#"):
+                cases.append(line)
+    return reasons
 
 
 def excluded(kernel):
     """The cases that the suite leaves out."""
-    return [case for cases in _options(kernel).values() for case in cases]
+    return [case for cases in _reasons(kernel).values() for case in cases]
 
 
 def summary(kernel):
     """The same for the reader, with the reason."""
-    options = _options(kernel)
-    lines = [f"{option}: {' '.join(cases)}" for option, cases in options.items()]
-    return "\n  ".join([f"{name(kernel)}: {len(excluded(kernel))} cases excluded, for want of",
+    lines = [f"{why}: {' '.join(cases)}" for why, cases in _reasons(kernel).items()]
+    return "\n  ".join([f"{name(kernel)}: {len(excluded(kernel))} cases excluded",
                         *lines])

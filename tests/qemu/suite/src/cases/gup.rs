@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Calls that need the struct pages of a mapping fail: there are none.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -184,6 +184,9 @@ fn mlock_and_madvise_leave_a_mapping_alone() -> Result<()> {
                 check::value(&format!("the mapping after {name}"), mapping.load(0), before)?;
             }
         }
+        // Makes all pages of the process look as if nobody had accessed them.
+        fs::write("/proc/self/clear_refs", "1")?;
+        check::value("the mapping after clear_refs", mapping.load(0), before)?;
     }
     Ok(())
 }
