@@ -11,6 +11,7 @@ use crate::{
     }, //
 };
 use kernel::prelude::*;
+use kernel_ext::errno::EOPNOTSUPP;
 use kernel_ext::mm::CacheMode;
 
 #[kunit_tests(dmabuf_vfio_pci_memattr)]

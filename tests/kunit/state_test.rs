@@ -22,6 +22,7 @@ use crate::{
     }, //
 };
 use kernel::prelude::*;
+use kernel_ext::errno::EBADFD;
 
 const LIVES: [Life; 4] = [Live, Revoking, Revoked, Closed];
 const EVENTS: [Event; 3] = [Revoke, Drained, Close];
