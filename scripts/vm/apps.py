@@ -22,12 +22,15 @@ INITRAMFS = "/tmp/nested.cpio"
 PACKAGES = ["dpdk", "dpdk-dev", "driverctl", "qemu-system-x86", "kmod"]
 # The required cases of each mode.
 USUAL = ["load", "devbind", "testpmd-igb", "testpmd-e1000e", "driverctl"]
-MODES = {"in-tree": USUAL, "as-vfio-pci": USUAL + ["qemu-group"]}
-MODES["own"] = ["load", "no-port", "driverctl", "qemu-iommufd"]
+MODES = {"in-tree": USUAL + ["qemu-peers"], "as-vfio-pci": USUAL + ["qemu-group", "qemu-peers"]}
+MODES["own"] = ["load", "no-port", "driverctl", "qemu-iommufd", "qemu-peers"]
 MODULES = {"in-tree": "vfio_pci", "as-vfio-pci": "dmabuf_vfio_pci", "own": "dmabuf_vfio_pci"}
 DRIVERS = {"in-tree": "vfio-pci", "as-vfio-pci": "vfio-pci", "own": "dmabuf-vfio-pci"}
 # Kinds of network devices. QEMU joins the two of a kind by a hub.
 KINDS = ["igb", "e1000e"]
+# How QEMU reports that iommufd does not map a BAR.
+REFUSED = "= -95 (Operation not supported)"
+OTHERS = ["edu,dma_mask=0xffffffff", "virtio-rng-pci", "ivshmem-plain,memdev=peer"]
 BURSTS = 320  # packets that each port sends first, see conduct() in apps.sh
 DRIVER = re.compile(r"^driver of (\S+): (\S*)$", re.MULTILINE)
 NUMBERS = re.compile(
@@ -112,10 +115,16 @@ def driverctl(mode, text, _count):
     return problems + drivers(text, "virtio-pci", DRIVERS[mode], "virtio-pci")
 
 
-def nested(_mode, text, _count):
-    """A virtual machine in the guest reads the registers of its edu."""
-    lines = ["id register 0x010000ed", "inverter 0xedcba987", "nested: OK"]
+def nested(_mode, text, _count, words=1024):
+    """A virtual machine in the guest reads its edu's registers; `words` of DMA reach its peer."""
+    lines = ["id register 0x010000ed", "inverter 0xedcba987", f": {words} of 1024 words arrived",
+             "nested: OK"]
     return [f"no {line!r}" for line in lines if line not in text]
+
+
+def nested_without_peers(mode, text, count):
+    """The same, but iommufd refuses to map the buffers of this driver, and no DMA arrives."""
+    return nested(mode, text, count, 0) + require(REFUSED in text, f"no {REFUSED!r}")
 
 
 def no_port(_mode, text, _count):
@@ -125,7 +134,8 @@ def no_port(_mode, text, _count):
 
 
 JUDGES = {"load": load, "devbind": devbind, "testpmd-igb": testpmd, "testpmd-e1000e": testpmd,
-          "driverctl": driverctl, "qemu-group": nested, "qemu-iommufd": nested, "no-port": no_port}
+          "driverctl": driverctl, "no-port": no_port, "qemu-group": nested, "qemu-peers": nested,
+          "qemu-iommufd": nested_without_peers}
 
 
 def cases(mode, output, count, pattern=""):
@@ -148,6 +158,7 @@ def cases(mode, output, count, pattern=""):
 def qemu_args():
     """Shares the Debian root of this process with the guest; puts hubs between network devices."""
     args = ["-fsdev", "local,id=debian,path=/,security_model=none,readonly=on,multidevs=remap"]
+    args += ["-object", "memory-backend-ram,id=peer,size=1M,share=on"]
     args += ["-device", "virtio-9p-pci,fsdev=debian,mount_tag=debian"]
     for hub, kind in enumerate(KINDS):
         for port in (0, 1):
@@ -164,7 +175,7 @@ def boot_mode(run, mode):
     job = run.job("apps", "sh", "/bin/apps.sh", mode, load=False)
     job.files |= {"bin/apps.sh": f"{machine.GUEST}/apps.sh", "lib/as-vfio-pci.conf": EXAMPLE}
     job.devices = [f"{kind},netdev={kind}{port},mac={mac(kind, port)}"
-                   for kind in KINDS for port in (0, 1)] + ["edu", "virtio-rng-pci"]
+                   for kind in KINDS for port in (0, 1)] + OTHERS
     job.qemu_args, job.memory = qemu_args(), "2G"
     job.append = "hugepagesz=2M hugepages=64"
     job.env.update(CASE=pattern, KERNEL=f"{job.kernel}/build/arch/x86/boot/bzImage")

@@ -3,10 +3,10 @@
 #
 # usage (in the guest): apps.sh in-tree|as-vfio-pci|own
 #
-# Runs Debian's own programs on $BDF0, $BDF1 (igb), $BDF2, $BDF3 (e1000e), $BDF4 (edu) and $BDF5,
-# which has a driver at first. The driver is the in-tree vfio-pci, ours under that name, or ours
-# under its own name. Runs `load` and the cases whose names contain $CASE. Marks begin and end of
-# each, on stdout and in the kernel log, for apps.py, which judges the output.
+# Runs Debian's own programs on $BDF0, $BDF1 (igb), $BDF2, $BDF3 (e1000e), $BDF4 (edu), $BDF5, which
+# has a driver at first, and $BDF6 (ivshmem). The driver is the in-tree vfio-pci, ours under that
+# name, or ours under its own name. Runs `load` and the cases whose names contain $CASE. Marks begin
+# and end of each, on stdout and in the kernel log, for apps.py, which judges the output.
 #
 # The programs come from the Debian root that QEMU runs in, mounted (9p) at $root/host. $root
 # consists of links into it and of some writable directories.
@@ -162,19 +162,35 @@ driverctl() {
 	return $status
 }
 
-# nested BDF PARAMETERS OPTION...: boots a nested virtual machine with our edu.
+# nested group|iommufd BDF...: boots a nested virtual machine with these devices. An emulator inside
+# an emulator is slow, so the machine has a simple CPU and no RAM disks.
 nested() {
-	edu=$1
-	passed_on=vfio-pci,host=$1$2
-	shift 2
-	give "$edu"
+	way=$1
+	shift
+	devices=$*
+	give "$@"
+	for device; do
+		shift
+		case $way in
+		group) set -- "$@" -device "vfio-pci,host=$device" ;;
+		iommufd) set -- "$@" -device "vfio-pci,host=$device,iommufd=iommufd0" ;;
+		esac
+	done
+	[ "$way" = group ] || set -- -object iommufd,id=iommufd0 "$@"
 	debian timeout 1200 qemu-system-x86_64 -nodefaults -no-user-config -display none \
-		-machine q35 -accel tcg -cpu max -m 256M -no-reboot -serial stdio "$@" \
-		-device "$passed_on" -kernel "/host$KERNEL" -initrd /host/tmp/nested.cpio \
-		-append 'console=ttyS0 quiet no_timer_check acpi=off reboot=triple'
+		-machine q35 -accel tcg -cpu qemu64 -m 256M -no-reboot -serial stdio "$@" \
+		-kernel "/host$KERNEL" -initrd /host/tmp/nested.cpio \
+		-append 'console=ttyS0 quiet no_timer_check acpi=off brd.rd_nr=0 reboot=triple'
 	status=$?
-	take "$edu"
+	# shellcheck disable=SC2086 # one word for each device
+	take $devices
 	return $status
+}
+
+# peers BDF...: the same by iommufd, with the parameter of our driver for peer-to-peer DMA.
+peers() {
+	[ "$mode" = in-tree ] || echo 1 >/sys/module/dmabuf_vfio_pci/parameters/core_dmabuf
+	nested iommufd "$@"
 }
 
 main() {
@@ -185,14 +201,15 @@ main() {
 	if [ "$mode" = own ]; then
 		try no-port no_port "$BDF0"
 		try driverctl driverctl "$BDF5"
-		try qemu-iommufd nested "$BDF4" ,iommufd=iommufd0 -object iommufd,id=iommufd0
+		try qemu-iommufd nested iommufd "$BDF4" "$BDF6"
 	else
 		try devbind devbind "$BDF0" "$BDF1" "$BDF2" "$BDF3"
 		try testpmd-igb testpmd "$BDF0" "$BDF1"
 		try testpmd-e1000e testpmd "$BDF2" "$BDF3"
 		try driverctl driverctl "$BDF5"
-		[ "$mode" = in-tree ] || try qemu-group nested "$BDF4" ''
+		[ "$mode" = in-tree ] || try qemu-group nested group "$BDF4" "$BDF6"
 	fi
+	try qemu-peers peers "$BDF4" "$BDF6" # last: it sets a parameter
 }
 
 main

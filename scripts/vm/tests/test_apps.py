@@ -34,6 +34,12 @@ def total(first, second):
     )
 
 
+NESTED = (
+    "nested: edu at 0000:00:01.0: id register 0x010000ed\nnested: inverter 0xedcba987\n"
+    "nested: peer at 0000:00:02.0: 1024 of 1024 words arrived at 0xc0000000\nnested: OK\n"
+)
+# By iommufd, without core_dmabuf.
+ALONE = f"{apps.REFUSED}\n" + NESTED.replace("1024 of", "0 of")
 FIRST = forward((320, 320), (320, 320)) + total((320, 320), (320, 320))
 GOOD = {
     "load": "module of vfio-pci: dmabuf_vfio_pci\n",
@@ -44,8 +50,8 @@ GOOD = {
     "testpmd-e1000e": FIRST + forward((9, 9), (9, 9)) + total((900, 1000), (1000, 900)),
     "driverctl": owners("virtio-pci", BDFS[0]) + owners("vfio-pci", BDFS[0])
     + f"{BDFS[0]} vfio-pci\n" * 2 + owners("virtio-pci", BDFS[0]),
-    "qemu-group": "edu at 0000:00:01.0: id register 0x010000ed\nnested: inverter 0xedcba987\n"
-    "nested: OK\n",
+    "qemu-group": NESTED,
+    "qemu-peers": NESTED,
 }
 
 
@@ -83,7 +89,7 @@ class Judge(unittest.TestCase):
 
     def test_case_that_did_not_end(self):
         text = sections(GOOD)
-        self.assertEqual(failed(text[: text.rindex("section: end")]), ["qemu-group"])
+        self.assertEqual(failed(text[: text.rindex("section: end")]), ["qemu-peers"])
 
     def test_wrong_module(self):
         self.broken("load", "dmabuf_vfio_pci", "vfio_pci")
@@ -128,14 +134,28 @@ class Judge(unittest.TestCase):
     def test_wrong_register(self):
         self.broken("qemu-group", "0x010000ed", "0xffffffff")
 
-    def test_dpdk_with_a_driver_of_another_name(self):
+    def test_peer_that_is_not_reached(self):
+        self.broken("qemu-group", "1024 of", "1023 of")
+        self.broken("qemu-peers", "1024 of", "0 of")
+
+    def test_own_name(self):
         good = {"load": "module of dmabuf-vfio-pci: dmabuf_vfio_pci\n",
                 "no-port": "TELEMETRY: No legacy callbacks\nNo probed ethernet devices\n",
                 "driverctl": GOOD["driverctl"].replace("vfio-pci", "dmabuf-vfio-pci"),
-                "qemu-iommufd": GOOD["qemu-group"]}
+                "qemu-iommufd": ALONE, "qemu-peers": NESTED}
         self.assertEqual(failed(sections(good, "own"), "own"), [])
-        good["no-port"] = "Configuring Port 0\n"
-        self.assertEqual(failed(sections(good, "own"), "own"), ["no-port"])
+        for what, text in {"no-port": "Configuring Port 0\n", "qemu-peers": ALONE,
+                           "qemu-iommufd": ALONE.replace(apps.REFUSED, "")}.items():
+            self.assertEqual(failed(sections(good | {what: text}, "own"), "own"), [what])
+        reached = sections(good | {"qemu-iommufd": NESTED + apps.REFUSED}, "own")
+        self.assertEqual(failed(reached, "own"), ["qemu-iommufd"])
+
+    def test_in_tree_peers(self):
+        good = GOOD | {"load": "module of vfio-pci: vfio_pci\n"}
+        del good["qemu-group"]
+        self.assertEqual(failed(sections(good, "in-tree"), "in-tree"), [])
+        text = sections(good | {"qemu-peers": ALONE}, "in-tree")
+        self.assertEqual(failed(text, "in-tree"), ["qemu-peers"])
 
 
 class Pcap(unittest.TestCase):
