@@ -51,6 +51,8 @@ pub fn hammer(
     begun();
     while !stop() {
         (0..16).for_each(|_| pass(spots, flag, &mut seen));
+        // The operation needs a CPU, too.
+        std::thread::yield_now();
     }
     pass(spots, flag, &mut seen);
     seen

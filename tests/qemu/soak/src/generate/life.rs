@@ -118,7 +118,16 @@ impl Generator {
             }
             Some(&by) if self.rng.random_bool(0.5) => {
                 self.by = by;
-                let kinds = [Kind::Export, Kind::Map, Kind::MapBar, Kind::HotReset];
+                let kinds = [
+                    Kind::Export,
+                    Kind::Export,
+                    Kind::Map,
+                    Kind::MapBar,
+                    Kind::Attach,
+                    Kind::ImporterMap,
+                    Kind::ImporterMap,
+                    Kind::HotReset,
+                ];
                 let kind = *kinds.choose(&mut self.rng)?;
                 self.pick(kind, model)
             }

@@ -23,6 +23,12 @@ pub(super) fn slot<T>(
     found.choose(rng).copied()
 }
 
+/// The functions of buffers that importers have mapped.
+fn imported(model: &Model) -> Vec<Func> {
+    let mapped = model.importers.iter().filter(|importer| importer.mapped);
+    mapped.filter_map(|importer| Some(model.buffer(importer.buffer?).func)).collect()
+}
+
 /// The model with the process that is to perform an operation.
 pub(super) struct View<'a> {
     pub(super) model: &'a Model,
@@ -139,7 +145,10 @@ impl Generator {
         };
         let pages = self.rng.random_range(1..=most.min(bar.pages));
         let last = bar.pages - pages;
+        // edu has its registers on page 0.
+        let is_edu = bar.content == Content::Edu;
         let page = match self.rng.random_range(0..10) {
+            0..4 if is_edu => 0,
             0..6 => self.rng.random_range(0..=last.min(12)),
             // Where a huge page begins, if there is one.
             6..8 if last >= 512 => 512 * self.rng.random_range(0..=last / 512),
@@ -315,10 +324,7 @@ impl Generator {
                 Some(Op::LowPower { func, enter: is_in == self.rng.random_bool(0.1) })
             }
             Kind::WakeImporters => {
-                let mapped: Vec<Func> = (view.model.importers.iter())
-                    .filter(|importer| importer.mapped)
-                    .filter_map(|importer| Some(view.model.buffer(importer.buffer?).func))
-                    .collect();
+                let mapped = imported(view.model);
                 let func = self.func(view, |func| mapped.contains(&func))?;
                 Some(Op::LowPower { func, enter: false })
             }
@@ -329,10 +335,12 @@ impl Generator {
             }
             Kind::Reset => Some(Op::Reset { func: self.func(view, |_| true)? }),
             Kind::HotReset => {
-                // Mostly one that has a sibling.
-                let siblings = self.rng.random_bool(0.7);
-                let wanted = |func| spec(func).hot_resets && (slot_of(func).len() > 1) == siblings;
-                Some(Op::HotReset { func: self.func(view, wanted)? })
+                // Preferably one whose sibling has importers.
+                let mapped = imported(view.model);
+                let hits = |func| slot_of(func).any(|of| of != func && mapped.contains(&of));
+                let func = self.func(view, hits).filter(|_| self.rng.random_bool(0.8));
+                let func = func.or_else(|| self.func(view, |func| spec(func).hot_resets))?;
+                Some(Op::HotReset { func })
             }
             _ => Some(Op::Flr { func: self.func(view, |func| spec(func).flr_and_d3)? }),
         }

@@ -6,7 +6,7 @@ use rand::Rng;
 
 use super::pick::View;
 use super::{Generator, Kind};
-use crate::machine::{unit_of, Func};
+use crate::machine::{slot_of, Func};
 use crate::model::Model;
 use crate::op::{Accessor, Op, Proc, Target, PROCS};
 
@@ -34,18 +34,24 @@ const KINDS: [Kind; 21] = [
     Kind::Protect,
     Kind::Move,
 ];
-/// How often the generator looks for a target that the operation affects.
-const TRIES: u32 = 6;
+/// How often the generator tries to find an operation with accesses that it affects.
+const TRIES: u32 = 8;
 
 impl Generator {
     /// An operation, and processes that access memory during it.
     pub(super) fn race(&mut self, model: &Model) -> Option<Op> {
         let kind = *KINDS.choose(&mut self.rng)?;
-        let op = self.pick(kind, model)?;
-        self.with_crowd(model, op)
+        for _ in 0..TRIES {
+            let race = self.pick(kind, model).and_then(|op| self.with_crowd(model, op));
+            if race.is_some() {
+                return race;
+            }
+        }
+        None
     }
 
-    /// Adds processes that access memory during an operation.
+    /// Adds processes that access memory during an operation: the functions of its slot, if it has
+    /// one.
     pub(super) fn with_crowd(&mut self, model: &Model, op: Op) -> Option<Op> {
         if matches!(op, Op::Race { .. }) {
             return Some(op);
@@ -68,27 +74,29 @@ impl Generator {
         (!crowd.is_empty()).then_some(Op::Race { op: Box::new(op), crowd })
     }
 
-    /// Up to four targets of the process, preferably in the unit of `func`.
+    /// Up to four targets of the process, in the slot of `func`.
     fn targets(&mut self, model: &Model, func: Option<Func>) -> Vec<Target> {
         let view = View { model, proc: model.proc(self.by) };
-        let unit = func.map(unit_of);
+        let who = self.by;
+        let is_near = |word| {
+            let place = model.place_of(who, word);
+            func.is_none_or(|func| place.is_some_and(|(of, ..)| slot_of(func).contains(&of)))
+        };
         let mut targets = Vec::new();
-        for _ in 0..self.rng.random_range(1..5) {
-            let mut word = None;
-            for _ in 0..TRIES {
-                let Some(Op::Load { word: new }) = self.access(Kind::Load, &view) else { break };
-                word = Some(new);
-                let place = model.place_of(self.by, new);
-                if unit.is_none() || place.map(|(func, ..)| unit_of(func)) == unit {
-                    break;
-                }
+        for _ in 0..self.rng.random_range(1..5) * TRIES {
+            let Some(Op::Load { word }) = self.access(Kind::Load, &view) else { break };
+            let is_useful = is_near(word) && model.is_telling(who, word);
+            if !is_useful && self.rng.random_bool(0.95) {
+                continue;
             }
-            if let Some(word) = word {
-                let store = self.rng.random_bool(0.3);
-                let store = model.memory_at(self.by, word).filter(|_| store);
-                targets.push(Target { word, store });
-            }
+            let store = self.rng.random_bool(0.3);
+            let store = model.memory_at(who, word).filter(|_| store);
+            targets.push(Target { word, store });
         }
+        if !targets.iter().any(|target| is_near(target.word)) {
+            targets.clear();
+        }
+        targets.truncate(4);
         targets
     }
 }

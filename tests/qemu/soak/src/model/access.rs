@@ -80,6 +80,14 @@ impl Model {
         is_memory.then(|| self.content(place, word.word)).flatten()
     }
 
+    /// Whether a load shows if it reached the device: one that memory decoding does not answer reads
+    /// as ones.
+    pub fn is_telling(&self, by: Proc, word: Word) -> bool {
+        let place = self.place_of(by, word);
+        let value = place.and_then(|place| self.content(place, word.word));
+        value.is_some_and(|value| value != u32::MAX)
+    }
+
     fn accessed(&self, by: Proc, target: &Target) -> Loaded {
         match target.store {
             None => self.loaded(by, target.word),
