@@ -80,12 +80,12 @@ impl Model {
         is_memory.then(|| self.content(place, word.word)).flatten()
     }
 
-    /// Whether a load shows if it reached the device: one that memory decoding does not answer reads
-    /// as ones.
+    /// Whether the value of a word shows that a load has reached the device. While memory is
+    /// disabled, a load reads ones or zeros.
     pub fn is_telling(&self, by: Proc, word: Word) -> bool {
         let place = self.place_of(by, word);
         let value = place.and_then(|place| self.content(place, word.word));
-        value.is_some_and(|value| value != u32::MAX)
+        value.is_some_and(|value| value != u32::MAX && value != 0)
     }
 
     fn accessed(&self, by: Proc, target: &Target) -> Loaded {
