@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the model knows of the machine: its devices, their abilities and their registers.
 //!
-//! Pure. A *unit* is a slot, with one function or two. A hot reset affects all functions of a slot.
-//! At first each slot is one IOMMU group. Pages are 4 KiB, words 4 bytes.
+//! Pure. A hot reset affects all functions of a slot. At first each slot is one IOMMU group. Pages
+//! are 4 KiB, words 4 bytes.
 
-/// A unit, by its place in [`UNITS`].
-pub type Unit = u8;
+use std::ops::Range;
+
 /// A function, by its place in [`FUNCS`].
 pub type Func = u8;
 
@@ -38,8 +38,8 @@ pub struct Bar {
 pub struct FuncSpec {
     /// Its name in reports.
     pub name: &'static str,
-    /// The unit that it belongs to.
-    pub unit: Unit,
+    /// Its slot.
+    pub slot: u8,
     /// The BARs that can be mapped.
     pub bars: &'static [Bar],
     /// A BAR that it does not have.
@@ -64,10 +64,10 @@ const fn bar(index: u8, pages: u32, content: Content) -> Bar {
 
 const EDU_BARS: &[Bar] = &[bar(0, 256, Content::Edu)];
 
-const fn edu(name: &'static str, unit: Unit, resets: bool) -> FuncSpec {
+const fn edu(name: &'static str, slot: u8, resets: bool) -> FuncSpec {
     FuncSpec {
         name,
-        unit,
+        slot,
         bars: EDU_BARS,
         no_bar: 1,
         resets,
@@ -84,7 +84,7 @@ pub const FUNCS: [FuncSpec; 6] = [
     edu("pair.1", 1, false),
     FuncSpec {
         name: "bochs",
-        unit: 2,
+        slot: 2,
         bars: &[bar(0, 4096, Content::Memory), bar(2, 1, Content::BochsRegisters)],
         no_bar: 4,
         resets: true,
@@ -94,7 +94,7 @@ pub const FUNCS: [FuncSpec; 6] = [
     },
     FuncSpec {
         name: "ivshmem",
-        unit: 3,
+        slot: 3,
         bars: &[bar(2, 256, Content::Memory)],
         no_bar: 4,
         resets: true,
@@ -104,7 +104,7 @@ pub const FUNCS: [FuncSpec; 6] = [
     },
     FuncSpec {
         name: "igb",
-        unit: 4,
+        slot: 4,
         bars: &[bar(0, 32, Content::Igb)],
         no_bar: 4,
         resets: true,
@@ -114,28 +114,17 @@ pub const FUNCS: [FuncSpec; 6] = [
     },
 ];
 
-/// The units: first function, number of functions.
-pub const UNITS: [(Func, u8); 5] = [(0, 1), (1, 2), (3, 1), (4, 1), (5, 1)];
-
-/// The functions of a unit.
-pub fn funcs_of(unit: Unit) -> std::ops::Range<Func> {
-    let (first, count) = UNITS[usize::from(unit)];
-    first..first + count
-}
-
 /// Whether a function is the first one of its slot.
 pub fn is_first(func: Func) -> bool {
     slot_of(func).start == func
 }
 
-/// The unit of a function.
-pub fn unit_of(func: Func) -> Unit {
-    spec(func).unit
-}
-
-/// The functions of the unit of a function, itself included.
-pub fn slot_of(func: Func) -> std::ops::Range<Func> {
-    funcs_of(unit_of(func))
+/// The functions of the slot of a function, itself included.
+pub fn slot_of(func: Func) -> Range<Func> {
+    let in_slot = |of: &FuncSpec| of.slot == spec(func).slot;
+    let first = FUNCS.iter().position(in_slot).unwrap_or_default() as Func;
+    let count = FUNCS.iter().filter(|of| in_slot(of)).count() as Func;
+    first..first + count
 }
 
 /// The description of a function.

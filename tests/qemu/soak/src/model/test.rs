@@ -178,6 +178,64 @@ fn buffers_of_another_binding_are_no_buffers_of_the_device() {
     fails(&mut model, 0, info, Errno::ENODEV);
 }
 
+/// Both functions of the slot are open in process 0.
+fn pair() -> Model {
+    let mut model = model();
+    works(&mut model, 0, Op::Open { func: 1, via: Via::Group });
+    works(&mut model, 0, Op::Open { func: 2, via: Via::Cdev });
+    model
+}
+
+#[test]
+fn hot_reset_needs_all_functions_of_the_slot() {
+    let mut model = pair();
+    let reset = Op::HotReset { func: 1 };
+    works(&mut model, 0, reset.clone());
+    works(&mut model, 0, Op::Close { func: 2 });
+    works(&mut model, 0, reset.clone());
+    works(&mut model, 0, Op::Unbind { func: 2 });
+    fails(&mut model, 0, reset.clone(), Errno::EINVAL);
+    works(&mut model, 0, Op::Bind { func: 2 });
+    works(&mut model, 0, reset);
+}
+
+#[test]
+fn hot_reset_needs_all_groups_of_the_slot() {
+    let mut model = pair();
+    let reset = Op::HotReset { func: 1 };
+    works(&mut model, 0, Op::Close { func: 2 });
+    works(&mut model, 0, Op::Replug { func: 2 });
+    works(&mut model, 0, Op::Bind { func: 2 });
+    fails(&mut model, 0, reset.clone(), Errno::EINVAL);
+    works(&mut model, 1, Op::Open { func: 2, via: Via::Group });
+    fails(&mut model, 0, reset.clone(), Errno::EINVAL);
+    works(&mut model, 1, Op::Close { func: 2 });
+    works(&mut model, 0, Op::Open { func: 2, via: Via::Group });
+    works(&mut model, 0, reset);
+}
+
+#[test]
+fn end_of_low_power_invalidates_and_does_not_wait() {
+    for (policy, mapped) in [(Policy::AtOnce, Some(false)), (Policy::Later, None)] {
+        let mut model = mapped_by(policy);
+        works(&mut model, 0, Op::LowPower { func: BOCHS, enter: false });
+        let stats = Expect::Importer { attached: true, mapped, hits: (1, 1) };
+        assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats);
+        works(&mut model, 0, Op::Memory { func: BOCHS, on: false });
+        let hits = (1, if policy == Policy::Later { 2 } else { 1 });
+        let stats = Expect::Importer { attached: true, mapped: Some(false), hits };
+        assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats);
+    }
+}
+
+/// As [`mapped`], with an importer that has mapped the buffer.
+fn mapped_by(policy: Policy) -> Model {
+    let mut model = mapped();
+    works(&mut model, 0, Op::Attach { importer: 1, fd: 0, policy });
+    apply(&mut model, 0, Op::ImporterMap { importer: 1 });
+    model
+}
+
 /// Most steps of the generator are possible, and a seed always yields the same ones.
 #[test]
 fn random_steps_are_possible_and_repeat() {
