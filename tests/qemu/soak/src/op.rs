@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Operations and their outcomes.
 //!
-//! Pure. An operation names its objects by slots: process 2, its fd 5, its mapping 3. Each operation
-//! is therefore possible after any others, or the model refuses it
+//! Pure. An operation names its objects by slots: process 2, its fd 5, its mapping 3. Each
+//! operation is therefore possible after any others, or the model refuses it
 //! ([`crate::model::Model::apply`]). A sequence can be shortened by leaving out any of them. Pages
 //! are 4 KiB, words 4 bytes.
 

@@ -41,7 +41,8 @@ impl Model {
         Expect::ok()
     }
 
-    /// The buffer of `func` behind an fd, or the error of a call with it. `None`: the slot is empty.
+    /// The buffer of `func` behind an fd, or the error of a call with it. `None`: the slot is
+    /// empty.
     fn buffer_of(&self, by: Proc, func: Func, fd: FdRef) -> Option<Result<BufferId, Errno>> {
         Some(match fd {
             FdRef::Closed => Err(Errno::EBADF),

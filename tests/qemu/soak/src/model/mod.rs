@@ -2,8 +2,9 @@
 //! The oracle: the contract as a state machine.
 //!
 //! Pure. [`Model::apply`] returns the outcome that an operation must have, and takes the state that
-//! the machine has after it. The outcome does not depend on timing: an operation has returned before
-//! the next one starts. The exception is an importer that unmaps late: see [`Importer::pending`].
+//! the machine has after it. The outcome does not depend on timing: an operation has returned
+//! before the next one starts. The exception is an importer that unmaps late: see
+//! [`Importer::pending`].
 
 mod access;
 mod buffers;
@@ -306,8 +307,8 @@ impl Model {
         &mut self.importers[id as usize]
     }
 
-    /// Applies `step` and returns the outcome that it must have. `None`: the step is impossible now,
-    /// for example because a slot is empty, and the state does not change.
+    /// Applies `step` and returns the outcome that it must have. `None`: the step is impossible
+    /// now, for example because a slot is empty, and the state does not change.
     pub fn apply(&mut self, step: &Step) -> Option<Expect> {
         let by = step.by;
         match step.op {
