@@ -109,9 +109,14 @@ impl Device {
 
     /// Opens another device of the same IOMMU group, through what holds this one.
     pub fn open_sibling(&self, pci: &Pci, via: Via) -> Result<Device> {
+        Device::open_through(pci, via, &self.holders[0])
+    }
+
+    /// Opens a device through a group fd or an iommufd that is open.
+    pub fn open_through(pci: &Pci, via: Via, holder: impl AsFd) -> Result<Device> {
         let file = match via {
-            Via::Group => from_group(pci, &self.holders[0], ""),
-            Via::Cdev => from_cdev(pci, &self.holders[0]),
+            Via::Group => from_group(pci, holder, ""),
+            Via::Cdev => from_cdev(pci, holder),
         };
         let file = file.with_context(|| format!("open {pci} via {via:?} of another"))?;
         Ok(Device { file, holders: Vec::new() })

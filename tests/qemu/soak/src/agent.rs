@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A process that follows the orders of the conductor and answers with the outcomes.
+//! A process that performs the operations that the conductor orders.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::Handle;
 use crate::hammer::{self, Flag, Spot};
 use crate::hardware::Hardware;
-use crate::machine::UNITS;
+use crate::machine::FUNCS;
 use crate::op::{
     Area, FdRef, Op, Outcome, Part, Prot, Pte, Seen, Signal, Slot, Target, Word, FDS, IMPORTERS,
     MAPS,
@@ -28,20 +28,20 @@ use crate::op::{
 /// An order to a process.
 #[derive(Serialize, Deserialize)]
 pub enum Order {
-    /// Do these, one after the other.
+    /// Performs these operations in order.
     Do(Vec<Op>),
-    /// Do this, and access these with another thread meanwhile.
+    /// Performs the operation while another thread accesses the targets.
     Race(Op, Vec<Target>),
-    /// Access these until the next order comes, whatever it is. Two answers: when it has begun,
-    /// and at the end.
+    /// Accesses the targets until the next order. Has two answers, after the first round and at
+    /// the end.
     Hammer(Vec<Target>),
-    /// No order but the next one.
+    /// Ends [`Order::Hammer`].
     Stop,
-    /// Answer with a copy of this fd.
+    /// Answers with a copy of this fd.
     Give(Slot),
-    /// Keep the fd that comes with this.
+    /// Keeps the fd that comes with the order.
     Take(Slot),
-    /// Make a copy of yourself, which listens to the socket that comes with this.
+    /// Forks a process that obeys the socket that comes with the order.
     Fork,
 }
 
@@ -52,32 +52,32 @@ pub enum Answer {
     Did(Vec<Outcome>),
     /// To [`Order::Hammer`].
     Saw(Vec<Seen>),
-    /// To all others; the id of the new process.
+    /// To all others; the process id for [`Order::Fork`].
     Done(i32),
 }
 
 /// Bytes between the places of mappings: enough for the largest BAR and a skew.
 const STRIDE: usize = 128 << 20;
 
-/// A process and what it has.
+/// A process and its fds and mappings.
 pub struct Agent<'a> {
     link: Link,
     flag: Flag,
     pub hardware: &'a Hardware,
-    pub handles: [Option<Handle>; UNITS.len()],
+    pub handles: [Option<Handle>; FUNCS.len()],
     pub fds: [Option<Buffer>; FDS],
     pub importers: [Option<Importer>; IMPORTERS],
     /// Where each mapping starts.
     bases: [usize; MAPS],
-    /// No dma-buf.
+    /// Not a dma-buf.
     null: File,
-    /// A dma-buf that is no buffer.
+    /// A dma-buf of another exporter.
     heap: Buffer,
     ptes: Ptes,
 }
 
 impl<'a> Agent<'a> {
-    /// Makes one that has nothing yet.
+    /// A process without device fds, buffers and mappings.
     pub fn new(hardware: &'a Hardware, link: Link, flag: Flag) -> Result<Agent<'a>> {
         Ok(Agent {
             link,
@@ -93,7 +93,7 @@ impl<'a> Agent<'a> {
         })
     }
 
-    /// Follows orders until the conductor is gone.
+    /// Obeys orders until the conductor closes the socket.
     pub fn obey(&mut self) -> Result<()> {
         loop {
             let mut enclosure = None;
@@ -106,7 +106,7 @@ impl<'a> Agent<'a> {
                     Answer::Did(vec![Outcome::Race { outcome: Box::new(outcome), seen }])
                 }
                 (Order::Hammer(targets), _) => self.hammer(&targets)?,
-                (Order::Stop, _) => bail!("there is nothing to stop"),
+                (Order::Stop, _) => bail!("no accesses to stop"),
                 (Order::Give(slot), _) => {
                     enclosure = Some(self.fd(slot)?.raw());
                     Answer::Done(0)
@@ -116,7 +116,7 @@ impl<'a> Agent<'a> {
                     Answer::Done(0)
                 }
                 (Order::Fork, Some(fd)) => Answer::Done(self.fork(fd)?),
-                _ => bail!("an order without its fd"),
+                _ => bail!("an order without an fd"),
             };
             self.link.send(&answer, enclosure)?;
         }
@@ -130,7 +130,7 @@ impl<'a> Agent<'a> {
     fn hammer(&self, targets: &[Target]) -> Result<Answer> {
         let mut sent = Ok(());
         let begun = || sent = self.link.send(&Answer::Done(0), None);
-        // An error means that the conductor is gone.
+        // An error means that the conductor has closed the socket.
         let stop = || self.link.has_message().unwrap_or(true);
         let seen = hammer::hammer(&self.spots(targets), self.flag, begun, stop);
         sent?;
@@ -138,21 +138,21 @@ impl<'a> Agent<'a> {
         Ok(Answer::Saw(seen))
     }
 
-    /// Makes a copy of this process, which listens to `fd`.
+    /// Forks a process that obeys orders from `fd`.
     fn fork(&mut self, fd: OwnedFd) -> Result<i32> {
         worker::start_away(|| {
-            // The conductor must see the end of the old one when the original dies.
+            // Drops the copy of the old socket: the conductor must see when this process ends.
             self.link = fd.into();
-            // Ends with an error when the conductor is gone.
+            // Fails when the conductor closes the socket.
             let _ = self.obey();
         })
     }
 
     pub fn fd(&self, slot: Slot) -> Result<&Buffer> {
-        self.fds[usize::from(slot)].as_ref().with_context(|| format!("fd {slot} is not there"))
+        self.fds[usize::from(slot)].as_ref().with_context(|| format!("slot {slot} has no fd"))
     }
 
-    /// The number behind a reference.
+    /// The number of an fd, -1 if it is closed.
     pub fn number(&self, fd: FdRef) -> RawFd {
         match fd {
             FdRef::Closed => -1,

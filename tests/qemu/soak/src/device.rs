@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a process does on devices and with importers.
+//! Operations of a process on devices and importers.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use anyhow::Result;
 use guest::buffer::{self, Export, Range};
@@ -11,16 +12,23 @@ use guest::testmod::{self, Importer, UNMAPS_AT_ONCE};
 use guest::{uapi, Errno, PAGE};
 
 use crate::agent::{errno_of, Agent};
-use crate::machine::{funcs_of, spec, Func, Unit};
-use crate::op::{FdRef, Flaw, Manners, Oddity, Op, Outcome, Slot, Spec, Via};
+use crate::machine::{slot_of, spec, Func};
+use crate::op::{FdRef, Flaw, Oddity, Op, Outcome, Policy, Slot, Spec, Via};
 
-/// The fds of a unit.
+/// An open function.
 pub struct Handle {
-    /// Its functions; the first one has what holds them all.
-    devices: Vec<Device>,
-    via: Via,
-    /// The command register, with the memory bit.
+    device: Device,
+    /// Goes after the device.
+    holder: Rc<Holder>,
+    /// The command register, with the memory bit set.
     command: u16,
+}
+
+/// What a function and its siblings were opened through.
+struct Holder {
+    via: Via,
+    /// Group and container, or the iommufd.
+    fds: Vec<OwnedFd>,
 }
 
 const MEMORY: u16 = uapi::PCI_COMMAND_MEMORY as u16;
@@ -28,9 +36,9 @@ const MEMORY: u16 = uapi::PCI_COMMAND_MEMORY as u16;
 impl Agent<'_> {
     pub fn perform_on_device(&mut self, op: &Op) -> Outcome {
         match op {
-            Op::Open { unit, via } => done(self.open(*unit, *via)),
-            Op::Close { unit } => {
-                self.handles[usize::from(*unit)] = None;
+            Op::Open { func, via } => done(self.open(*func, *via)),
+            Op::Close { func } => {
+                self.handles[usize::from(*func)] = None;
                 Outcome::OK
             }
             Op::Export { func, to, spec } => self.export(*func, *to, spec),
@@ -85,7 +93,7 @@ impl Agent<'_> {
             None => Outcome::Errno(Errno::ENOENT as i32),
         };
         match op {
-            Op::Attach { importer, fd, manners } => self.attach(*importer, *fd, *manners),
+            Op::Attach { importer, fd, policy } => self.attach(*importer, *fd, *policy),
             Op::ImporterUnmap { importer } => call(importer, Importer::unmap),
             Op::Detach { importer } => call(importer, Importer::detach),
             Op::ImporterMap { importer } => self.importer_map(*importer),
@@ -105,34 +113,54 @@ impl Agent<'_> {
     }
 
     fn handle(&self, func: Func) -> &Handle {
-        let unit = usize::from(spec(func).unit);
-        self.handles[unit].as_ref().expect("the model knows what is open")
+        self.handles[usize::from(func)].as_ref().expect("the model knows what is open")
     }
 
     fn device(&self, func: Func) -> &Device {
-        let first = funcs_of(spec(func).unit).start;
-        &self.handle(func).devices[usize::from(func - first)]
+        &self.handle(func).device
     }
 
-    fn open(&mut self, unit: Unit, via: Via) -> Result<()> {
-        let mut funcs = funcs_of(unit).map(|func| self.hardware.func(func));
-        let how = match via {
+    /// The open functions of the slot of `func`.
+    fn siblings(&self, func: Func) -> impl Iterator<Item = (Func, &Handle)> {
+        slot_of(func).filter_map(|func| Some((func, self.handles[usize::from(func)].as_ref()?)))
+    }
+
+    /// The group fd, or the iommufd, through which the process can open a function: that of a
+    /// sibling in its IOMMU group, or the iommufd of any sibling.
+    fn holder(&self, func: Func, via: Via) -> Result<Option<Rc<Holder>>> {
+        let group = self.hardware.func(func).group()?;
+        let mut any = None;
+        for (sibling, handle) in self.siblings(func) {
+            if self.hardware.func(sibling).group()? == group {
+                return Ok(Some(handle.holder.clone()));
+            }
+            if (handle.holder.via, via) == (Via::Cdev, Via::Cdev) {
+                any = Some(handle.holder.clone());
+            }
+        }
+        Ok(any)
+    }
+
+    fn open(&mut self, func: Func, via: Via) -> Result<()> {
+        let pci = self.hardware.func(func);
+        let way = |via| match via {
             Via::Group => device::Via::Group,
             Via::Cdev => device::Via::Cdev,
         };
-        let mut devices = Vec::new();
-        if let Some(pci) = funcs.next() {
-            devices.push(Device::open(pci, how)?);
-        }
-        for pci in funcs {
-            devices.push(devices[0].open_sibling(pci, how)?);
-        }
-        let command = devices[0].config16(uapi::PCI_COMMAND.into())? | MEMORY;
-        self.handles[usize::from(unit)] = Some(Handle { devices, via, command });
+        let (device, holder) = match self.holder(func, via)? {
+            Some(holder) => (Device::open_through(pci, way(holder.via), &holder.fds[0])?, holder),
+            None => {
+                let mut device = Device::open(pci, way(via))?;
+                let fds = std::mem::take(&mut device.holders);
+                (device, Rc::new(Holder { via, fds }))
+            }
+        };
+        let command = device.config16(uapi::PCI_COMMAND.into())? | MEMORY;
+        self.handles[usize::from(func)] = Some(Handle { device, holder, command });
         Ok(())
     }
 
-    /// The fd to map a BAR with, and where the BAR starts in it.
+    /// The fd for mapping a BAR, and the offset of the BAR in it.
     pub fn bar(&self, func: Func, bar: u8) -> (RawFd, u64) {
         (self.device(func).raw(), u64::from(bar) << 40)
     }
@@ -218,26 +246,28 @@ impl Agent<'_> {
     }
 
     fn hot_reset(&self, func: Func) -> Outcome {
-        let handle = self.handle(func);
-        let groups: Vec<RawFd> = match handle.via {
-            Via::Group => vec![handle.devices[0].holders[0].as_raw_fd()],
-            Via::Cdev => Vec::new(),
-        };
+        let mut groups: Vec<RawFd> = Vec::new();
+        if self.handle(func).holder.via == Via::Group {
+            let holders = self.siblings(func).map(|(_, handle)| &handle.holder);
+            let holders = holders.filter(|holder| holder.via == Via::Group);
+            groups.extend(holders.map(|holder| holder.fds[0].as_raw_fd()));
+            groups.dedup();
+        }
         Outcome::of(self.device(func).hot_reset(&groups), |()| 0)
     }
 
-    fn attach(&mut self, slot: Slot, fd: Slot, manners: Manners) -> Outcome {
+    fn attach(&mut self, slot: Slot, fd: Slot, policy: Policy) -> Outcome {
         let slot = &mut self.importers[usize::from(slot)];
         if slot.is_none() {
             *slot = Importer::new().ok();
         }
-        let how = match manners {
-            Manners::Good => UNMAPS_AT_ONCE,
-            Manners::Slow => testmod::unmaps_after(1),
-            Manners::NoPeerToPeer => {
+        let how = match policy {
+            Policy::AtOnce => UNMAPS_AT_ONCE,
+            Policy::Later => testmod::unmaps_after(1),
+            Policy::NoPeerToPeer => {
                 testmod::uapi::Attach { flags: testmod::uapi::REVOCABLE, ..UNMAPS_AT_ONCE }
             }
-            Manners::NotRevocable => {
+            Policy::NotRevocable => {
                 testmod::uapi::Attach { flags: testmod::uapi::PEER_TO_PEER, ..UNMAPS_AT_ONCE }
             }
         };
@@ -249,7 +279,7 @@ impl Agent<'_> {
         }
     }
 
-    /// Gives the bytes that are mapped.
+    /// Returns the number of mapped bytes.
     fn importer_map(&self, slot: Slot) -> Outcome {
         let importer = self.importers[usize::from(slot)].as_ref();
         let result = importer.ok_or(Errno::ENOENT).and_then(Importer::map);

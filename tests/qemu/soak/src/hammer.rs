@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Accesses to memory over and over, while something happens to it.
+//! Repeated accesses to memory during an operation.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,18 +9,18 @@ use guest::{Errno, PAGE};
 
 use crate::op::{Access, Seen};
 
-/// A word that all processes share, which says whether the operation is over.
+/// A word that all processes share: whether the operation has returned.
 #[derive(Clone, Copy, Debug)]
 pub struct Flag(usize);
 
 impl Flag {
-    /// A new one; the processes to be forked have it, too.
+    /// Maps a new one, which processes that are forked later share.
     pub fn new() -> Result<Flag, Errno> {
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
         mm::map(-1, PAGE, mm::RW, flags, 0).map(Flag)
     }
 
-    /// The operation is over, or is not.
+    /// Records whether the operation has returned.
     pub fn set(self, over: bool) {
         fault::store32(self.0, over.into()).expect("the flag is memory");
     }
@@ -30,16 +30,16 @@ impl Flag {
     }
 }
 
-/// What is accessed: an address, and what is stored there.
+/// An access: an address, and the value of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Spot {
     pub address: usize,
     pub store: Option<u32>,
 }
 
-/// Accesses `spots` until `stop` says so, and once more.
+/// Accesses `spots` in turn until `stop` returns true, and then once more.
 ///
-/// Calls `begun` when each was accessed once.
+/// Calls `begun` after the first round.
 pub fn hammer(
     spots: &[Spot],
     flag: Flag,
@@ -51,6 +51,8 @@ pub fn hammer(
     begun();
     while !stop() {
         (0..16).for_each(|_| pass(spots, flag, &mut seen));
+        // The operation needs a CPU, too.
+        std::thread::yield_now();
     }
     pass(spots, flag, &mut seen);
     seen
@@ -58,12 +60,12 @@ pub fn hammer(
 
 fn pass(spots: &[Spot], flag: Flag, seen: &mut [Seen]) {
     for (spot, seen) in spots.iter().zip(seen) {
-        // In this order: what begins after the end must see how things are then.
+        // In this order: an access that begins after the operation must see the state after it.
         let over = flag.is_set();
         let result = access(spot);
         seen.count += 1;
         let list = if over { &mut seen.after } else { &mut seen.before };
-        // Two or three different ones, unless all is lost.
+        // At most three differ if all is well.
         if !list.contains(&result) && list.len() < 8 {
             list.push(result);
         }
@@ -78,13 +80,13 @@ fn access(spot: &Spot) -> Access {
     .map_err(crate::agent::signal)
 }
 
-/// Hammers in a thread while `work` runs in this one.
+/// Accesses `spots` in a thread while `work` runs in this one.
 pub fn during<T>(spots: &[Spot], flag: Flag, work: impl FnOnce() -> T) -> (T, Vec<Seen>) {
     let (begun, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let tell = || begun.store(true, Ordering::Release);
-            hammer(spots, flag, tell, || stop.load(Ordering::Acquire))
+            let first_round_done = || begun.store(true, Ordering::Release);
+            hammer(spots, flag, first_round_done, || stop.load(Ordering::Acquire))
         });
         while !begun.load(Ordering::Acquire) {
             std::thread::yield_now();

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The devices themselves: where they are, and how they get into the state that the model begins
-//! with.
+//! The devices: finding them, binding them, and the state that the model begins with.
 
 use std::sync::Arc;
 
@@ -9,15 +8,15 @@ use guest::mm::{self, Mapping};
 use guest::pci::{self, Id, Pci};
 use guest::{uapi, PAGE};
 
-use crate::machine::{self, Content, Func, Places, Unit, FUNCS};
+use crate::machine::{self, Content, Func, Places, FUNCS};
 
 /// The machine's devices.
 pub struct Hardware {
     /// The functions of [`FUNCS`].
     pub funcs: Vec<Pci>,
-    /// The device for which importers map: an edu without a driver.
+    /// The importing device: an edu without a driver.
     pub importing: Pci,
-    /// What the model has to know of them.
+    /// What the model must know of them.
     pub places: Arc<Places>,
     driver: String,
 }
@@ -51,7 +50,7 @@ impl Hardware {
         Ok(hardware)
     }
 
-    /// Takes them all from their drivers.
+    /// Unbinds all of them.
     pub fn release(&self) -> Result<()> {
         self.importing.release()?;
         self.funcs.iter().try_for_each(Pci::release)
@@ -76,8 +75,15 @@ impl Hardware {
         Ok(places)
     }
 
-    /// Brings them into the state that the model begins with: painted, bound, closed.
+    /// Brings all functions into the state that the model begins with: painted, bound, closed.
     pub fn prepare(&self) -> Result<()> {
+        for func in 0..FUNCS.len() as Func {
+            let first = machine::slot_of(func).start;
+            if self.func(func).group()? != self.func(first).group()? {
+                self.func(first).unbind()?;
+                self.replug(first)?;
+            }
+        }
         for (pci, spec) in self.funcs.iter().zip(&FUNCS) {
             pci.unbind()?;
             for bar in spec.bars.iter().filter(|bar| bar.content == Content::Memory) {
@@ -90,11 +96,25 @@ impl Hardware {
         Ok(())
     }
 
-    /// Unbinds the functions of a unit and binds them again.
-    pub fn rebind(&self, unit: Unit) -> Result<()> {
-        let funcs = || machine::funcs_of(unit).map(|func| self.func(func));
-        funcs().try_for_each(Pci::unbind)?;
-        funcs().try_for_each(|pci| pci.bind(&self.driver))
+    /// Binds a function to the driver under test.
+    pub fn bind(&self, func: Func) -> Result<()> {
+        self.func(func).bind(&self.driver)
+    }
+
+    /// Takes a function off the bus and lets the kernel find it again, without a driver.
+    pub fn replug(&self, func: Func) -> Result<()> {
+        let pci = self.func(func);
+        pci.remove().with_context(|| format!("remove {pci}"))?;
+        Pci::rescan().context("rescan")?;
+        // The kernel may give it a driver of its own.
+        pci.release()?;
+        for bar in machine::spec(func).bars {
+            let index = usize::from(bar.index);
+            let (now, before) =
+                (pci.bar_start(index as u32)?, self.places.frames[usize::from(func)][index]);
+            ensure!(now == before * PAGE, "{pci}: BAR{index} has moved to {now:#x}");
+        }
+        Ok(())
     }
 
     /// A function.
@@ -110,7 +130,7 @@ fn paint(memory: &Mapping, page: u32) -> Result<(), guest::fault::Fault> {
     })
 }
 
-/// Calls `work` with a mapping of a BAR of a function that has no driver.
+/// Calls `work` with a mapping of a BAR of a function without a driver.
 fn with_bar<T>(
     pci: &Pci,
     bar: u32,

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the model knows of the machine: its devices, what can be done to them, what is in them.
+//! What the model knows of the machine: its devices, their abilities and their registers.
 //!
-//! Pure. A *unit* is what is opened as a whole: one function, or two in one slot. Pages are 4 KiB,
-//! words 4 bytes.
+//! Pure. A hot reset affects all functions of a slot. At first each slot is one IOMMU group. Pages
+//! are 4 KiB, words 4 bytes.
 
-/// A unit, by its place in [`UNITS`].
-pub type Unit = u8;
+use std::ops::Range;
+
 /// A function, by its place in [`FUNCS`].
 pub type Func = u8;
 
-/// What is behind a BAR.
+/// The content of a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Memory: each word keeps what was written. [`PAINTED`] words are known from the start.
+    /// Memory: each word keeps the last value written. [`PAINTED`] words are known from the start.
     Memory,
-    /// edu's registers, on page 0. Nothing is behind the rest: it reads as ones.
+    /// edu's registers, on page 0. All other pages read as ones.
     Edu,
     /// bochs-display's registers, of which one is known.
     BochsRegisters,
@@ -29,27 +29,30 @@ pub struct Bar {
     pub index: u8,
     /// Its size, pages.
     pub pages: u32,
-    /// What is in it.
+    /// Its content.
     pub content: Content,
 }
 
 /// A function.
 #[derive(Clone, Copy, Debug)]
 pub struct FuncSpec {
-    /// What it is called in reports.
+    /// Its name in reports.
     pub name: &'static str,
-    /// The unit that it belongs to.
-    pub unit: Unit,
+    /// Its slot.
+    pub slot: u8,
     /// The BARs that can be mapped.
     pub bars: &'static [Bar],
     /// A BAR that it does not have.
     pub no_bar: u8,
     /// Whether it can be reset by itself.
     pub resets: bool,
-    /// Whether a hot reset of it works: QEMU's igb does not come back in time for the kernel.
+    /// Whether a hot reset of it works: QEMU's igb is not ready in time for the kernel.
     pub hot_resets: bool,
     /// Whether it has power states and function level reset.
     pub flr_and_d3: bool,
+    /// Whether it may be removed and rescanned. The kernel knows at once that function 0 has
+    /// siblings and puts it into their IOMMU group. Any other function gets a group of its own.
+    pub replugs: bool,
 }
 
 /// Words of each page of memory whose content is known from the start.
@@ -61,8 +64,17 @@ const fn bar(index: u8, pages: u32, content: Content) -> Bar {
 
 const EDU_BARS: &[Bar] = &[bar(0, 256, Content::Edu)];
 
-const fn edu(name: &'static str, unit: Unit, resets: bool) -> FuncSpec {
-    FuncSpec { name, unit, bars: EDU_BARS, no_bar: 1, resets, hot_resets: true, flr_and_d3: false }
+const fn edu(name: &'static str, slot: u8, resets: bool) -> FuncSpec {
+    FuncSpec {
+        name,
+        slot,
+        bars: EDU_BARS,
+        no_bar: 1,
+        resets,
+        hot_resets: true,
+        flr_and_d3: false,
+        replugs: true,
+    }
 }
 
 /// The functions.
@@ -72,48 +84,47 @@ pub const FUNCS: [FuncSpec; 6] = [
     edu("pair.1", 1, false),
     FuncSpec {
         name: "bochs",
-        unit: 2,
+        slot: 2,
         bars: &[bar(0, 4096, Content::Memory), bar(2, 1, Content::BochsRegisters)],
         no_bar: 4,
         resets: true,
         hot_resets: true,
         flr_and_d3: false,
+        replugs: false,
     },
     FuncSpec {
         name: "ivshmem",
-        unit: 3,
+        slot: 3,
         bars: &[bar(2, 256, Content::Memory)],
         no_bar: 4,
         resets: true,
         hot_resets: true,
         flr_and_d3: false,
+        replugs: false,
     },
     FuncSpec {
         name: "igb",
-        unit: 4,
+        slot: 4,
         bars: &[bar(0, 32, Content::Igb)],
         no_bar: 4,
         resets: true,
         hot_resets: false,
         flr_and_d3: true,
+        replugs: false,
     },
 ];
 
-/// The units: first function, number of functions.
-pub const UNITS: [(Func, u8); 5] = [(0, 1), (1, 2), (3, 1), (4, 1), (5, 1)];
-
-/// The functions of a unit.
-pub fn funcs_of(unit: Unit) -> std::ops::Range<Func> {
-    let (first, count) = UNITS[usize::from(unit)];
-    first..first + count
+/// Whether a function is the first one of its slot.
+pub fn is_first(func: Func) -> bool {
+    slot_of(func).start == func
 }
 
-/// What a unit is called in reports.
-pub fn unit_name(unit: Unit) -> &'static str {
-    match unit {
-        1 => "pair",
-        _ => spec(funcs_of(unit).start).name,
-    }
+/// The functions of the slot of a function, itself included.
+pub fn slot_of(func: Func) -> Range<Func> {
+    let in_slot = |of: &FuncSpec| of.slot == spec(func).slot;
+    let first = FUNCS.iter().position(in_slot).unwrap_or_default() as Func;
+    let count = FUNCS.iter().filter(|of| in_slot(of)).count() as Func;
+    first..first + count
 }
 
 /// The description of a function.
@@ -127,7 +138,7 @@ pub fn bar_of(func: Func, index: u8) -> &'static Bar {
     bar.expect("operations name BARs that the function has")
 }
 
-/// What is painted into a word of memory.
+/// The value that is painted into a word of memory.
 pub fn colour(page: u32, word: u16) -> u32 {
     ((page << 10) | u32::from(word)).wrapping_mul(0x9e37_79b1) ^ 0x5bd1_e995
 }
@@ -136,17 +147,17 @@ pub fn colour(page: u32, word: u16) -> u32 {
 pub const EDU_ID: u32 = 0x0100_00ed;
 /// edu's inverter, a word of page 0.
 pub const EDU_INVERTER: u16 = 1;
-/// In bochs-display's BAR2, a word that says how long the block is that it starts.
+/// In bochs-display's BAR2, a word with the length of the block that it starts.
 pub const BOCHS_SIZE: (u16, u32) = (0x600 / 4, 8);
 /// igb's device status register.
 pub const IGB_STATUS: u16 = 2;
 
-/// Where things are that only the machine itself knows.
+/// What only the machine itself knows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Places {
     /// Page frame of the start of each BAR of each function.
     pub frames: Vec<[u64; 6]>,
-    /// What is in igb's status register.
+    /// The value of igb's status register.
     pub igb_status: u32,
 }
 
@@ -165,8 +176,8 @@ pub fn untouched(places: &Places, content: Content, page: u32, word: u16) -> Opt
     }
 }
 
-/// What a store leaves behind in the word that it goes to: (what is read there, or nothing new).
-/// `None` when a store there could set something off.
+/// The value that a word has after a store; `Some(None)` if the store changes nothing. `None` if
+/// the store could have side effects.
 pub fn stored(content: Content, page: u32, word: u16, value: u32) -> Option<Option<u32>> {
     match content {
         Content::Memory => Some(Some(value)),

@@ -3,10 +3,10 @@
 //!
 //!     soak [--minutes N | --operations N] [--seed S]
 //!
-//! A run is made of episodes. Each begins with fresh processes on devices in a known state, and
-//! does what follows from its seed alone; the seeds are S, S + 1, and so on. When an outcome is not
-//! what the [`model`] says, the episode is repeated with parts left out until what is left is
-//! short, and printed: `--seed` with the seed of that episode shows the same again.
+//! A run consists of episodes. Each begins with fresh processes on devices in a known state; its
+//! operations follow from its seed alone. The seeds are S, S + 1, and so on. If an outcome differs
+//! from that of the [`model`], the program repeats the episode with parts left out, until none can
+//! be spared, and prints the rest. `--seed` with the seed of that episode repeats it.
 //!
 //! Environment: `DRIVER_KO` and `SLOWER` as for the suite.
 
@@ -21,6 +21,7 @@ mod machine;
 mod model;
 mod op;
 mod session;
+mod show;
 mod shrink;
 
 use std::env;
@@ -39,12 +40,12 @@ use session::{play, Mismatch, Replay, Table};
 
 /// Steps of an episode.
 const EPISODE: u64 = 20_000;
-/// How long a failing sequence is worked on.
+/// The longest time for shortening a failing sequence.
 const SHRINKING: Duration = Duration::from_secs(600);
 /// Time between lines of progress.
 const REPORT: Duration = Duration::from_secs(10);
 
-/// When a run is over.
+/// The length of a run.
 enum Limit {
     Time(Duration),
     Operations(u64),
@@ -78,7 +79,7 @@ struct Run {
     reported: Instant,
     operations: u64,
     accesses: u64,
-    /// Whether the kernel has them.
+    /// Whether the kernel has VFIO character devices.
     cdevs: bool,
 }
 
@@ -91,7 +92,7 @@ impl Run {
         (self.operations as f64 / self.start.elapsed().as_secs_f64()) as u64
     }
 
-    /// Episodes until the limit; whether all went well.
+    /// Plays episodes until the limit; returns whether all outcomes were right.
     fn go(&mut self, options: &Options) -> Result<bool> {
         for seed in options.seed.. {
             let left = match options.limit {
@@ -122,7 +123,7 @@ impl Run {
         Ok(true)
     }
 
-    /// Shortens what went wrong, and prints it.
+    /// Shortens a failing sequence, and prints it.
     fn show(&self, seed: u64, mismatch: Mismatch) {
         self.say(&format!("mismatch with seed {seed}, operation {}", mismatch.steps.len()));
         print(&mismatch.steps[mismatch.steps.len().saturating_sub(5)..], &mismatch);

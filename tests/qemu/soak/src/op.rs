@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Operations, and what comes of them.
+//! Operations and their outcomes.
 //!
-//! Pure. An operation names what it works on by slots: process 2, its fd 5, its mapping 3. So each
-//! makes sense after any others, or is seen to be impossible ([`crate::model::Model::apply`]), and
-//! a sequence can be shortened by leaving any of them out. Pages are 4 KiB, words 4 bytes.
-
-use std::fmt;
+//! Pure. An operation names its objects by slots: process 2, its fd 5, its mapping 3. Each
+//! operation is therefore possible after any others, or the model refuses it
+//! ([`crate::model::Model::apply`]). A sequence can be shortened by leaving out any of them. Pages
+//! are 4 KiB, words 4 bytes.
 
 use guest::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{spec, unit_name, Func, Unit};
+use crate::machine::Func;
 
 /// How many processes there are.
 pub const PROCS: usize = 4;
 /// How many dma-buf fds each may have.
 pub const FDS: usize = 8;
-/// How many mappings each may have. Each may consist of pieces.
+/// How many mappings each may have. Each may consist of several VMAs.
 pub const MAPS: usize = 10;
 /// How many importers each may have.
 pub const IMPORTERS: usize = 3;
@@ -26,12 +25,12 @@ pub type Proc = u8;
 /// A slot of a process.
 pub type Slot = u8;
 
-/// One operation of one process. What no process does (sysfs, signals) is done by the conductor.
+/// One operation of one process. The conductor performs those that use sysfs or signals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// The process that does it, or that it is done to.
+    /// The process that performs it, or that is its object.
     pub by: Proc,
-    /// What is done.
+    /// The operation.
     pub op: Op,
 }
 
@@ -44,7 +43,7 @@ pub enum Via {
     Cdev,
 }
 
-/// An fd that a call on a device is given.
+/// The fd argument of a call on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FdRef {
     /// One of the process's buffers.
@@ -57,30 +56,30 @@ pub enum FdRef {
     Heap,
 }
 
-/// What is wrong with an export.
+/// The error in the arguments of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Flaw {
     /// No ranges.
     NoRanges,
-    /// One more than there may be.
+    /// One range more than the limit.
     TooManyRanges,
     /// `argsz` does not hold the last range.
     ShortArgsz,
     /// An unknown bit in `flags`.
     Flags,
-    /// An open flag that there is not.
+    /// An unsupported open flag.
     OpenFlags,
     /// A BAR that the function does not have.
     NoBar,
     /// A region that is no BAR.
     NotABar,
-    /// The last range's offset is odd.
+    /// The last range's offset is not page-aligned.
     OddOffset,
-    /// The last range's length is odd.
+    /// The last range's length is not page-aligned.
     OddLength,
     /// The last range is empty.
     Empty,
-    /// The last range goes one page too far.
+    /// The last range ends one page past the BAR.
     PastEnd,
 }
 
@@ -101,7 +100,7 @@ impl Flaw {
     ];
 }
 
-/// A buffer to be exported.
+/// The arguments of an export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// The BAR.
@@ -110,13 +109,13 @@ pub struct Spec {
     pub ranges: Vec<(u32, u32)>,
     /// Whether the fd is `O_RDONLY`.
     pub read_only: bool,
-    /// Whether it is born write-combining.
+    /// Whether it starts as write-combining.
     pub wc: bool,
-    /// What is wrong with it.
+    /// The error in the arguments, if any.
     pub flaw: Option<Flaw>,
 }
 
-/// A call of a feature that no caller should make, and one that has no effect.
+/// A call of a feature with bad arguments, or a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Oddity {
     /// GET of REVOKE.
@@ -125,7 +124,7 @@ pub enum Oddity {
     SetInfo,
     /// SET of DMA_BUF.
     SetDmaBuf,
-    /// No operation at all.
+    /// Neither GET nor SET.
     NoOperation,
     /// MEMATTR with an `argsz` that is too small.
     ShortMemattr,
@@ -148,7 +147,7 @@ impl Oddity {
     ];
 }
 
-/// What a mapping allows.
+/// The protection of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Prot {
     /// Nothing.
@@ -166,22 +165,22 @@ pub struct Area {
     pub page: u32,
     /// How many.
     pub pages: u32,
-    /// What it allows.
+    /// Its protection.
     pub prot: Prot,
     /// MAP_SHARED, or MAP_PRIVATE.
     pub shared: bool,
-    /// How many pages after a multiple of 64 MiB it starts.
+    /// Where it starts: pages after a multiple of 128 MiB.
     pub skew: u16,
 }
 
-/// What an importer is like.
+/// How an importer reacts to an invalidation, or why it cannot attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Manners {
-    /// Unmaps at once.
-    Good,
-    /// Unmaps a millisecond later.
-    Slow,
-    /// Cannot do without `struct page`.
+pub enum Policy {
+    /// Unmaps from its invalidate callback.
+    AtOnce,
+    /// Unmaps a millisecond later, from a work item.
+    Later,
+    /// Requires `struct page`.
     NoPeerToPeer,
     /// Has no invalidate callback.
     NotRevocable,
@@ -209,24 +208,33 @@ pub struct Word {
     pub word: u16,
 }
 
-/// What is accessed during a race: a load, or a store of what is there already.
+/// An access during a race: a load, or a store of the value that the word already has.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
     /// Where.
     pub word: Word,
-    /// What is stored.
+    /// The value to store.
     pub store: Option<u32>,
 }
 
-/// What came of an access: the value of a load, 0 for a store.
+/// A process that accesses memory all the time during a race.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accessor {
+    /// The process.
+    pub by: Proc,
+    /// What it accesses, in turn.
+    pub targets: Vec<Target>,
+}
+
+/// The result of an access: the value of a load, 0 for a store.
 pub type Access = Result<u32, Signal>;
 
-/// What came of the accesses to one target; each different result once.
+/// The results of the accesses to one target; each different result once.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
-    /// Of those that were begun before the operation was over.
+    /// Of accesses that began before the operation had returned.
     pub before: Vec<Access>,
-    /// Of the others.
+    /// Of later ones.
     pub after: Vec<Access>,
     /// How many accesses there were.
     pub count: u64,
@@ -235,10 +243,10 @@ pub struct Seen {
 /// An operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Op {
-    /// Opens all functions of a unit.
-    Open { unit: Unit, via: Via },
-    /// Closes them.
-    Close { unit: Unit },
+    /// Opens a function. A process that has a sibling open uses the same group fd or iommufd.
+    Open { func: Func, via: Via },
+    /// Closes the process's fd of it.
+    Close { func: Func },
     /// VFIO_DEVICE_FEATURE_DMA_BUF
     Export { func: Func, to: Slot, spec: Spec },
     /// REVOKE, as a feature or as the ioctl.
@@ -249,7 +257,7 @@ pub enum Op {
     SetMemattr { func: Func, fd: FdRef, value: u32 },
     /// INFO
     Info { func: Func, fd: FdRef },
-    /// A call that is not as it should be.
+    /// A call with bad arguments, or a probe.
     Odd { func: Func, oddity: Oddity },
     /// Writes the command register.
     Memory { func: Func, on: bool },
@@ -286,14 +294,14 @@ pub enum Op {
     /// Reads the page table entry, perhaps after a load.
     Entry { word: Word, load: bool },
     /// Attaches an importer to a buffer.
-    Attach { importer: Slot, fd: Slot, manners: Manners },
+    Attach { importer: Slot, fd: Slot, policy: Policy },
     /// Maps the buffer for the importer's device.
     ImporterMap { importer: Slot },
     /// Unmaps it.
     ImporterUnmap { importer: Slot },
     /// Detaches the importer.
     Detach { importer: Slot },
-    /// Asks what happened to it.
+    /// Reads its counters.
     Stats { importer: Slot },
     /// Sends an fd to another process.
     Pass { fd: Slot, to: Proc, slot: Slot },
@@ -303,20 +311,54 @@ pub enum Op {
     Kill,
     /// Resets a function through sysfs.
     SysfsReset { func: Func },
-    /// Unbinds all functions of a unit and binds them again.
-    Rebind { unit: Unit },
-    /// Does an operation while a thread of a process accesses memory all the time.
-    Race { op: Box<Op>, who: Proc, targets: Vec<Target> },
+    /// Unbinds a function that is not open.
+    Unbind { func: Func },
+    /// Unbinds a function that only this process has open, which closes it meanwhile.
+    UnbindOpen { func: Func },
+    /// Binds a function.
+    Bind { func: Func },
+    /// Takes a function off the bus that is not open and lets the kernel find it again, unbound.
+    Replug { func: Func },
+    /// Performs an operation while processes access memory all the time.
+    Race { op: Box<Op>, crowd: Vec<Accessor> },
 }
 
 impl Op {
-    /// Whether a process does it by itself.
-    pub fn is_of_one_process(&self) -> bool {
+    /// Whether the conductor performs it through sysfs.
+    pub fn uses_sysfs(&self) -> bool {
         use Op::*;
-        !matches!(
+        matches!(
             self,
-            Pass { .. } | Fork { .. } | Kill | SysfsReset { .. } | Rebind { .. } | Race { .. }
+            SysfsReset { .. } | Unbind { .. } | UnbindOpen { .. } | Bind { .. } | Replug { .. }
         )
+    }
+
+    /// Whether a process performs it without the conductor.
+    pub fn runs_in_one_process(&self) -> bool {
+        use Op::*;
+        !self.uses_sysfs() && !matches!(self, Pass { .. } | Fork { .. } | Kill | Race { .. })
+    }
+
+    /// The function that it works on.
+    pub fn func(&self) -> Option<Func> {
+        use Op::*;
+        match *self {
+            Open { func, .. }
+            | Close { func }
+            | Revoke { func, .. }
+            | Memory { func, .. }
+            | Power { func, .. }
+            | LowPower { func, .. }
+            | Reset { func }
+            | HotReset { func }
+            | Flr { func }
+            | SysfsReset { func }
+            | Unbind { func }
+            | UnbindOpen { func }
+            | Bind { func }
+            | Replug { func } => Some(func),
+            _ => None,
+        }
     }
 }
 
@@ -340,107 +382,34 @@ pub struct Pte {
     pub memory: u8,
 }
 
-/// What came of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It worked; a number for those that give one.
+    /// Success, with a number if the operation returns one.
     Done(u64),
-    /// It failed.
+    /// Failure.
     Errno(i32),
-    /// The access failed.
+    /// The signal that ended the access.
     Fault(Signal),
     /// INFO
     Info { status: u32, memattr: u32, ranges: u32, size: u64 },
-    /// The entry, after what came of the load.
+    /// The page table entry, and the result of the load before it.
     Entry { load: Option<Result<u32, Signal>>, pte: Option<Pte> },
-    /// Of the operation, and of the accesses meanwhile.
+    /// The outcome of the operation, and the accesses to each target of the crowd, in order.
     Race { outcome: Box<Outcome>, seen: Vec<Seen> },
-    /// What happened to an importer: attached, mapped, how often invalidated while mapped.
+    /// The state of an importer; `hits` counts invalidations while it was mapped.
     Importer { attached: bool, mapped: bool, hits: u32 },
 }
 
 impl Outcome {
-    /// It worked.
+    /// Success without a number.
     pub const OK: Outcome = Outcome::Done(0);
 
-    /// Of a call.
+    /// The outcome of a call.
     pub fn of<T>(result: Result<T, Errno>, value: impl FnOnce(T) -> u64) -> Outcome {
         match result {
             Ok(got) => Outcome::Done(value(got)),
             Err(errno) => Outcome::Errno(errno as i32),
         }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Outcome::Done(0) => write!(f, "success"),
-            Outcome::Done(value) => write!(f, "{value:#x}"),
-            Outcome::Errno(errno) => write!(f, "{:?}", Errno::from_raw(*errno)),
-            Outcome::Fault(Signal::Bus) => write!(f, "SIGBUS"),
-            Outcome::Fault(Signal::Segv) => write!(f, "SIGSEGV"),
-            other => write!(f, "{other:x?}"),
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use Op::*;
-        write!(f, "process {}: ", self.by)?;
-        let name = |func: &Func| spec(*func).name;
-        match &self.op {
-            Open { unit, via } => write!(f, "open {} via {via:?}", unit_name(*unit)),
-            Close { unit } => write!(f, "close {}", unit_name(*unit)),
-            Export { func, to, spec } => {
-                write!(f, "fd {to} = export of {} BAR {}", name(func), spec.bar)?;
-                spec.ranges.iter().try_for_each(|(page, pages)| write!(f, " [{page}+{pages}]"))?;
-                write!(f, "{}", if spec.read_only { ", read-only" } else { "" })?;
-                write!(f, "{}", if spec.wc { ", write-combining" } else { "" })?;
-                spec.flaw.map_or(Ok(()), |flaw| write!(f, ", flaw {flaw:?}"))
-            }
-            Map { fd, map, area } => write!(f, "map {map} = mmap of fd {fd}, {area}"),
-            MapBar { func, bar, map, area } => {
-                write!(f, "map {map} = mmap of {} BAR {bar}, {area}", name(func))
-            }
-            Load { word } => write!(f, "load {word}"),
-            Store { word, value } => write!(f, "store {word} = {value:#x}"),
-            Race { op, who, targets } => {
-                write!(f, "while process {who} accesses")?;
-                for target in targets {
-                    let how = if target.store.is_some() { "store" } else { "load" };
-                    write!(f, " ({how} {})", target.word)?;
-                }
-                write!(f, ", {}", Step { by: self.by, op: (**op).clone() })
-            }
-            SysfsReset { func } => write!(f, "(conductor) sysfs reset of {}", name(func)),
-            Rebind { unit } => write!(f, "(conductor) rebind {}", unit_name(*unit)),
-            Revoke { func, .. }
-            | GetMemattr { func, .. }
-            | SetMemattr { func, .. }
-            | Info { func, .. }
-            | Odd { func, .. }
-            | Memory { func, .. }
-            | Power { func, .. }
-            | LowPower { func, .. }
-            | Reset { func }
-            | HotReset { func }
-            | Flr { func } => write!(f, "on {}: {:?}", name(func), self.op),
-            other => write!(f, "{other:?}"),
-        }
-    }
-}
-
-impl fmt::Display for Area {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shared = if self.shared { "" } else { ", private" };
-        write!(f, "[{}+{}] {:?}{shared}", self.page, self.pages, self.prot)
-    }
-}
-
-impl fmt::Display for Word {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "map {} page {} word {}", self.map, self.page, self.word)
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The conductor: a session of processes on devices in a known state, and the comparison of what
-//! they do with what the model says.
+//! The conductor: starts processes on devices in a known state, has them perform operations, and
+//! compares the outcomes with those of the model.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
@@ -16,21 +17,24 @@ use nix::unistd::Pid;
 use crate::agent::{Agent, Answer, Order};
 use crate::hammer::Flag;
 use crate::hardware::Hardware;
+use crate::machine::Func;
 use crate::model::{Expect, Model};
-use crate::op::{Op, Outcome, Proc, Step, Target, PROCS};
+use crate::op::{Accessor, Op, Outcome, Proc, Seen, Step, Target, PROCS};
 
-/// How long a process may take for an answer.
+/// The longest time that a process may take for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// The most operations that a process is sent at once.
 const BATCH: usize = 128;
+/// How long an unbind must wait for a device that is open.
+const UNBIND_WAIT: Duration = Duration::from_millis(30);
 
-/// Where the next step comes from.
+/// A source of steps.
 pub trait Source {
-    /// The next one, given what the machine is like; `None` at the end.
+    /// The next step, given the state of the machine; `None` at the end.
     fn next(&mut self, model: &Model) -> Option<Step>;
 }
 
-/// A list.
+/// A list of steps.
 pub struct Replay<'a>(pub std::slice::Iter<'a, Step>);
 
 impl Source for Replay<'_> {
@@ -39,28 +43,28 @@ impl Source for Replay<'_> {
     }
 }
 
-/// What did not come out as the model says.
+/// An outcome that differs from that of the model.
 #[derive(Debug)]
 pub struct Mismatch {
-    /// The steps up to it, which is the last.
+    /// The steps up to the one that failed.
     pub steps: Vec<Step>,
-    /// What came.
+    /// Its outcome.
     pub got: String,
-    /// What should have come.
+    /// The outcome that the model expects.
     pub want: String,
 }
 
-/// What a session came to.
+/// The result of a session.
 pub struct Played {
-    /// Operations whose outcome was compared.
+    /// The number of operations whose outcome was compared.
     pub operations: u64,
-    /// Accesses during races. They are no operations.
+    /// The number of accesses during races, which are not operations.
     pub accesses: u64,
-    /// The one that was wrong.
+    /// The first wrong outcome.
     pub mismatch: Option<Mismatch>,
 }
 
-/// A process, as the conductor sees it.
+/// The conductor's end of a process.
 struct Player {
     pid: i32,
     link: Link,
@@ -74,7 +78,7 @@ struct Session<'a> {
     players: [Option<Player>; PROCS],
 }
 
-/// Where sessions take place.
+/// What all sessions share.
 pub struct Table {
     pub hardware: Hardware,
     pub flag: Flag,
@@ -86,13 +90,13 @@ pub fn play(table: &Table, source: &mut impl Source) -> Result<Played> {
     hardware.prepare()?;
     let mut session = Session { hardware, flag: *flag, accesses: 0, players: Default::default() };
     let result = session.play(source);
-    // Whatever came of it.
+    // Also after an error.
     session.players.into_iter().flatten().try_for_each(Player::end)?;
     let mut played = result?;
     let driver = Module::driver();
     let references = driver.references()?;
     if references != 0 && played.mismatch.is_none() {
-        bail!("all processes are gone, and {} has {references} references", driver.name());
+        bail!("all processes have ended, but {} has {references} references", driver.name());
     }
     played.operations += 1;
     Ok(played)
@@ -119,9 +123,9 @@ impl Session<'_> {
             if expect == Some(None) {
                 continue;
             }
-            let of_one = step.as_ref().is_some_and(|step| step.op.is_of_one_process());
+            let in_one = step.as_ref().is_some_and(|step| step.op.runs_in_one_process());
             let goes_on = match (&step, steps.last()) {
-                (Some(step), Some(last)) => of_one && step.by == last.by && batch.len() < BATCH,
+                (Some(step), Some(last)) => in_one && step.by == last.by && batch.len() < BATCH,
                 _ => false,
             };
             if !goes_on && !batch.is_empty() {
@@ -135,7 +139,7 @@ impl Session<'_> {
             };
             steps.push(step);
             batch.push(expect);
-            if !of_one {
+            if !in_one {
                 if let Some(mismatch) = self.run(&steps, &batch)? {
                     return Ok(self.played(mismatch.steps.len(), Some(mismatch)));
                 }
@@ -148,7 +152,7 @@ impl Session<'_> {
         Played { operations: operations as u64, accesses: self.accesses, mismatch }
     }
 
-    /// Does the last of `steps`, for which there are expectations, and compares.
+    /// Performs the last steps, those with an expectation, and compares the outcomes.
     fn run(&mut self, steps: &[Step], expected: &[Expect]) -> Result<Option<Mismatch>> {
         let (before, now) = steps.split_at(steps.len() - expected.len());
         let outcomes = self.perform(now).with_context(|| {
@@ -168,14 +172,14 @@ impl Session<'_> {
 
     fn perform(&mut self, steps: &[Step]) -> Result<Vec<Outcome>> {
         let by = steps[0].by;
-        if let Op::Race { op, who, targets } = &steps[0].op {
-            return Ok(vec![self.race(by, op, *who, targets)?]);
+        if let Op::Race { op, crowd } = &steps[0].op {
+            return Ok(vec![self.race(by, op, crowd)?]);
         }
         match steps[0].op {
             Op::Pass { fd, to, slot } => {
                 self.order(by, &Order::Give(fd), None)?;
                 let (_, fd) = self.answer(by)?;
-                let fd = fd.context("an fd was lost on the way")?;
+                let fd = fd.context("no fd came")?;
                 self.order(to, &Order::Take(slot), Some(fd.as_raw_fd()))?;
                 self.answer(to)?;
             }
@@ -194,7 +198,10 @@ impl Session<'_> {
             Op::SysfsReset { func } => {
                 return Ok(vec![Outcome::of(self.hardware.func(func).reset(), |()| 0)]);
             }
-            Op::Rebind { unit } => self.hardware.rebind(unit)?,
+            Op::Unbind { func } => self.hardware.func(func).unbind()?,
+            Op::UnbindOpen { func } => return Ok(vec![self.unbind_open(by, func)?]),
+            Op::Bind { func } => self.hardware.bind(func)?,
+            Op::Replug { func } => self.hardware.replug(func)?,
             _ => {
                 let ops = steps.iter().map(|step| step.op.clone()).collect();
                 self.order(by, &Order::Do(ops), None)?;
@@ -205,28 +212,69 @@ impl Session<'_> {
         Ok(vec![Outcome::OK])
     }
 
-    /// An operation, and accesses by another process or by another thread of the same one.
-    fn race(&mut self, by: Proc, op: &Op, who: Proc, targets: &[Target]) -> Result<Outcome> {
+    /// Unbinds a function that `by` has open. The unbind must wait until `by` has closed it.
+    fn unbind_open(&self, by: Proc, func: Func) -> Result<Outcome> {
+        let pci = self.hardware.func(func);
+        thread::scope(|scope| {
+            let unbind = scope.spawn(|| pci.unbind());
+            thread::sleep(UNBIND_WAIT);
+            let waits = !unbind.is_finished();
+            self.order(by, &Order::Do(vec![Op::Close { func }]), None)?;
+            self.answer(by)?;
+            unbind.join().expect("unbinding does not panic")?;
+            // The model expects 0.
+            Ok(Outcome::Done(u64::from(!waits)))
+        })
+    }
+
+    /// Performs an operation while each of `crowd` accesses memory. The process that performs the
+    /// operation uses another thread for its accesses.
+    fn race(&mut self, by: Proc, op: &Op, crowd: &[Accessor]) -> Result<Outcome> {
         self.flag.set(false);
-        if who == by && op.is_of_one_process() {
-            self.order(by, &Order::Race(op.clone(), targets.to_vec()), None)?;
-            let (Answer::Did(mut outcomes), _) = self.answer(by)? else { bail!("no outcome") };
-            let outcome = outcomes.pop().context("no outcome")?;
-            if let Outcome::Race { seen, .. } = &outcome {
-                self.accesses += seen.iter().map(|seen| seen.count).sum::<u64>();
-            }
-            return Ok(outcome);
+        let has_thread = |who: Proc| who == by && op.runs_in_one_process();
+        let alone = || crowd.iter().filter(|accessor| !has_thread(accessor.by));
+        for Accessor { by: who, targets } in alone() {
+            self.order(*who, &Order::Hammer(targets.clone()), None)?;
         }
-        self.order(who, &Order::Hammer(targets.to_vec()), None)?;
-        self.answer(who)?;
-        let outcome = self.perform(&[Step { by, op: op.clone() }]);
-        // A process does it by itself, and earlier.
+        alone().try_for_each(|accessor| self.answer(accessor.by).map(drop))?;
+
+        let thread = crowd.iter().find(|accessor| has_thread(accessor.by));
+        let (outcome, mut own) = match thread {
+            Some(accessor) => self.race_in_one_process(by, op, &accessor.targets)?,
+            None => {
+                let outcomes = self.perform(&[Step { by, op: op.clone() }])?;
+                (outcomes.into_iter().next().context("no outcome")?, Vec::new())
+            }
+        };
+        // The process that performs the operation sets it too, and earlier.
         self.flag.set(true);
-        self.order(who, &Order::Stop, None)?;
-        let (Answer::Saw(seen), _) = self.answer(who)? else { bail!("nothing seen") };
+        let mut seen = Vec::new();
+        for who in crowd.iter().map(|accessor| accessor.by) {
+            if has_thread(who) {
+                seen.append(&mut own);
+                continue;
+            }
+            self.order(who, &Order::Stop, None)?;
+            let (Answer::Saw(mut more), _) = self.answer(who)? else { bail!("no accesses") };
+            seen.append(&mut more);
+        }
         self.accesses += seen.iter().map(|seen| seen.count).sum::<u64>();
-        let outcome = Box::new(outcome?.pop().context("no outcome")?);
-        Ok(Outcome::Race { outcome, seen })
+        Ok(Outcome::Race { outcome: Box::new(outcome), seen })
+    }
+
+    /// The outcome of an operation, and the accesses of another thread of the process.
+    fn race_in_one_process(
+        &self,
+        by: Proc,
+        op: &Op,
+        targets: &[Target],
+    ) -> Result<(Outcome, Vec<Seen>)> {
+        self.order(by, &Order::Race(op.clone(), targets.to_vec()), None)?;
+        let (Answer::Did(mut outcomes), _) = self.answer(by)? else { bail!("no outcome") };
+        match outcomes.pop() {
+            Some(Outcome::Race { outcome, seen }) => Ok((*outcome, seen)),
+            _ => bail!("no race"),
+        }
     }
 
     fn end(&mut self, by: Proc) -> Result<()> {
@@ -238,15 +286,15 @@ impl Session<'_> {
         ours.set_limit(ANSWER_LIMIT)?;
         let mut ours = Some(ours);
         let pid = worker::start_away(|| {
-            // So that all see when the conductor is gone.
+            // Drops the copies of the conductor's sockets: all processes must see it close them.
             self.players = Default::default();
             ours = None;
             let agent = Agent::new(self.hardware, theirs, self.flag);
             let done = agent.and_then(|mut agent| agent.obey());
-            // Ends with an error when the conductor is gone.
+            // Fails when the conductor closes the socket.
             let _ = done;
         })?;
-        let link = ours.context("this is the original")?;
+        let link = ours.context("the conductor goes on")?;
         self.players[usize::from(by)] = Some(Player { pid, link });
         Ok(())
     }
@@ -261,6 +309,6 @@ impl Session<'_> {
     }
 
     fn player(&self, by: Proc) -> Result<&Player> {
-        self.players[usize::from(by)].as_ref().context("a process that is gone")
+        self.players[usize::from(by)].as_ref().context("the process has ended")
     }
 }

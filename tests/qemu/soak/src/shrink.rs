@@ -5,9 +5,9 @@
 
 /// The shortest sequence found that still fails.
 ///
-/// `fails` tries a sequence; if it fails, it returns the sequence up to the failure. It returns
-/// `None` if all goes well. Runs of items are left out, long ones first, until no single one can
-/// be. Stops early when `enough` says so.
+/// `fails` plays a sequence. It returns the sequence up to the failure, or `None` if there is none.
+/// Leaves out runs of items, long ones first, until no single item can be left out. Stops early
+/// when `enough` returns true.
 pub fn shrink<T: Clone>(
     items: Vec<T>,
     mut fails: impl FnMut(&[T]) -> Option<Vec<T>>,
@@ -25,7 +25,7 @@ pub fn shrink<T: Clone>(
             let end = (start + run).min(items.len());
             let candidate = [&items[..start], &items[end..]].concat();
             match fails(&candidate) {
-                // What is at `start` now was not tried yet.
+                // The items that are at `start` now were not left out yet.
                 Some(shorter) => items = shorter,
                 None => start = end,
             }
@@ -42,7 +42,7 @@ pub fn shrink<T: Clone>(
 mod test {
     use super::shrink;
 
-    /// Fails at the first place where `needed` have all come, in order.
+    /// Fails at the item that completes `needed` as a subsequence.
     fn subsequence(needed: &'static [u32]) -> impl FnMut(&[u32]) -> Option<Vec<u32>> {
         move |items| {
             let mut left = needed;
@@ -59,7 +59,7 @@ mod test {
     }
 
     #[test]
-    fn what_is_needed_stays_and_nothing_else() {
+    fn only_the_needed_items_stay() {
         for needed in [&[7][..], &[0, 999], &[3, 4, 5], &[10, 500, 501, 900]] {
             let found = shrink((0..1000).collect(), subsequence(needed), || false);
             assert_eq!(found, needed);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random steps that make sense.
+//! Random steps.
 //!
-//! The generator sees the model, so that most of what it picks is possible, and goes on for a while
-//! with one process, so that it can be sent many operations at once. What is slow is rare: an
-//! emulator builds its memory map anew whenever a device's memory goes off or on, which happens
-//! many times when one is opened, closed or reset; and each fork and each kill may close some.
+//! The generator reads the model, so most of its steps are possible. It stays with a process for a
+//! while, so that the conductor can send many operations at once. Slow operations are rare: QEMU
+//! rebuilds its memory map whenever the memory of a device is disabled or enabled. That happens
+//! many times when a device is opened, closed or reset, and a fork or kill may close several.
 
+mod life;
 mod pick;
+mod race;
 
 use rand::distr::weighted::WeightedIndex;
 use rand::distr::Distribution;
@@ -16,6 +18,7 @@ use rand_pcg::Pcg64;
 use crate::model::Model;
 use crate::op::{Op, Proc, Step, PROCS};
 use crate::session::Source;
+use life::Life;
 
 /// Kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,19 +52,20 @@ enum Kind {
     Race,
     Memory,
     LowPower,
+    WakeImporters,
     Power,
     Fork,
     Kill,
     Open,
     Close,
-    Rebind,
+    Life,
     Reset,
     HotReset,
     SysfsReset,
     Flr,
 }
 
-/// How often each comes, of all tries.
+/// How often the generator tries each, relative to the others.
 const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Load, 30_000),
     (Kind::Store, 15_000),
@@ -89,17 +93,18 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::ImporterUnmap, 700),
     (Kind::Detach, 700),
     (Kind::Stats, 1_500),
-    (Kind::Race, 150),
+    (Kind::Race, 100),
     (Kind::Memory, 200),
     (Kind::LowPower, 30),
+    (Kind::WakeImporters, 40),
     (Kind::Power, 20),
     (Kind::Fork, 25),
     (Kind::Kill, 8),
-    (Kind::Open, 50),
+    (Kind::Open, 60),
     (Kind::Close, 6),
-    (Kind::Rebind, 5),
+    (Kind::Life, 10),
     (Kind::Reset, 4),
-    (Kind::HotReset, 3),
+    (Kind::HotReset, 8),
     (Kind::SysfsReset, 3),
     (Kind::Flr, 4),
 ];
@@ -114,11 +119,13 @@ pub struct Generator {
     by: Proc,
     left: u64,
     cdevs: bool,
+    /// The function whose binding ends, and how far it has got.
+    life: Option<Life>,
 }
 
 impl Generator {
-    /// One that gives `count` steps, the same for each `seed`; with `cdevs` devices are opened
-    /// through these, too.
+    /// A source of `count` steps that follow from `seed`. With `cdevs` they open devices through
+    /// character devices, too.
     pub fn new(seed: u64, count: u64, cdevs: bool) -> Generator {
         let weights = WEIGHTS.iter().map(|(_, weight)| *weight);
         Generator {
@@ -127,16 +134,17 @@ impl Generator {
             by: 0,
             left: count,
             cdevs,
+            life: None,
         }
     }
 
     fn kind(&mut self, model: &Model) -> Kind {
-        // Without an open device there is little to do.
-        let open = model.units.iter().filter(|unit| unit.via.is_some()).count();
-        if open < 2 && self.rng.random_bool(0.2) {
+        // Most operations need an open device.
+        let open = model.funcs.iter().filter(|func| func.open).count();
+        if open < 3 && self.rng.random_bool(0.2) {
             return Kind::Open;
         }
-        // A device that is asleep wakes up for each call, which takes milliseconds.
+        // A device in low power wakes up for each call, which takes milliseconds.
         if self.rng.random_bool(0.1) && model.funcs.iter().any(|func| func.open && func.low_power) {
             return Kind::LowPower;
         }
@@ -144,6 +152,9 @@ impl Generator {
     }
 
     fn op(&mut self, model: &Model) -> Option<Op> {
+        if self.life.is_some() && self.rng.random_bool(0.5) {
+            return self.live(model);
+        }
         let kind = self.kind(model);
         self.pick(kind, model)
     }

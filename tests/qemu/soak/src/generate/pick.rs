@@ -5,24 +5,34 @@ use rand::seq::IndexedRandom;
 use rand::Rng;
 
 use super::{Generator, Kind};
-use crate::machine::{bar_of, funcs_of, spec, Bar, Content, Func, Unit, FUNCS, PAINTED, UNITS};
+use crate::machine::{bar_of, slot_of, spec, Bar, Content, Func, FUNCS, PAINTED};
 use crate::model::{Model, Process, Segment};
 use crate::op::{
-    Area, FdRef, Flaw, Manners, Oddity, Op, Part, Proc, Prot, Slot, Spec, Target, Via, Word,
-    IMPORTERS, PROCS,
+    Area, FdRef, Flaw, Oddity, Op, Part, Policy, Proc, Prot, Slot, Spec, Via, Word, IMPORTERS,
+    PROCS,
 };
 
-/// Some slot of a list for which `wanted` is true.
-fn slot<T>(rng: &mut impl Rng, slots: &[T], wanted: impl Fn(&T) -> bool) -> Option<Slot> {
+/// A random slot of a list for which `wanted` is true.
+pub(super) fn slot<T>(
+    rng: &mut impl Rng,
+    slots: &[T],
+    wanted: impl Fn(&T) -> bool,
+) -> Option<Slot> {
     let found: Vec<Slot> =
         (0..).zip(slots).filter(|(_, slot)| wanted(slot)).map(|(at, _)| at).collect();
     found.choose(rng).copied()
 }
 
-/// One process's view of the model.
-struct View<'a> {
-    model: &'a Model,
-    proc: &'a Process,
+/// The functions of buffers that importers have mapped.
+fn imported(model: &Model) -> Vec<Func> {
+    let mapped = model.importers.iter().filter(|importer| importer.mapped);
+    mapped.filter_map(|importer| Some(model.buffer(importer.buffer?).func)).collect()
+}
+
+/// The model with the process that is to perform an operation.
+pub(super) struct View<'a> {
+    pub(super) model: &'a Model,
+    pub(super) proc: &'a Process,
 }
 
 impl Generator {
@@ -79,14 +89,14 @@ impl Generator {
     }
 
     /// Another process.
-    fn other(&mut self) -> Proc {
+    pub(super) fn other(&mut self) -> Proc {
         let step = self.rng.random_range(1..PROCS as Proc);
         (self.by + step) % PROCS as Proc
     }
 
     /// A function that the process has open.
-    fn func(&mut self, view: &View, wanted: impl Fn(Func) -> bool) -> Option<Func> {
-        let has = |&func: &Func| view.proc.handles[usize::from(spec(func).unit)] && wanted(func);
+    pub(super) fn func(&mut self, view: &View, wanted: impl Fn(Func) -> bool) -> Option<Func> {
+        let has = |&func: &Func| view.proc.handles[usize::from(func)] && wanted(func);
         let found: Vec<Func> = (0..FUNCS.len() as Func).filter(has).collect();
         found.choose(&mut self.rng).copied()
     }
@@ -135,7 +145,10 @@ impl Generator {
         };
         let pages = self.rng.random_range(1..=most.min(bar.pages));
         let last = bar.pages - pages;
+        // edu has its registers on page 0.
+        let is_edu = bar.content == Content::Edu;
         let page = match self.rng.random_range(0..10) {
+            0..4 if is_edu => 0,
             0..6 => self.rng.random_range(0..=last.min(12)),
             // Where a huge page begins, if there is one.
             6..8 if last >= 512 => 512 * self.rng.random_range(0..=last / 512),
@@ -145,7 +158,7 @@ impl Generator {
         (page, pages)
     }
 
-    fn area(&mut self, pages: u32) -> Area {
+    pub(super) fn area(&mut self, pages: u32) -> Area {
         let page = match self.rng.random_range(0..3) {
             0 => self.rng.random_range(0..pages),
             _ => 0,
@@ -161,7 +174,7 @@ impl Generator {
             _ => Prot::Write,
         };
         let mut area = Area { page, pages: count, prot, shared: true, skew: 0 };
-        // So that huge pages fit, or do not.
+        // Large entries fit without a skew only.
         area.skew = if self.rng.random() { 0 } else { self.rng.random_range(0..1024) };
         match self.rng.random_range(0..60) {
             0 => area.shared = false,
@@ -192,13 +205,13 @@ impl Generator {
         Some((map, view.proc.maps[usize::from(map)].choose(&mut self.rng)?))
     }
 
-    fn access(&mut self, kind: Kind, view: &View) -> Option<Op> {
+    pub(super) fn access(&mut self, kind: Kind, view: &View) -> Option<Op> {
         let (map, piece) = self.piece(view)?;
         let page = match self.rng.random_range(0..24) {
             // A hole, perhaps.
             0 => self.rng.random_range(0..piece.end() + 2),
             1..5 => self.rng.random_range(piece.at..piece.end()),
-            // Few pages, so that the same ones come often.
+            // Few pages, so that processes share them.
             _ => piece.at + self.rng.random_range(0..piece.pages.min(4)),
         };
         let mut word = Word { map, page, word: 0 };
@@ -211,46 +224,7 @@ impl Generator {
         })
     }
 
-    /// An operation that makes a difference to others, and accesses of others.
-    fn race(&mut self, model: &Model) -> Option<Op> {
-        const KINDS: [Kind; 16] = [
-            Kind::Revoke,
-            Kind::Revoke,
-            Kind::Revoke,
-            Kind::Revoke,
-            Kind::Memory,
-            Kind::Memory,
-            Kind::LowPower,
-            Kind::Power,
-            Kind::Reset,
-            Kind::SysfsReset,
-            Kind::Flr,
-            Kind::Close,
-            Kind::Unmap,
-            Kind::Punch,
-            Kind::Protect,
-            Kind::Move,
-        ];
-        let kind = *KINDS.choose(&mut self.rng)?;
-        let op = Box::new(self.pick(kind, model)?);
-        let by = self.by;
-        let who = if self.rng.random_bool(0.4) { by } else { self.other() };
-        // As if that one did it.
-        self.by = who;
-        let view = View { model, proc: model.proc(who) };
-        let mut targets = Vec::new();
-        for _ in 0..self.rng.random_range(1..5) {
-            if let Some(Op::Load { word }) = self.access(Kind::Load, &view) {
-                let store = self.rng.random_bool(0.3);
-                let store = model.memory_at(who, word).filter(|_| store);
-                targets.push(Target { word, store });
-            }
-        }
-        self.by = by;
-        (!targets.is_empty()).then_some(Op::Race { op, who, targets })
-    }
-
-    /// A word of a page of which something is known.
+    /// A word whose value is known, if the page has one.
     fn word(&mut self, view: &View, word: Word) -> u16 {
         let Some((func, bar, page)) = view.model.place_of(self.by, word) else { return 0 };
         match (bar_of(func, bar).content, page) {
@@ -298,17 +272,17 @@ impl Generator {
         Some(Op::Pass { fd, to, slot })
     }
 
-    fn importer(&mut self, kind: Kind, view: &View) -> Option<Op> {
+    pub(super) fn importer(&mut self, kind: Kind, view: &View) -> Option<Op> {
         if kind == Kind::Attach {
             let fd = slot(&mut self.rng, &view.proc.fds, Option::is_some)?;
-            let manners = match self.rng.random_range(0..20) {
-                0 => Manners::NoPeerToPeer,
-                1 => Manners::NotRevocable,
-                2..5 => Manners::Slow,
-                _ => Manners::Good,
+            let policy = match self.rng.random_range(0..20) {
+                0 => Policy::NoPeerToPeer,
+                1 => Policy::NotRevocable,
+                2..5 => Policy::Later,
+                _ => Policy::AtOnce,
             };
             let importer = self.rng.random_range(0..IMPORTERS as Slot);
-            return Some(Op::Attach { importer, fd, manners });
+            return Some(Op::Attach { importer, fd, policy });
         }
         let importer = slot(&mut self.rng, &view.proc.importers, Option::is_some)?;
         Some(match kind {
@@ -319,26 +293,28 @@ impl Generator {
         })
     }
 
+    /// Opens a function. One that is open already is picked rarely, except for siblings.
+    fn open(&mut self, view: &View, func: Func) -> Op {
+        let is_open = |func: Func| view.model.func(func).open;
+        let closed: Vec<Func> = (0..FUNCS.len() as Func).filter(|&func| !is_open(func)).collect();
+        let func = match closed.choose(&mut self.rng) {
+            Some(&closed) if is_open(func) && self.rng.random_bool(0.8) => closed,
+            _ => func,
+        };
+        let cdev = !self.rng.random::<bool>() && self.cdevs;
+        Op::Open { func, via: if cdev { Via::Cdev } else { Via::Group } }
+    }
+
     fn device(&mut self, kind: Kind, view: &View) -> Option<Op> {
-        let unit = self.rng.random_range(0..UNITS.len() as Unit);
-        let first = funcs_of(unit).start;
+        let func = self.rng.random_range(0..FUNCS.len() as Func);
         match kind {
-            Kind::Open => {
-                let cdev = !self.rng.random::<bool>() && self.cdevs;
-                let via = if cdev { Via::Cdev } else { Via::Group };
-                let is_open = view.model.units[usize::from(unit)].via.is_some();
-                // In vain only now and then.
-                (!is_open || self.rng.random_bool(0.1)).then_some(Op::Open { unit, via })
-            }
-            Kind::Close => Some(Op::Close { unit }),
-            Kind::Rebind => Some(Op::Rebind { unit }),
-            Kind::SysfsReset => {
-                let func = self.rng.random_range(funcs_of(unit));
-                view.model.func(func).open.then_some(Op::SysfsReset { func })
-            }
+            Kind::Open => Some(self.open(view, func)),
+            Kind::Close => Some(Op::Close { func: self.func(view, |_| true)? }),
+            Kind::Life => self.begin_life(func, view.model),
+            Kind::SysfsReset => view.model.func(func).open.then_some(Op::SysfsReset { func }),
             Kind::Memory => {
                 let func = self.func(view, |_| true)?;
-                // Mostly on: with memory off there is little to see.
+                // Mostly on: with memory off most accesses fail.
                 let on = !view.model.func(func).memory || self.rng.random_bool(0.6);
                 Some(Op::Memory { func, on })
             }
@@ -347,6 +323,11 @@ impl Generator {
                 let is_in = view.model.func(func).low_power;
                 Some(Op::LowPower { func, enter: is_in == self.rng.random_bool(0.1) })
             }
+            Kind::WakeImporters => {
+                let mapped = imported(view.model);
+                let func = self.func(view, |func| mapped.contains(&func))?;
+                Some(Op::LowPower { func, enter: false })
+            }
             Kind::Power => {
                 let func = self.func(view, |func| spec(func).flr_and_d3)?;
                 let d3 = !view.model.func(func).d3 && self.rng.random_bool(0.5);
@@ -354,9 +335,14 @@ impl Generator {
             }
             Kind::Reset => Some(Op::Reset { func: self.func(view, |_| true)? }),
             Kind::HotReset => {
-                Some(Op::HotReset { func: self.func(view, |func| spec(func).hot_resets)? })
+                // Preferably one whose sibling has importers.
+                let mapped = imported(view.model);
+                let hits = |func| slot_of(func).any(|of| of != func && mapped.contains(&of));
+                let func = self.func(view, hits).filter(|_| self.rng.random_bool(0.8));
+                let func = func.or_else(|| self.func(view, |func| spec(func).hot_resets))?;
+                Some(Op::HotReset { func })
             }
-            _ => Some(Op::Flr { func: self.func(view, |func| func == first || func == 5)? }),
+            _ => Some(Op::Flr { func: self.func(view, |func| spec(func).flr_and_d3)? }),
         }
     }
 }

@@ -5,7 +5,7 @@ use guest::Errno;
 
 use super::{Entry, Expect, Loaded, Model, Segment, Source};
 use crate::machine::{bar_of, stored, untouched, Content, Func};
-use crate::op::{Op, Outcome, Proc, Prot, Pte, Signal, Step, Target, Word};
+use crate::op::{Accessor, Op, Outcome, Proc, Prot, Pte, Signal, Step, Target, Word};
 
 impl Model {
     fn segment(&self, by: Proc, word: Word) -> Option<&Segment> {
@@ -13,7 +13,7 @@ impl Model {
         segments.find(|segment| segment.at <= word.page && word.page < segment.end())
     }
 
-    /// The page of a BAR that a page of a segment is: function, BAR, page.
+    /// The function, the BAR and its page behind a page of a segment.
     fn bar_page(&self, segment: &Segment, page: u32) -> (Func, u8, u32) {
         let mut page = segment.first + (page - segment.at);
         match segment.source {
@@ -31,14 +31,14 @@ impl Model {
         }
     }
 
-    fn answers(&self, source: Source) -> bool {
+    fn is_enabled(&self, source: Source) -> bool {
         match source {
-            Source::Bar(func, _) => self.func(func).answers(),
+            Source::Bar(func, _) => self.func(func).memory_enabled(),
             Source::Buffer(id) => self.is_reachable(id),
         }
     }
 
-    /// The page of a BAR that an access reaches, or the signal that it gets.
+    /// The function, the BAR and its page that an access reaches, or the signal that it gets.
     fn access(&self, by: Proc, word: Word, write: bool) -> Result<(Func, u8, u32), Signal> {
         let segment = self.segment(by, word).ok_or(Signal::Segv)?;
         let allowed = match segment.prot {
@@ -49,35 +49,43 @@ impl Model {
         if !allowed {
             return Err(Signal::Segv);
         }
-        if !self.answers(segment.source) {
+        if !self.is_enabled(segment.source) {
             return Err(Signal::Bus);
         }
         Ok(self.bar_page(segment, word.page))
     }
 
-    /// What a load gives; `Ok(None)` is a value that is not known.
+    /// The result of a load; `Ok(None)` is an unknown value.
     fn loaded(&self, by: Proc, word: Word) -> Loaded {
         self.access(by, word, false).map(|place| self.content(place, word.word))
     }
 
-    /// What is in a word of a BAR, if that is known.
+    /// The value of a word of a BAR, if it is known.
     fn content(&self, (func, bar, page): (Func, u8, u32), word: u16) -> Option<u32> {
         let written = self.written.get(&(func, bar, page, word)).copied();
         let content = bar_of(func, bar).content;
         written.or_else(|| untouched(&self.places, content, page, word))
     }
 
-    /// Where a word of a mapping is in its device, whether or not it can be reached: function,
-    /// BAR, page. `None` in a hole.
+    /// The function, the BAR and its page behind a word of a mapping, whether or not it can be
+    /// reached. `None` in a hole.
     pub fn place_of(&self, by: Proc, word: Word) -> Option<(Func, u8, u32)> {
         Some(self.bar_page(self.segment(by, word)?, word.page))
     }
 
-    /// What is in a word of memory behind a mapping, whether or not it can be reached.
+    /// The value of a word of memory behind a mapping, whether or not it can be reached.
     pub fn memory_at(&self, by: Proc, word: Word) -> Option<u32> {
         let place = self.place_of(by, word)?;
         let is_memory = bar_of(place.0, place.1).content == Content::Memory;
         is_memory.then(|| self.content(place, word.word)).flatten()
+    }
+
+    /// Whether the value of a word shows that a load has reached the device. While memory is
+    /// disabled, a load reads ones or zeros.
+    pub fn is_telling(&self, by: Proc, word: Word) -> bool {
+        let place = self.place_of(by, word);
+        let value = place.and_then(|place| self.content(place, word.word));
+        value.is_some_and(|value| value != u32::MAX && value != 0)
     }
 
     fn accessed(&self, by: Proc, target: &Target) -> Loaded {
@@ -87,29 +95,39 @@ impl Model {
         }
     }
 
-    pub(super) fn race(
-        &mut self,
-        by: Proc,
-        op: &Op,
-        who: Proc,
-        targets: &[Target],
-    ) -> Option<Expect> {
-        let fits = |target: &Target| {
-            let is_mapped = !self.maps_of(who, target.word.map).is_empty();
-            is_mapped
-                && (target.store.is_none() || self.memory_at(who, target.word) == target.store)
-        };
-        let is_simple = op.is_of_one_process() || matches!(op, Op::SysfsReset { .. });
-        if !is_simple || !targets.iter().all(fits) {
+    pub(super) fn race(&mut self, by: Proc, op: &Op, crowd: &[Accessor]) -> Option<Expect> {
+        if !self.may_race(by, op, crowd) {
             return None;
         }
         let look = |model: &Model| -> Vec<Loaded> {
-            targets.iter().map(|target| model.accessed(who, target)).collect()
+            let of_one = |accessor: &Accessor| -> Vec<Loaded> {
+                let targets = accessor.targets.iter();
+                targets.map(|target| model.accessed(accessor.by, target)).collect()
+            };
+            crowd.iter().flat_map(of_one).collect()
         };
         let before = look(self);
         let outcome = Box::new(self.apply(&Step { by, op: op.clone() })?);
         let targets = before.into_iter().zip(look(self)).collect();
         Some(Expect::Race { outcome, targets })
+    }
+
+    fn may_race(&self, by: Proc, op: &Op, crowd: &[Accessor]) -> bool {
+        let fits = |who: Proc, target: &Target| {
+            let is_mapped = !self.maps_of(who, target.word.map).is_empty();
+            is_mapped
+                && (target.store.is_none() || self.memory_at(who, target.word) == target.store)
+        };
+        // The process closes the device, which an access of its own would delay.
+        let is_busy = |who: Proc| who == by && matches!(op, Op::UnbindOpen { .. });
+        let is_fine = |accessor: &Accessor| {
+            let others = crowd.iter().filter(|other| other.by == accessor.by).count();
+            let fits = |target| fits(accessor.by, target);
+            others == 1 && !is_busy(accessor.by) && accessor.targets.iter().all(fits)
+        };
+        (op.runs_in_one_process() || op.uses_sysfs())
+            && !crowd.is_empty()
+            && crowd.iter().all(is_fine)
     }
 
     pub(super) fn load(&mut self, by: Proc, word: Word) -> Option<Expect> {
@@ -127,7 +145,7 @@ impl Model {
         if self.maps_of(by, word.map).is_empty() {
             return None;
         }
-        // Not to a place where it could set something off if it came through by mistake.
+        // A store that a bug lets through must not have side effects.
         if let Some((func, bar, page)) = self.place_of(by, word) {
             stored(bar_of(func, bar).content, page, word.word, value)?;
         }
@@ -148,12 +166,12 @@ impl Model {
         let Some(segment) = self.segment(by, word) else {
             return Expect::fails(Errno::EFAULT);
         };
-        // What is in an entry that allows nothing is for the CPU's maker to say.
+        // The architecture does not define the content of an entry that allows nothing.
         if segment.prot == Prot::None {
             return None;
         }
         let loaded = load.then(|| self.loaded(by, word));
-        if !self.answers(segment.source) {
+        if !self.is_enabled(segment.source) {
             return Some(Expect::Entry { load: loaded, pte: Entry::Absent });
         }
         let (func, bar, page) = self.bar_page(segment, word.page);

@@ -1,30 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Buffers and the calls on a device that are about them.
+//! Buffers, and the calls on a device that take one.
 
 use guest::{uapi, Errno, PAGE};
 
 use super::{Buffer, BufferId, Expect, Life, Model};
-use crate::machine::{spec, Func};
+use crate::machine::Func;
 use crate::op::{FdRef, Flaw, Oddity, Outcome, Proc, Slot, Spec};
 
 impl Model {
     /// Whether the device's memory can be reached through the buffer.
     pub fn is_reachable(&self, id: BufferId) -> bool {
         let buffer = self.buffer(id);
-        buffer.life == Life::Live && self.func(buffer.func).answers()
+        buffer.life == Life::Live && self.func(buffer.func).memory_enabled()
     }
 
-    pub(super) fn export(
-        &mut self,
-        by: Proc,
-        func: Func,
-        to: Slot,
-        spec_: &Spec,
-    ) -> Option<Expect> {
+    pub(super) fn export(&mut self, by: Proc, func: Func, to: Slot, spec: &Spec) -> Option<Expect> {
         if !self.has_handle(by, func) || self.proc(by).fds[usize::from(to)].is_some() {
             return None;
         }
-        if let Some(flaw) = spec_.flaw {
+        if let Some(flaw) = spec.flaw {
             return Expect::fails(match flaw {
                 Flaw::TooManyRanges => Errno::E2BIG,
                 Flaw::NoBar | Flaw::NotABar => Errno::ENODEV,
@@ -34,20 +28,20 @@ impl Model {
         let id = self.buffers.len() as BufferId;
         self.buffers.push(Buffer {
             func,
-            bar: spec_.bar,
-            binding: self.units[usize::from(spec(func).unit)].binding,
+            bar: spec.bar,
+            binding: self.func(func).binding,
             opening: self.func(func).opening,
-            ranges: spec_.ranges.clone(),
-            pages: spec_.ranges.iter().map(|(_, pages)| pages).sum(),
+            ranges: spec.ranges.clone(),
+            pages: spec.ranges.iter().map(|(_, pages)| pages).sum(),
             life: Life::Live,
-            wc: spec_.wc,
-            read_only: spec_.read_only,
+            wc: spec.wc,
+            read_only: spec.read_only,
         });
         self.proc_mut(by).fds[usize::from(to)] = Some(id);
         Expect::ok()
     }
 
-    /// The buffer of `func` behind an fd, or what a call on it fails with. `None`: the slot is
+    /// The buffer of `func` behind an fd, or the error of a call with it. `None`: the slot is
     /// empty.
     fn buffer_of(&self, by: Proc, func: Func, fd: FdRef) -> Option<Result<BufferId, Errno>> {
         Some(match fd {
@@ -57,8 +51,7 @@ impl Model {
             FdRef::Slot(slot) => {
                 let id = self.proc(by).fds[usize::from(slot)]?;
                 let buffer = self.buffer(id);
-                let binding = self.units[usize::from(spec(func).unit)].binding;
-                if (buffer.func, buffer.binding) == (func, binding) {
+                if (buffer.func, buffer.binding) == (func, self.func(func).binding) {
                     Ok(id)
                 } else {
                     Err(Errno::ENODEV)
@@ -67,7 +60,7 @@ impl Model {
         })
     }
 
-    /// The same for calls that want a buffer whose device was not closed.
+    /// As [`Model::buffer_of`], for calls that fail if the device was closed since the export.
     fn open_buffer_of(&self, by: Proc, func: Func, fd: FdRef) -> Option<Result<BufferId, Errno>> {
         let found = self.buffer_of(by, func, fd)?;
         Some(found.and_then(|id| match self.buffer(id).life {
@@ -85,7 +78,7 @@ impl Model {
             Ok(id) if self.buffer(id).life == Life::Revoked => Err(Errno::EBADFD),
             Ok(id) => {
                 self.buffer_mut(id).life = Life::Revoked;
-                self.expel(id);
+                self.drain(id);
                 Ok(())
             }
         };
@@ -127,7 +120,7 @@ impl Model {
         };
         let buffer = self.buffer(id);
         let status = match buffer.life {
-            Life::Live if self.func(func).answers() => uapi::VFIO_DMABUF_STATUS_LIVE,
+            Life::Live if self.func(func).memory_enabled() => uapi::VFIO_DMABUF_STATUS_LIVE,
             Life::Live => uapi::VFIO_DMABUF_STATUS_REVOKED_TEMP,
             Life::Revoked => uapi::VFIO_DMABUF_STATUS_REVOKED,
             Life::Closed => uapi::VFIO_DMABUF_STATUS_CLOSED,

@@ -1,76 +1,105 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Devices: opening, closing, power, resets.
+//! Devices: binding, opening, closing, power, resets.
 
 use guest::Errno;
 
-use super::{Expect, Life, Model, Source};
-use crate::machine::{funcs_of, spec, Func, Unit};
+use super::{Expect, FuncState, Group, Life, Model, Owner, Source};
+use crate::machine::{is_first, slot_of, spec, Func, FUNCS};
 use crate::op::{Proc, Via};
 
 impl Model {
     /// Whether a process has the fd of a function.
     pub fn has_handle(&self, by: Proc, func: Func) -> bool {
-        self.proc(by).handles[usize::from(spec(func).unit)]
+        self.proc(by).handles[usize::from(func)]
     }
 
-    pub(super) fn open(&mut self, by: Proc, unit: Unit, via: Via) -> Option<Expect> {
-        let index = usize::from(unit);
-        if self.proc(by).handles[index] {
+    /// What owns the IOMMU group of a function.
+    fn owner(&self, func: Func) -> Option<Owner> {
+        self.owners[usize::from(self.func(func).group)]
+    }
+
+    /// What a process can open a function through: the owner of its IOMMU group, if a function of
+    /// that is open in the process, or the iommufd of a sibling.
+    fn holder(&self, by: Proc, func: Func, via: Via) -> Option<Owner> {
+        let group = self.func(func).group;
+        let open = || slot_of(func).filter(|&sibling| self.has_handle(by, sibling));
+        if open().any(|sibling| self.func(sibling).group == group) {
+            return self.owner(func);
+        }
+        let owners = open().filter_map(|sibling| self.owner(sibling));
+        owners.filter(|owner| (owner.via, via) == (Via::Cdev, Via::Cdev)).last()
+    }
+
+    pub(super) fn open(&mut self, by: Proc, func: Func, via: Via) -> Option<Expect> {
+        if self.has_handle(by, func) {
             return None;
         }
-        if let Some(had) = self.units[index].via {
-            if funcs_of(unit).len() > 1 {
-                // Some function of it may be closed: what comes then is no matter of ours.
-                return None;
-            }
-            return Expect::fails(match (had, via) {
-                (Via::Cdev, Via::Cdev) => Errno::EINVAL,
-                _ => Errno::EBUSY,
-            });
+        let holder = self.holder(by, func, via);
+        let owner = holder.unwrap_or(Owner { via, holder: self.holders });
+        if let Some(errno) = self.open_error(func, owner) {
+            return Expect::fails(errno);
         }
-        self.units[index].via = Some(via);
-        self.proc_mut(by).handles[index] = true;
-        for func in funcs_of(unit) {
-            let func = self.func_mut(func);
-            *func = super::Func_ {
-                open: true,
-                opening: func.opening + 1,
-                memory: true,
-                d3: false,
-                low_power: false,
-            };
+        self.holders += u32::from(holder.is_none());
+        self.owners[usize::from(self.func(func).group)] = Some(owner);
+        self.proc_mut(by).handles[usize::from(func)] = true;
+        let state = self.func_mut(func);
+        if !state.open {
+            state.open = true;
+            state.opening += 1;
+            state.memory = true;
+            state.d3 = false;
+            state.low_power = false;
         }
         Expect::ok()
     }
 
-    pub(super) fn close(&mut self, by: Proc, unit: Unit) -> Option<Expect> {
-        let handle = &mut self.proc_mut(by).handles[usize::from(unit)];
+    /// The error of opening a function through the group fd or iommufd `new`.
+    fn open_error(&self, func: Func, new: Owner) -> Option<Errno> {
+        let state = self.func(func);
+        let in_group = |of: &Func| self.func(*of).group == state.group;
+        let any_bound = slot_of(func).filter(in_group).any(|func| self.func(func).bound);
+        let owner = self.owner(func);
+        let is_owner = owner == Some(new);
+        match (new.via, owner.map(|owner| owner.via)) {
+            // The file in /dev is missing.
+            (Via::Cdev, _) if !state.bound => Some(Errno::ENOENT),
+            (Via::Group, _) if !any_bound => Some(Errno::ENOENT),
+            (Via::Group, Some(_)) if !is_owner => Some(Errno::EBUSY),
+            (Via::Cdev, Some(Via::Group)) => Some(Errno::EBUSY),
+            (Via::Cdev, Some(Via::Cdev)) if state.open => Some(Errno::EINVAL),
+            // Another iommufd owns the IOMMU group.
+            (Via::Cdev, Some(Via::Cdev)) if !is_owner => Some(Errno::EPERM),
+            (Via::Group, _) if !state.bound => Some(Errno::ENODEV),
+            _ => None,
+        }
+    }
+
+    pub(super) fn close(&mut self, by: Proc, func: Func) -> Option<Expect> {
+        let handle = &mut self.proc_mut(by).handles[usize::from(func)];
         if !std::mem::take(handle) {
             return None;
         }
-        self.close_what_nobody_has();
+        self.close_unused();
         Expect::ok()
     }
 
-    /// Closes the functions to which there is neither an fd nor a mapping through one.
-    pub(super) fn close_what_nobody_has(&mut self) {
-        for unit in 0..self.units.len() as Unit {
-            let held = self.procs.iter().any(|proc| proc.handles[usize::from(unit)]);
-            if held || self.units[usize::from(unit)].via.is_none() {
-                continue;
-            }
-            let mut any = false;
-            for func in funcs_of(unit) {
-                if self.has_bar_mapping(func) {
-                    any = true;
-                } else if self.func(func).open {
-                    self.close_func(func);
-                }
-            }
-            if !any {
-                self.units[usize::from(unit)].via = None;
+    /// Closes each function that has neither an fd nor a mapping through one.
+    pub(super) fn close_unused(&mut self) {
+        for func in 0..FUNCS.len() as Func {
+            if self.func(func).open && !self.is_held(func) {
+                self.close_func(func);
             }
         }
+        for group in 0..FUNCS.len() as Group {
+            if !self.funcs.iter().any(|func| func.open && func.group == group) {
+                self.owners[usize::from(group)] = None;
+            }
+        }
+    }
+
+    /// Whether an fd or a BAR mapping keeps a function open.
+    fn is_held(&self, func: Func) -> bool {
+        self.procs.iter().any(|proc| proc.handles[usize::from(func)]) || self.has_bar_mapping(func)
     }
 
     fn has_bar_mapping(&self, func: Func) -> bool {
@@ -79,31 +108,29 @@ impl Model {
     }
 
     fn close_func(&mut self, func: Func) {
-        let opening = self.func(func).opening;
-        let binding = self.units[usize::from(spec(func).unit)].binding;
+        let FuncState { opening, binding, .. } = *self.func(func);
         self.func_mut(func).open = false;
         for id in 0..self.buffers.len() {
             let buffer = &mut self.buffers[id];
             if (buffer.func, buffer.binding, buffer.opening) == (func, binding, opening) {
                 buffer.life = Life::Closed;
-                self.expel(id as u32);
+                self.drain(id as u32);
             }
         }
     }
 
-    /// Memory is taken away for a moment at least.
+    /// Drains the importers of a function, whose memory becomes unavailable at least for a moment.
     fn suspend(&mut self, func: Func) {
         for id in 0..self.importers.len() {
-            let mapped = self.importers[id].buffer.filter(|_| self.importers[id].mapped);
-            if mapped.is_some_and(|buffer| self.buffer(buffer).func == func) {
-                self.importers[id].mapped = false;
-                self.importers[id].hits += 1;
+            let buffer = self.importers[id].buffer;
+            if buffer.is_some_and(|buffer| self.buffer(buffer).func == func) {
+                self.importers[id].drain();
             }
         }
     }
 
     pub(super) fn set_memory(&mut self, by: Proc, func: Func, on: bool) -> Option<Expect> {
-        // What D0 restores is the state before D3hot, also of this bit: the core's business.
+        // On the way to D0 the core restores the state before D3hot, this bit included.
         if !self.has_handle(by, func) || self.func(func).d3 {
             return None;
         }
@@ -126,18 +153,18 @@ impl Model {
         if !self.has_handle(by, func) || self.func(func).d3 {
             return None;
         }
-        if !enter {
-            // Importers of an awake device are asked to unmap, and may take their time.
-            let mapped = self.importers.iter().any(|importer| importer.mapped);
-            if mapped && !self.func(func).low_power {
-                return None;
-            }
-            self.func_mut(func).low_power = false;
-            return Expect::ok();
+        if enter {
+            self.suspend(func);
+            let was_in = std::mem::replace(&mut self.func_mut(func).low_power, true);
+            return if was_in { Expect::fails(Errno::EINVAL) } else { Expect::ok() };
         }
-        self.suspend(func);
-        if std::mem::replace(&mut self.func_mut(func).low_power, true) {
-            return Expect::fails(Errno::EINVAL);
+        // Also of a device that is awake. The driver does not wait for the importers here.
+        self.func_mut(func).low_power = false;
+        for id in 0..self.importers.len() {
+            let buffer = self.importers[id].buffer;
+            if buffer.is_some_and(|buffer| self.buffer(buffer).func == func) {
+                self.importers[id].invalidate();
+            }
         }
         Expect::ok()
     }
@@ -155,12 +182,31 @@ impl Model {
     }
 
     pub(super) fn hot_reset(&mut self, by: Proc, func: Func) -> Option<Expect> {
-        let all_open = funcs_of(spec(func).unit).all(|func| self.has_handle(by, func));
-        if !all_open || !spec(func).hot_resets {
+        if !self.has_handle(by, func) || !spec(func).hot_resets {
             return None;
         }
-        funcs_of(spec(func).unit).for_each(|func| self.suspend(func));
+        self.suspend(func);
+        // VFIO must have all functions of the slot, and the caller must own their IOMMU groups.
+        if !slot_of(func).all(|of| self.func(of).bound && self.owns(by, func, of)) {
+            return Expect::fails(Errno::EINVAL);
+        }
+        slot_of(func).for_each(|func| self.suspend(func));
         Expect::ok()
+    }
+
+    /// Whether a process owns the IOMMU group of a sibling of `func`, as a hot reset demands.
+    fn owns(&self, by: Proc, func: Func, sibling: Func) -> bool {
+        let (own, owner) = (self.owner(func), self.owner(sibling));
+        let group = self.func(sibling).group;
+        let mut open = slot_of(func).filter(|&of| self.has_handle(by, of));
+        match own.map(|own| own.via) {
+            // The process names the groups of all functions that it has open.
+            Some(Via::Group) => {
+                let has_group_fd = owner.is_some_and(|owner| owner.via == Via::Group);
+                has_group_fd && open.any(|of| self.func(of).group == group)
+            }
+            _ => own == owner,
+        }
     }
 
     pub(super) fn flr(&mut self, by: Proc, func: Func) -> Option<Expect> {
@@ -173,20 +219,55 @@ impl Model {
     }
 
     pub(super) fn sysfs_reset(&mut self, func: Func) -> Option<Expect> {
-        if !spec(func).resets || self.func(func).d3 {
+        let FuncState { bound, d3, .. } = *self.func(func);
+        if !spec(func).resets || !bound || d3 {
             return None;
         }
         self.suspend(func);
         Expect::ok()
     }
 
-    pub(super) fn rebind(&mut self, unit: Unit) -> Option<Expect> {
-        let unit = &mut self.units[usize::from(unit)];
-        // It would wait.
-        if unit.via.is_some() {
+    pub(super) fn unbind(&mut self, func: Func) -> Option<Expect> {
+        let FuncState { bound, open, .. } = *self.func(func);
+        // It would wait until the function is closed.
+        if !bound || open {
             return None;
         }
-        unit.binding += 1;
+        self.func_mut(func).bound = false;
+        Expect::ok()
+    }
+
+    pub(super) fn unbind_open(&mut self, by: Proc, func: Func) -> Option<Expect> {
+        let users = self.procs.iter().filter(|proc| proc.handles[usize::from(func)]).count();
+        if users != 1 || !self.has_handle(by, func) || self.has_bar_mapping(func) {
+            return None;
+        }
+        self.close(by, func)?;
+        self.unbind(func)
+    }
+
+    pub(super) fn bind(&mut self, func: Func) -> Option<Expect> {
+        let state = self.func_mut(func);
+        if state.bound {
+            return None;
+        }
+        state.bound = true;
+        state.binding += 1;
+        Expect::ok()
+    }
+
+    pub(super) fn replug(&mut self, func: Func) -> Option<Expect> {
+        if self.func(func).open || !spec(func).replugs {
+            return None;
+        }
+        self.func_mut(func).bound = false;
+        let sibling = slot_of(func).find(|&sibling| sibling != func);
+        self.func_mut(func).group = match sibling {
+            Some(sibling) if is_first(func) => self.func(sibling).group,
+            // Any number that the sibling's group does not have.
+            Some(sibling) if self.func(sibling).group == func => sibling,
+            _ => func,
+        };
         Expect::ok()
     }
 }

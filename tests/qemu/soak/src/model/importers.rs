@@ -4,17 +4,33 @@
 use guest::Errno;
 
 use super::{BufferId, Expect, Importer, ImporterId, Model};
-use crate::op::{Manners, Outcome, Proc, Slot};
+use crate::op::{Outcome, Policy, Proc, Slot};
+
+impl Importer {
+    /// Invalidates its mapping without waiting for it.
+    pub(super) fn invalidate(&mut self) {
+        if self.pending {
+            self.extra += 1;
+        } else if self.mapped {
+            self.hits += 1;
+            self.pending = self.late;
+            self.mapped = self.late;
+        }
+    }
+
+    /// Invalidates its mapping and waits until it is gone.
+    pub(super) fn drain(&mut self) {
+        self.invalidate();
+        self.pending = false;
+        self.mapped = false;
+    }
+}
 
 impl Model {
-    /// Takes a buffer away from its importers.
-    pub(super) fn expel(&mut self, id: BufferId) {
-        for importer in &mut self.importers {
-            if importer.buffer == Some(id) && importer.mapped {
-                importer.mapped = false;
-                importer.hits += 1;
-            }
-        }
+    /// Drains the importers of a buffer.
+    pub(super) fn drain(&mut self, id: BufferId) {
+        let importers = self.importers.iter_mut();
+        importers.filter(|importer| importer.buffer == Some(id)).for_each(Importer::drain);
     }
 
     pub(super) fn attach(
@@ -22,7 +38,7 @@ impl Model {
         by: Proc,
         slot: Slot,
         fd: Slot,
-        manners: Manners,
+        policy: Policy,
     ) -> Option<Expect> {
         let buffer = self.proc(by).fds[usize::from(fd)]?;
         // The process opens the file when it has none.
@@ -37,17 +53,18 @@ impl Model {
         };
         let result = if self.importer(id).buffer.is_some() {
             Err(Errno::EBUSY)
-        } else if matches!(manners, Manners::NoPeerToPeer | Manners::NotRevocable) {
+        } else if matches!(policy, Policy::NoPeerToPeer | Policy::NotRevocable) {
             Err(Errno::EOPNOTSUPP)
         } else if !self.is_reachable(buffer) {
             Err(Errno::ENODEV)
         } else {
-            *self.importer_mut(id) = Importer { buffer: Some(buffer), mapped: false, hits: 0 };
+            let late = policy == Policy::Later;
+            *self.importer_mut(id) = Importer { buffer: Some(buffer), late, ..Importer::default() };
             Ok(())
         };
-        // A failed attach has begun to count anew.
+        // A failed attach resets the counters, too.
         if result.is_err() && result != Err(Errno::EBUSY) {
-            self.importer_mut(id).hits = 0;
+            *self.importer_mut(id) = Importer::default();
         }
         Expect::of(result)
     }
@@ -56,10 +73,14 @@ impl Model {
         self.proc(by).importers[usize::from(slot)]
     }
 
-    /// Gives the bytes that are mapped.
+    /// Returns the number of mapped bytes.
     pub(super) fn importer_map(&mut self, by: Proc, slot: Slot) -> Option<Expect> {
         let id = self.importer_at(by, slot)?;
         let importer = self.importer(id);
+        // A second invalidation may have queued a second unmap, which a detach cancels.
+        if importer.pending || importer.extra != 0 {
+            return None;
+        }
         let Some(buffer) = importer.buffer else {
             return Expect::fails(Errno::ENOTCONN);
         };
@@ -81,6 +102,9 @@ impl Model {
     pub(super) fn importer_unmap(&mut self, by: Proc, slot: Slot) -> Option<Expect> {
         let id = self.importer_at(by, slot)?;
         let importer = self.importer_mut(id);
+        if importer.pending {
+            return None;
+        }
         if importer.buffer.is_none() {
             return Expect::fails(Errno::ENOTCONN);
         }
@@ -94,6 +118,7 @@ impl Model {
         let id = self.importer_at(by, slot)?;
         let importer = self.importer_mut(id);
         importer.mapped = false;
+        importer.pending = false;
         match importer.buffer.take() {
             Some(_) => Expect::ok(),
             None => Expect::fails(Errno::ENOTCONN),
@@ -102,14 +127,12 @@ impl Model {
 
     pub(super) fn stats(&mut self, by: Proc, slot: Slot) -> Option<Expect> {
         let importer = self.importer(self.importer_at(by, slot)?);
-        Some(Expect::Is(Outcome::Importer {
-            attached: importer.buffer.is_some(),
-            mapped: importer.mapped,
-            hits: importer.hits,
-        }))
+        let (attached, hits) = (importer.buffer.is_some(), importer.hits);
+        let mapped = (!importer.pending).then_some(importer.mapped);
+        Some(Expect::Importer { attached, mapped, hits: (hits, hits + importer.extra) })
     }
 
-    /// Releases what importers hold whose file is not open any more.
+    /// Resets importers whose file is closed.
     pub(super) fn release_importers(&mut self) {
         for id in 0..self.importers.len() as ImporterId {
             let is_open = self.procs.iter().any(|proc| proc.importers.contains(&Some(id)));

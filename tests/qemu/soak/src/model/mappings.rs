@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Mappings, as the pieces that the kernel makes of them.
+//! Mappings, as the VMAs that the kernel splits them into.
 
 use guest::Errno;
 
@@ -7,7 +7,7 @@ use super::{BufferId, Expect, Life, Model};
 use crate::machine::{bar_of, Func};
 use crate::op::{Area, Part, Proc, Prot, Slot};
 
-/// What is mapped.
+/// The source of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A buffer.
@@ -16,14 +16,14 @@ pub enum Source {
     Bar(Func, u8),
 }
 
-/// A piece of a mapping: one VMA. Two of them never become one again.
+/// A piece of a mapping: one VMA. VMAs are never merged again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     pub source: Source,
     /// Where it starts, pages from the start of the mapping.
     pub at: u32,
     pub pages: u32,
-    /// The page of the source that is there.
+    /// The page of the source at its start.
     pub first: u32,
     pub prot: Prot,
     pub wc: bool,
@@ -36,7 +36,7 @@ impl Segment {
         self.at + self.pages
     }
 
-    /// What is left of it before page `at` and from there on.
+    /// Its parts before page `at` and from there on.
     fn split(self, at: u32) -> (Segment, Segment) {
         let pages = at - self.at;
         let rest = Segment { at, pages: self.pages - pages, first: self.first + pages, ..self };
@@ -44,7 +44,7 @@ impl Segment {
     }
 }
 
-/// Splits the segment that page `at` is inside of.
+/// Splits the segment around page `at`.
 fn split_at(map: &mut Vec<Segment>, at: u32) {
     let inside = |segment: &Segment| segment.at < at && at < segment.end();
     if let Some(index) = map.iter().position(inside) {
@@ -129,11 +129,11 @@ impl Model {
         split_at(map, start);
         split_at(map, end);
         map.retain(|segment| segment.end() <= start || end <= segment.at);
-        self.close_what_nobody_has();
+        self.close_unused();
         Expect::ok()
     }
 
-    /// The pieces that make up `part`, if it has no holes.
+    /// The segments of `part`, if it has no holes.
     fn whole(&self, by: Proc, part: Part) -> Option<Vec<Segment>> {
         let (mut at, end) = (part.at, part.at + part.pages);
         let inside = |segment: &&Segment| segment.at < end && at < segment.end();
@@ -170,7 +170,7 @@ impl Model {
         Expect::ok()
     }
 
-    pub(super) fn move_away(&mut self, by: Proc, part: Part, to: Slot) -> Option<Expect> {
+    pub(super) fn remap(&mut self, by: Proc, part: Part, to: Slot) -> Option<Expect> {
         let pieces = self.whole(by, part)?;
         let [piece] = pieces[..] else { return None };
         if to == part.map || !self.maps_of(by, to).is_empty() {

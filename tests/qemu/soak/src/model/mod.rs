@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The oracle: the contract as a state machine.
 //!
-//! Pure: knows the kernel only by its description. [`Model::apply`] says what an operation must
-//! come to, and becomes what the machine is after it. Nothing in here is a guess about timing: one
-//! operation is over before the next one starts.
+//! Pure. [`Model::apply`] returns the outcome that an operation must have, and takes the state that
+//! the machine has after it. The outcome does not depend on timing: an operation has returned
+//! before the next one starts. The exception is an importer that unmaps late: see
+//! [`Importer::pending`].
 
 mod access;
 mod buffers;
@@ -18,27 +19,29 @@ use std::sync::Arc;
 
 use guest::Errno;
 
-use crate::machine::{Func, Places, FUNCS, UNITS};
+use crate::machine::{slot_of, Func, Places, FUNCS};
 use crate::op::{
     Access, Op, Outcome, Proc, Pte, Seen, Signal, Step, Via, FDS, IMPORTERS, MAPS, PROCS,
 };
 
 pub use mappings::{Segment, Source};
 
-/// What an operation must come to.
+/// The outcomes that an operation may have.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expect {
-    /// Exactly this.
+    /// Exactly this one.
     Is(Outcome),
-    /// A value that is not known.
+    /// Success with any value.
     AnyValue,
-    /// Any page table entry, or none, after a load that fared so.
+    /// A page table entry, and the result of the load before it.
     Entry { load: Option<Loaded>, pte: Entry },
-    /// Of the operation; and for each target what accesses come to before and after it.
+    /// The state of an importer; `mapped` may be unknown, and `hits` is a range.
+    Importer { attached: bool, mapped: Option<bool>, hits: (u32, u32) },
+    /// The outcome of the operation, and for each target the result of an access before and after.
     Race { outcome: Box<Expect>, targets: Vec<(Loaded, Loaded)> },
 }
 
-/// What a load gives; `Ok(None)` is a value that is not known.
+/// The result of a load; `Ok(None)` is an unknown value.
 pub type Loaded = Result<Option<u32>, Signal>;
 
 fn is_as(want: &Loaded, got: &Access) -> bool {
@@ -49,14 +52,14 @@ fn is_as(want: &Loaded, got: &Access) -> bool {
     }
 }
 
-/// What a page table entry may be.
+/// The page table entries that are allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Entry {
-    /// There is none.
+    /// None.
     Absent,
-    /// There is none, or this one. It may be read-only though the mapping is not.
+    /// None, or this one. It may be read-only although the mapping is not.
     Perhaps(Pte),
-    /// It is this one, likewise.
+    /// This one, which may be read-only, too.
     Present(Pte),
 }
 
@@ -77,7 +80,7 @@ impl Expect {
         }
     }
 
-    /// Whether `outcome` is as expected.
+    /// Whether `outcome` is allowed.
     pub fn allows(&self, outcome: &Outcome) -> bool {
         match (self, outcome) {
             (Expect::Is(want), got) => want == got,
@@ -89,6 +92,14 @@ impl Expect {
                     _ => false,
                 };
                 load && pte.allows(entry.as_ref())
+            }
+            (
+                Expect::Importer { attached, mapped, hits: (least, most) },
+                Outcome::Importer { attached: is_attached, mapped: is_mapped, hits },
+            ) => {
+                attached == is_attached
+                    && mapped.is_none_or(|mapped| mapped == *is_mapped)
+                    && (least..=most).contains(&hits)
             }
             (Expect::Race { outcome, targets }, Outcome::Race { outcome: got, seen }) => {
                 let fine = |((before, after), seen): (&(Loaded, Loaded), &Seen)| {
@@ -129,18 +140,26 @@ impl Entry {
     }
 }
 
-/// A unit.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Unit {
-    /// How often it was bound.
-    pub binding: u32,
-    /// While any of its functions is open: how that came.
-    pub via: Option<Via>,
+/// What owns an IOMMU group while any of its functions is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub via: Via,
+    /// The number of the group fd or iommufd.
+    pub holder: u32,
 }
 
-/// A function.
+/// An IOMMU group: that of the slot of its first function, or that of a single function.
+pub type Group = Func;
+
+/// The state of a function.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Func_ {
+pub struct FuncState {
+    /// Whether the driver has it.
+    pub bound: bool,
+    /// Its IOMMU group.
+    pub group: Group,
+    /// How often it was bound since the start.
+    pub binding: u32,
     /// Whether it is open.
     pub open: bool,
     /// How often it was opened.
@@ -153,17 +172,17 @@ pub struct Func_ {
     pub low_power: bool,
 }
 
-impl Func_ {
-    /// Whether its memory answers.
-    pub fn answers(&self) -> bool {
+impl FuncState {
+    /// Whether accesses reach its memory.
+    pub fn memory_enabled(&self) -> bool {
         self.open && self.memory && !self.d3 && !self.low_power
     }
 }
 
-/// What became of a buffer.
+/// The life of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// Reachable when the device's memory answers.
+    /// Reachable while the device's memory is enabled.
     Live,
     /// Revoked for good.
     Revoked,
@@ -179,7 +198,7 @@ pub type BufferId = u32;
 pub struct Buffer {
     pub func: Func,
     pub bar: u8,
-    /// Of which binding and opening of the function it is.
+    /// The binding and the opening of the function when it was exported.
     pub binding: u32,
     pub opening: u32,
     /// First page and number of pages of each range.
@@ -198,16 +217,23 @@ pub type ImporterId = u32;
 pub struct Importer {
     pub buffer: Option<BufferId>,
     pub mapped: bool,
+    /// Whether it unmaps a while after an invalidation.
+    pub late: bool,
+    /// Whether it was invalidated without a wait, so that it may still be mapped.
+    pub pending: bool,
+    /// How often it was invalidated while mapped.
     pub hits: u32,
+    /// How often it was invalidated while pending: each may have been a hit.
+    pub extra: u32,
 }
 
 /// A process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Process {
-    /// Whether it has the device fds of each unit.
-    pub handles: [bool; UNITS.len()],
+    /// Whether it has the device fd of each function.
+    pub handles: [bool; FUNCS.len()],
     pub fds: [Option<BufferId>; FDS],
-    /// What is left of each mapping, in order of addresses. Empty: none.
+    /// The VMAs of each mapping, in order of addresses. An empty one is a free slot.
     pub maps: [Vec<Segment>; MAPS],
     pub importers: [Option<ImporterId>; IMPORTERS],
 }
@@ -215,12 +241,14 @@ pub struct Process {
 /// A word of device memory: function, BAR, page, word.
 type Place = (Func, u8, u32, u16);
 
-/// What the machine is like.
+/// The state of the machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     places: Arc<Places>,
-    pub units: [Unit; UNITS.len()],
-    pub funcs: [Func_; FUNCS.len()],
+    /// The owners of IOMMU groups.
+    pub owners: [Option<Owner>; FUNCS.len()],
+    holders: u32,
+    pub funcs: [FuncState; FUNCS.len()],
     pub buffers: Vec<Buffer>,
     pub importers: Vec<Importer>,
     pub procs: [Process; PROCS],
@@ -229,12 +257,17 @@ pub struct Model {
 }
 
 impl Model {
-    /// All devices are bound and closed; all processes are fresh.
+    /// All functions are bound and closed; all processes are fresh.
     pub fn new(places: Arc<Places>) -> Model {
         Model {
             places,
-            units: Default::default(),
-            funcs: Default::default(),
+            owners: Default::default(),
+            holders: 0,
+            funcs: std::array::from_fn(|func| FuncState {
+                bound: true,
+                group: slot_of(func as Func).start,
+                ..FuncState::default()
+            }),
             buffers: Vec::new(),
             importers: Vec::new(),
             procs: Default::default(),
@@ -250,11 +283,11 @@ impl Model {
         &mut self.procs[usize::from(by)]
     }
 
-    pub fn func(&self, func: Func) -> &Func_ {
+    pub fn func(&self, func: Func) -> &FuncState {
         &self.funcs[usize::from(func)]
     }
 
-    fn func_mut(&mut self, func: Func) -> &mut Func_ {
+    fn func_mut(&mut self, func: Func) -> &mut FuncState {
         &mut self.funcs[usize::from(func)]
     }
 
@@ -274,13 +307,13 @@ impl Model {
         &mut self.importers[id as usize]
     }
 
-    /// Applies `step`; returns the outcome that it must have. `None`: it makes no sense now (a slot
-    /// is empty, or not), and nothing happens.
+    /// Applies `step` and returns the outcome that it must have. `None`: the step is impossible
+    /// now, for example because a slot is empty, and the state does not change.
     pub fn apply(&mut self, step: &Step) -> Option<Expect> {
         let by = step.by;
         match step.op {
-            Op::Open { unit, via } => self.open(by, unit, via),
-            Op::Close { unit } => self.close(by, unit),
+            Op::Open { func, via } => self.open(by, func, via),
+            Op::Close { func } => self.close(by, func),
             Op::Memory { func, on } => self.set_memory(by, func, on),
             Op::Power { func, d3 } => self.set_power(by, func, d3),
             Op::LowPower { func, enter } => self.set_low_power(by, func, enter),
@@ -288,7 +321,10 @@ impl Model {
             Op::HotReset { func } => self.hot_reset(by, func),
             Op::Flr { func } => self.flr(by, func),
             Op::SysfsReset { func } => self.sysfs_reset(func),
-            Op::Rebind { unit } => self.rebind(unit),
+            Op::Unbind { func } => self.unbind(func),
+            Op::UnbindOpen { func } => self.unbind_open(by, func),
+            Op::Bind { func } => self.bind(func),
+            Op::Replug { func } => self.replug(func),
 
             Op::Export { func, to, ref spec } => self.export(by, func, to, spec),
             Op::Revoke { func, fd, .. } => self.revoke(by, func, fd),
@@ -301,13 +337,13 @@ impl Model {
             Op::MapBar { func, bar, map, area } => self.map_bar(by, func, bar, map, area),
             Op::Unmap { part } => self.unmap(by, part),
             Op::Protect { part, prot } => self.protect(by, part, prot),
-            Op::Move { part, to, .. } => self.move_away(by, part, to),
+            Op::Move { part, to, .. } => self.remap(by, part, to),
             Op::Grow { part } => self.grow(by, part),
             Op::Load { word } => self.load(by, word),
             Op::Store { word, value } => self.store(by, word, value),
             Op::Entry { word, load } => self.entry(by, word, load),
 
-            Op::Attach { importer, fd, manners } => self.attach(by, importer, fd, manners),
+            Op::Attach { importer, fd, policy } => self.attach(by, importer, fd, policy),
             Op::ImporterMap { importer } => self.importer_map(by, importer),
             Op::ImporterUnmap { importer } => self.importer_unmap(by, importer),
             Op::Detach { importer } => self.detach(by, importer),
@@ -317,7 +353,7 @@ impl Model {
             Op::Dup { fd, to } => self.pass(by, fd, by, to),
             Op::Pass { fd, to, slot } if to != by => self.pass(by, fd, to, slot),
             Op::Pass { .. } => None,
-            Op::Race { ref op, who, ref targets } => self.race(by, op, who, targets),
+            Op::Race { ref op, ref crowd } => self.race(by, op, crowd),
             Op::Fork { to } => self.fork(by, to),
             Op::Kill => self.kill(by),
         }

@@ -23,7 +23,7 @@ impl Model {
     pub(super) fn kill(&mut self, by: Proc) -> Option<Expect> {
         *self.proc_mut(by) = Process::default();
         self.release_importers();
-        self.close_what_nobody_has();
+        self.close_unused();
         Expect::ok()
     }
 

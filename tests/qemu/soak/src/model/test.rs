@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The model by itself: what it must say of well-known sequences.
+//! Tests of the model with well-known sequences.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{Entry, Expect, Model};
 use crate::generate::Generator;
 use crate::machine::{colour, Places, FUNCS};
 use crate::op::{
-    Area, FdRef, Manners, Op, Outcome, Part, Proc, Prot, Pte, Signal, Spec, Step, Via, Word,
+    Area, FdRef, Op, Outcome, Part, Policy, Proc, Prot, Pte, Signal, Spec, Step, Via, Word,
 };
 use crate::session::Source;
 
@@ -22,7 +22,7 @@ fn model() -> Model {
 
 fn apply(model: &mut Model, by: Proc, op: Op) -> Expect {
     let step = Step { by, op };
-    model.apply(&step).unwrap_or_else(|| panic!("{step} makes no sense"))
+    model.apply(&step).unwrap_or_else(|| panic!("{step} is impossible"))
 }
 
 fn works(model: &mut Model, by: Proc, op: Op) {
@@ -50,7 +50,7 @@ fn export(ranges: &[(u32, u32)]) -> Op {
 /// bochs is open in process 0, which has exported pages 7, 8 and 2 and mapped them.
 fn mapped() -> Model {
     let mut model = model();
-    works(&mut model, 0, Op::Open { unit: 2, via: Via::Cdev });
+    works(&mut model, 0, Op::Open { func: BOCHS, via: Via::Cdev });
     works(&mut model, 0, export(&[(7, 2), (2, 1)]));
     works(&mut model, 0, Op::Map { fd: 0, map: 0, area: area(0, 3) });
     model
@@ -117,28 +117,32 @@ fn a_bar_mapping_of_a_forked_process_keeps_the_device_open() {
     let mut model = mapped();
     works(&mut model, 0, Op::MapBar { func: BOCHS, bar: 0, map: 1, area: area(7, 1) });
     works(&mut model, 0, Op::Fork { to: 3 });
-    works(&mut model, 3, Op::Close { unit: 2 });
+    works(&mut model, 3, Op::Close { func: BOCHS });
     works(&mut model, 0, Op::Kill);
     assert_eq!(apply(&mut model, 3, load(0, 0)), value(7));
-    fails(&mut model, 2, Op::Open { unit: 2, via: Via::Group }, Errno::EBUSY);
+    fails(&mut model, 2, Op::Open { func: BOCHS, via: Via::Group }, Errno::EBUSY);
     works(&mut model, 3, Op::Unmap { part: Part { map: 1, at: 0, pages: 1 } });
     assert_eq!(apply(&mut model, 3, load(0, 0)), BUS);
-    works(&mut model, 2, Op::Open { unit: 2, via: Via::Group });
+    works(&mut model, 2, Op::Open { func: BOCHS, via: Via::Group });
     assert_eq!(apply(&mut model, 3, load(0, 0)), BUS);
 }
 
 #[test]
 fn importers_lose_their_mapping_with_memory_and_with_the_buffer() {
     let mut model = mapped();
-    works(&mut model, 0, Op::Attach { importer: 1, fd: 0, manners: Manners::Good });
+    works(&mut model, 0, Op::Attach { importer: 1, fd: 0, policy: Policy::AtOnce });
     let map = Op::ImporterMap { importer: 1 };
-    let stats = |mapped, hits| Expect::Is(Outcome::Importer { attached: true, mapped, hits });
+    let stats = |mapped, hits| Expect::Importer {
+        attached: true,
+        mapped: Some(mapped),
+        hits: (hits, hits),
+    };
     assert_eq!(apply(&mut model, 0, map.clone()), Expect::Is(Outcome::Done(3 * 4096)));
     assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(true, 0));
     works(&mut model, 0, Op::Reset { func: BOCHS });
     assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(false, 1));
     apply(&mut model, 0, map.clone());
-    works(&mut model, 0, Op::Close { unit: 2 });
+    works(&mut model, 0, Op::Close { func: BOCHS });
     assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(false, 2));
     fails(&mut model, 0, map, Errno::ENODEV);
 }
@@ -163,19 +167,78 @@ fn buffers_of_another_binding_are_no_buffers_of_the_device() {
     let info = Op::Info { func: BOCHS, fd: FdRef::Slot(0) };
     let status =
         |status| Expect::Is(Outcome::Info { status, memattr: 0, ranges: 2, size: 3 * 4096 });
-    works(&mut model, 0, Op::Close { unit: 2 });
-    works(&mut model, 0, Op::Open { unit: 2, via: Via::Cdev });
+    works(&mut model, 0, Op::Close { func: BOCHS });
+    works(&mut model, 0, Op::Open { func: BOCHS, via: Via::Cdev });
     let closed = status(uapi::VFIO_DMABUF_STATUS_CLOSED);
     assert_eq!(apply(&mut model, 0, info.clone()), closed);
-    works(&mut model, 0, Op::Close { unit: 2 });
-    works(&mut model, 0, Op::Rebind { unit: 2 });
-    works(&mut model, 0, Op::Open { unit: 2, via: Via::Cdev });
+    works(&mut model, 0, Op::Close { func: BOCHS });
+    works(&mut model, 0, Op::Unbind { func: BOCHS });
+    works(&mut model, 0, Op::Bind { func: BOCHS });
+    works(&mut model, 0, Op::Open { func: BOCHS, via: Via::Cdev });
     fails(&mut model, 0, info, Errno::ENODEV);
 }
 
-/// Whatever the generator comes up with, the model has an answer, the same each time.
+/// Both functions of the slot are open in process 0.
+fn pair() -> Model {
+    let mut model = model();
+    works(&mut model, 0, Op::Open { func: 1, via: Via::Group });
+    works(&mut model, 0, Op::Open { func: 2, via: Via::Cdev });
+    model
+}
+
 #[test]
-fn random_steps_make_sense_and_repeat() {
+fn hot_reset_needs_all_functions_of_the_slot() {
+    let mut model = pair();
+    let reset = Op::HotReset { func: 1 };
+    works(&mut model, 0, reset.clone());
+    works(&mut model, 0, Op::Close { func: 2 });
+    works(&mut model, 0, reset.clone());
+    works(&mut model, 0, Op::Unbind { func: 2 });
+    fails(&mut model, 0, reset.clone(), Errno::EINVAL);
+    works(&mut model, 0, Op::Bind { func: 2 });
+    works(&mut model, 0, reset);
+}
+
+#[test]
+fn hot_reset_needs_all_groups_of_the_slot() {
+    let mut model = pair();
+    let reset = Op::HotReset { func: 1 };
+    works(&mut model, 0, Op::Close { func: 2 });
+    works(&mut model, 0, Op::Replug { func: 2 });
+    works(&mut model, 0, Op::Bind { func: 2 });
+    fails(&mut model, 0, reset.clone(), Errno::EINVAL);
+    works(&mut model, 1, Op::Open { func: 2, via: Via::Group });
+    fails(&mut model, 0, reset.clone(), Errno::EINVAL);
+    works(&mut model, 1, Op::Close { func: 2 });
+    works(&mut model, 0, Op::Open { func: 2, via: Via::Group });
+    works(&mut model, 0, reset);
+}
+
+#[test]
+fn end_of_low_power_invalidates_and_does_not_wait() {
+    for (policy, mapped) in [(Policy::AtOnce, Some(false)), (Policy::Later, None)] {
+        let mut model = mapped_by(policy);
+        works(&mut model, 0, Op::LowPower { func: BOCHS, enter: false });
+        let stats = Expect::Importer { attached: true, mapped, hits: (1, 1) };
+        assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats);
+        works(&mut model, 0, Op::Memory { func: BOCHS, on: false });
+        let hits = (1, if policy == Policy::Later { 2 } else { 1 });
+        let stats = Expect::Importer { attached: true, mapped: Some(false), hits };
+        assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats);
+    }
+}
+
+/// As [`mapped`], with an importer that has mapped the buffer.
+fn mapped_by(policy: Policy) -> Model {
+    let mut model = mapped();
+    works(&mut model, 0, Op::Attach { importer: 1, fd: 0, policy });
+    apply(&mut model, 0, Op::ImporterMap { importer: 1 });
+    model
+}
+
+/// Most steps of the generator are possible, and a seed always yields the same ones.
+#[test]
+fn random_steps_are_possible_and_repeat() {
     let steps = |seed| {
         let (mut model, mut source) = (model(), Generator::new(seed, 20_000, true));
         let mut steps = Vec::new();
@@ -184,7 +247,7 @@ fn random_steps_make_sense_and_repeat() {
             possible += u32::from(model.apply(&step).is_some());
             steps.push(step);
         }
-        assert!(possible > 18_000, "only {possible} of 20,000 steps make sense");
+        assert!(possible > 18_000, "only {possible} of 20,000 steps are possible");
         steps
     };
     assert_eq!(steps(7), steps(7));

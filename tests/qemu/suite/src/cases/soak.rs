@@ -12,11 +12,11 @@ use crate::case::{cases, Setup};
 cases! {
     Setup::Bound(&[EDU, EDU, EDU, EDU, BOCHS, IVSHMEM, IGB]) =>
         "random operations of several processes agree with the model": [
-            random_operations_agree_with_the_model,
+            random_operations_of_the_soak_agree_with_the_model,
         ];
 }
 
-fn random_operations_agree_with_the_model() -> Result<()> {
+fn random_operations_of_the_soak_agree_with_the_model() -> Result<()> {
     let program = env::current_exe()?.with_file_name("soak");
     let status = Command::new(&program)
         .args(["--operations", "10000", "--seed", "1"])
