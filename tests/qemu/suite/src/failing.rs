@@ -5,15 +5,10 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, RawFd};
 
-use anyhow::{bail, ensure, Context, Result};
 use guest::failnth::{Injector, Kind, Whose};
 use guest::kmsg;
-use guest::module::Module;
-use guest::Errno;
 
-use crate::case::Skip;
-use crate::check;
-use crate::fixture::{driver, fds, wait_for};
+use crate::prelude::*;
 
 /// Allocations, and copies of user memory.
 pub const ALL: &[Kind] = &[Kind::Memory, Kind::UserCopy];

@@ -8,24 +8,11 @@
 use std::os::fd::AsRawFd;
 use std::thread::{sleep, ScopedJoinHandle};
 
-use anyhow::{anyhow, ensure, Result};
-use guest::call::Call;
-use guest::device::{Device, Via};
 use guest::host::{self, LinkError};
-use guest::mm::Mapping;
-use guest::pause::Pause;
-use guest::pci::{Pci, EDU};
-use guest::ptes::Ptes;
-use guest::testmod::{Attach, Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
 use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};
 use guest::uapi::{VFIO_DMABUF_STATUS_LIVE, VFIO_DMABUF_STATUS_REVOKED_TEMP};
-use guest::windows;
-use guest::{Errno, PAGE};
 
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, wait_for, ID, ID_AT};
-use crate::rig::{self, invalidated, Rig, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

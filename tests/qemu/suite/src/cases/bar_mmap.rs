@@ -3,19 +3,9 @@
 
 use std::fs::File;
 
-use anyhow::Result;
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
-use guest::{maps, Errno, PAGE};
+use guest::maps;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    colour, edu, nth, open_bochs, open_edu, paint, wait_for, BOCHS_SIZE, BOCHS_SIZE_AT, ID, ID_AT,
-    INVERTER,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

@@ -4,18 +4,11 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
 use guest::feature::{Call, GET, HEADER, PROBE, SET};
-use guest::mm::{self, Mapping};
 use guest::others::{others, Elsewhere, DMA_BUFS};
-use guest::pci::{BOCHS, EDU, TESTDEV};
-use guest::{raw, uapi, Errno, PAGE};
+use guest::raw;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{fds, nth, open_bochs};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS]) =>

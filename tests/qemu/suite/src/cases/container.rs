@@ -4,18 +4,10 @@
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::Device;
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::{uapi, Errno, PAGE};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{open_bochs, open_edu, wait_for};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

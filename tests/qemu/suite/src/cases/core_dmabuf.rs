@@ -2,20 +2,11 @@
 //! The module parameter `core_dmabuf`: exports without flags return a dma-buf of the in-tree core,
 //! as VMMs want that map BARs by iommufd; exports that ask for a buffer return one.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::feature::{self, GET};
-use guest::mm::Mapping;
-use guest::module::Module;
-use guest::pci::{BOCHS, EDU};
-use guest::{uapi, Errno, PAGE};
+use guest::feature::GET;
 
 use super::container::{copy, master_the_bus, IOVA};
 use super::iommufd::Attached;
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, nth, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

@@ -6,23 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, ensure, Context, Result};
-use guest::call::Call;
-use guest::device::{Device, Via};
 use guest::kmsg;
-use guest::mm::{self, Mapping};
-use guest::pause::Pause;
-use guest::pci::{BOCHS, EDU, IGB};
-use guest::peer::Peer;
 use guest::timeout;
-use guest::uapi;
 use guest::windows::{CONFIG_WRITE, FAULT_CHECKED, RESET};
-use guest::PAGE;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, nth, ID, ID_AT};
-use crate::rig::{hot_reset_groups as groups, siblings, WHILE};
+use crate::prelude::*;
+use crate::rig::hot_reset_groups as groups;
 
 cases! {
     Setup::Bound(&[EDU]) =>

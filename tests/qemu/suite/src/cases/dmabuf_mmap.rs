@@ -1,20 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Mappings of an exported buffer, in this process and in others.
 
-use anyhow::{ensure, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
-use guest::{fault, maps, Errno, PAGE};
+use guest::{fault, maps};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    colour, edu, export_edu, nth, open_bochs, open_edu, paint, BOCHS_SIZE, BOCHS_SIZE_AT, ID,
-    ID_AT, INVERTER,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

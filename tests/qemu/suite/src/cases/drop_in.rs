@@ -4,19 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Context, Result};
-use guest::device::Device;
 use guest::kmsg::Log;
-use guest::mm::Mapping;
-use guest::module::Module;
-use guest::pci::{Pci, EDU, IGB};
-use guest::{Errno, PAGE};
 use serde_json::json;
 
 use super::sriov::Physical;
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, nth, open_edu, ID, ID_AT};
+use crate::prelude::*;
 use crate::program;
 
 cases! {

@@ -2,21 +2,10 @@
 //! Page table entries: present or not, of which page frame and size, in any process, also in a
 //! stopped one.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{Pci, BOCHS, EDU, TESTDEV};
-use guest::peer::Peer;
 use guest::ptes::MemoryType::{UncachedMinus, WriteCombining};
-use guest::ptes::{entry, touched, Dump, Pte, Ptes};
-use guest::{uapi, PAGE};
+use guest::ptes::{entry, touched, Dump, Pte};
 
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{
-    edu, export_edu, export_with, map_in, nth, open_bochs, open_edu, ID, ID_AT, WITH_EACH_TYPE,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

@@ -3,18 +3,11 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use anyhow::{ensure, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::pci::{BOCHS, EDU};
-use guest::{uapi, Errno, PAGE};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::unistd::{lseek64, Whence};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{colour, edu, export_edu, fds, open_bochs, open_edu, paint, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

@@ -3,21 +3,13 @@
 //! makes, the second, and so on until the call works. Each failure has a clear errno and leaves
 //! nothing behind, and the same call works right after it.
 
-use anyhow::{bail, ensure, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Region, Via};
+use guest::device::Region;
 use guest::failnth::{Injector, Whose};
-use guest::feature::{self, Call};
+use guest::feature::Call;
 use guest::maps;
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU, TESTDEV};
-use guest::uapi;
-use guest::{Errno, PAGE};
 
-use crate::case::{cases, Setup};
-use crate::check;
 use crate::failing::{exhaust, failed, injector, Left, Tally, ALL, MANY, MEMORY};
-use crate::fixture::{backwards, export_edu, nth, open_bochs, open_edu, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

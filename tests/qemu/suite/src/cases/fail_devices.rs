@@ -2,22 +2,12 @@
 //! Allocations that fail where devices come and go: binding and opening, importers, and what takes
 //! memory away, which may not need any.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export};
-use guest::device::{Device, Via};
 use guest::failnth::Whose;
-use guest::pci::{Pci, BOCHS, EDU};
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
-use guest::uapi::{self, VFIO_DMABUF_STATUS_CLOSED, VFIO_DMABUF_STATUS_LIVE};
-use guest::windows;
-use guest::{Errno, PAGE};
+use guest::uapi::{VFIO_DMABUF_STATUS_CLOSED, VFIO_DMABUF_STATUS_LIVE};
 
-use crate::case::{cases, Setup};
 use crate::cases::observe::objects;
-use crate::check;
 use crate::failing::{exhaust, failed, injector, Tally, ALL, COPIES, MANY, MEMORY};
-use crate::fixture::{backwards, driver, edu, export_edu, nth, open_edu, ID, ID_AT};
-use crate::rig::{self, invalidated, Rig};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The general rules of `VFIO_DEVICE_FEATURE`, for each feature of this driver.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::feature::{self, Call, GET, HEADER, PROBE, SET};
-use guest::pci::EDU;
-use guest::{uapi, Errno, PAGE};
+use guest::feature::{Call, GET, HEADER, PROBE, SET};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{export_edu, fds, open_edu};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

@@ -8,21 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
 use guest::feature::{GET, SET};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU, IGB, TESTDEV};
+use guest::raw;
 use guest::uffd::Userfault;
 use guest::user::become_nobody;
-use guest::worker::Worker;
-use guest::{raw, uapi, Errno, PAGE};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, open_bochs, open_edu, wait_for, ID, ID_AT};
-use crate::rig::soon;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

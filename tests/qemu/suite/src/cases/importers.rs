@@ -4,19 +4,10 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
 use guest::fence::Fence;
-use guest::pci::{BOCHS, EDU};
-use guest::testmod::{self, unmaps_after, Attach, Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
-use guest::timeout::scaled;
-use guest::{uapi, Errno, PAGE};
+use guest::testmod;
 
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{ID, ID_AT};
-use crate::rig::{self, invalidated, soon, Rig, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>

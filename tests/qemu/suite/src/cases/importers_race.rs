@@ -5,18 +5,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::pci::{Pci, EDU};
-use guest::testmod::{unmaps_after, Attach, Importer, UNMAPS_AT_ONCE};
-use guest::worker::Worker;
-use guest::{Errno, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::edu;
-use crate::rig::{self, Rig};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>

@@ -4,27 +4,13 @@
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
-use guest::device::{Device, Via};
 use guest::fence::Fence;
 use guest::kmsg;
-use guest::module::Module;
-use guest::pause::Pause;
-use guest::pci::{Pci, BOCHS, EDU, IGB};
-use guest::testmod::{unmaps_after, Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
-use guest::timeout::scaled;
-use guest::windows;
-use guest::{uapi, Errno, PAGE};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::uio::pwrite;
 use nix::unistd::Pid;
 
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, nth, wait_for, ID, ID_AT};
-use crate::rig::{self, invalidated, soon, Rig, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>

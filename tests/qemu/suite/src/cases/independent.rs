@@ -6,14 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use anyhow::{anyhow, ensure, Context, Result};
 use dma_buf::{DmaBuf, MappedDmaBuf};
-use guest::buffer::{revoke, Buffer};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{EDU, IVSHMEM};
-use guest::uapi;
-use guest::{Errno, PAGE};
+use guest::buffer::revoke;
 use iommufd_ioctls::IommuFd;
 use pci_driver::backends::vfio::VfioPciDevice;
 use pci_driver::device::PciDevice;
@@ -24,9 +18,7 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioIommufd};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, nth, ID, ID_AT, INVERTER};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

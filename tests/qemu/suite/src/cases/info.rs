@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! INFO and MEMATTR: what they say, what they change, what they refuse.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::feature::{self, Call, GET, HEADER, PROBE, SET};
-use guest::pci::EDU;
-use guest::{uapi, Errno, PAGE};
+use guest::feature::{Call, GET, HEADER, PROBE, SET};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, nth, open_edu, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

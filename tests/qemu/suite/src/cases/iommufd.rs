@@ -3,18 +3,8 @@
 
 use std::os::fd::RawFd;
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::feature;
-use guest::mm::Mapping;
-use guest::pci::{BOCHS, EDU};
-use guest::{uapi, Errno, PAGE};
-
 use super::container::{copy, master_the_bus, IOVA};
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, nth};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

@@ -5,12 +5,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::Result;
 use guest::kmsg::Log;
 use guest::testmod::Racer;
 
-use crate::case::{cases, Setup};
-use crate::fixture::wait_for;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[]) =>

@@ -4,18 +4,7 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::mm;
-use guest::module::Module;
-use guest::pci::EDU;
-use guest::peer::Peer;
-use guest::{Errno, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, map_in, open_edu, wait_for, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

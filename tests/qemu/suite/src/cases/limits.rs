@@ -5,22 +5,14 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{bail, ensure, Context, Result};
-use guest::buffer::{Buffer, Export, Range};
 use guest::cgroup::Cgroup;
-use guest::device::Device;
 use guest::kmsg::{self, Log};
 use guest::link::Link;
-use guest::pci::EDU;
 use guest::uffd::Userfault;
 use guest::user::{become_nobody, limit_fds};
-use guest::worker::Worker;
-use guest::{feature, mm, uapi, Errno, PAGE};
 
 use super::iommufd::export_for_iommufd;
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{export_edu, fds, open_edu, wait_for, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

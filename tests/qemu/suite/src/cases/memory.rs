@@ -4,20 +4,9 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::{Loads, Peer};
-use guest::{Errno, PAGE};
+use guest::peer::Loads;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    colour, edu, export_edu, map_in, open_bochs, open_edu, paint, BOCHS_SIZE, BOCHS_SIZE_AT, ID,
-    ID_AT, INVERTER,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

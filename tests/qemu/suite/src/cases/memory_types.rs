@@ -1,19 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How page table entries let the CPU treat device memory: uncached or write-combining.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Range};
-use guest::device::Device;
-use guest::feature;
-use guest::mm::{self, Mapping};
-use guest::pci::BOCHS;
 use guest::ptes::MemoryType::{UncachedMinus, WriteCombining};
 use guest::ptes::{entry, touched, Pte};
-use guest::{uapi, PAGE};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{export_with, nth, open_bochs, WITH_EACH_TYPE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS]) =>

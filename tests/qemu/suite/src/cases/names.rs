@@ -5,15 +5,9 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer;
-use guest::device::{Device, Via};
-use guest::pci::{BOCHS, EDU};
-use guest::{maps, Errno, PAGE};
+use guest::maps;
 
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, nth, open_bochs, open_edu, wait_for, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

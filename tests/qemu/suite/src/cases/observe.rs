@@ -6,19 +6,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm;
-use guest::pci::{BOCHS, EDU};
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
-use guest::{uapi, Errno, PAGE};
 use serde_json::Value;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, nth, open_edu};
-use crate::rig::importing;
+use crate::prelude::*;
 use crate::trace::Trace;
 
 cases! {

@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Opening the device, and what the driver leaves to the VFIO core.
 
-use anyhow::{ensure, Result};
-use guest::device::{Device, Via};
-use guest::pci::EDU;
-use guest::{uapi, Errno};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, open_edu, ID, ID_AT, INVERTER};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

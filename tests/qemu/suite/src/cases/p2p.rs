@@ -10,19 +10,10 @@
 
 use std::fs;
 
-use anyhow::{bail, ensure, Context, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
 use guest::engine::Engine;
-use guest::mm::Mapping;
-use guest::pci::{Pci, BOCHS, EDU, IVSHMEM};
-use guest::testmod::{Entry, Importer, UNMAPS_AT_ONCE};
-use guest::PAGE;
+use guest::testmod::Entry;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{colour, nth, paint};
-use crate::rig;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS, EDU, EDU]) =>

@@ -10,19 +10,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Context, Result};
-use guest::device::{Device, Via};
 use guest::kmsg::Log;
-use guest::module::Module;
-use guest::pci::{Id, Pci, EDU, IGB};
+use guest::pci::Id;
 use guest::testmod::Disguise;
-use guest::{uapi, Errno};
 use nix::sys::eventfd::EventFd;
 
 use super::drop_in::in_tree;
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{driver, edu, nth, wait_for};
+use crate::prelude::*;
 
 cases! {
     Setup::Unloaded(&[EDU]) =>

@@ -4,20 +4,12 @@
 
 use std::fs;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::feature::{self, Call, GET, PROBE, SET};
-use guest::pause::{self, Pause};
-use guest::pci::{BOCHS, EDU};
-use guest::testmod::{uapi as testmod, Importer, UNMAPS_AT_ONCE};
-use guest::{uapi, windows, Errno, PAGE};
+use guest::feature::{Call, GET, PROBE, SET};
+use guest::pause;
+use guest::testmod::uapi as testmod;
 
 use super::observe;
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{edu, export_edu, nth};
-use crate::rig::{self, Rig};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS, EDU, EDU]) =>

@@ -6,17 +6,9 @@
 
 use std::os::fd::AsRawFd;
 
-use anyhow::{Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::mm::Mapping;
-use guest::pci::{self, Id, Pci, BOCHS, EDU, IGB};
-use guest::peer::Peer;
-use guest::PAGE;
+use guest::pci::{self, Id};
 
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{map_in, nth, BOCHS_SIZE_AT, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[IGB]) =>

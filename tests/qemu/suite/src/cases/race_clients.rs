@@ -4,29 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
-use guest::device::Device;
 use guest::kmsg;
-use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, Pause};
-use guest::pci::EDU;
-use guest::peer::Peer;
-use guest::ptes::Ptes;
-use guest::timeout::scaled;
 use guest::waiting::{is_in_driver, with_thread_id};
-use guest::windows;
-use guest::{Errno, PAGE};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::Pid;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT};
-use crate::rig::WHILE;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

@@ -1,24 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Races of faults, `mmap()` and `fork()`, each with a thread stopped in the window.
 
-use anyhow::{anyhow, ensure, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
-use guest::device::Device;
-use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, Pause};
-use guest::pci::{Pci, BOCHS, EDU};
-use guest::peer::Peer;
-use guest::ptes::Ptes;
 use guest::uapi::{vfio_dmabuf_ioctl_revoke, VFIO_DMABUF_IOCTL_REVOKE, VFIO_DMABUF_STATUS_CLOSED};
-use guest::windows::{self, Window};
-use guest::worker::Worker;
-use guest::{Errno, PAGE};
+use guest::windows::Window;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, map_in, open_bochs, open_edu, ID, ID_AT};
-use crate::rig::{SOON, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

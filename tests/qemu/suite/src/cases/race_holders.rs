@@ -5,26 +5,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::thread::{sleep, spawn};
 
-use anyhow::{anyhow, ensure, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::module::Module;
-use guest::pause::{meanwhile, Pause};
-use guest::pci::EDU;
-use guest::peer::Peer;
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
 use guest::timeout::scaled_delay;
 use guest::waiting::{is_in_driver, with_thread_id};
-use guest::windows::{self, Window};
-use guest::{Errno, PAGE};
+use guest::windows::Window;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, map_in, open_edu, wait_for, ID, ID_AT};
-use crate::rig::{self, invalidated, Rig, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>

@@ -8,20 +8,11 @@
 
 use std::fs;
 
-use anyhow::{anyhow, Result};
-use guest::buffer::Buffer;
-use guest::device::Device;
-use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, Pause};
-use guest::pci::BOCHS;
 use guest::ptes::{self, Pte};
-use guest::windows::{self, Window};
-use guest::{Errno, PAGE};
+use guest::windows::Window;
 use nix::sys::prctl::set_thp_disable;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::open_bochs;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS]) =>

@@ -7,21 +7,11 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
-use guest::call::Call;
 use guest::fault;
-use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, Pause};
-use guest::pci::EDU;
-use guest::windows;
-use guest::{Errno, PAGE};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT, INVERTER};
-use crate::rig::WHILE;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

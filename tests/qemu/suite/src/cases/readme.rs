@@ -3,15 +3,9 @@
 
 use std::os::fd::AsFd;
 
-use anyhow::{Context, Result};
-use guest::mm::{self, Mapping};
-use guest::pci::EDU;
 use guest::readme::{c, slice};
-use guest::PAGE;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, open_edu, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

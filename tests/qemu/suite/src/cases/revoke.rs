@@ -4,19 +4,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
-use guest::{uapi, Errno, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    colour, edu, export_edu, map_in, nth, open_bochs, open_edu, paint, ID, ID_AT, INVERTER,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

@@ -7,13 +7,7 @@
 
 use std::fs;
 
-use anyhow::{ensure, Result};
-use guest::buffer;
-use guest::call::{self, Call};
-use guest::device::Device;
-use guest::pci::{BOCHS, EDU};
-use guest::testmod::{Importer, NEVER_UNMAPS};
-use guest::{uapi, Errno};
+use guest::call;
 use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::waitpid;
@@ -21,10 +15,7 @@ use nix::unistd::Pid;
 
 use super::importers_reset::clear_command;
 use super::race_waits::pending;
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{nth, wait_for};
-use crate::rig::{Rig, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>

@@ -2,23 +2,11 @@
 //! Virtual functions: they are made through the driver of the physical one and get that driver,
 //! and what can be done with any function's BARs can be done with theirs.
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{revoke, Buffer};
-use guest::device::{Device, Via};
-use guest::feature;
-use guest::mm::Mapping;
-use guest::module::Module;
-use guest::pci::{Pci, EDU, IGB};
-use guest::ptes::{Pte, Ptes};
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
-use guest::uapi;
-use guest::{Errno, PAGE};
+use guest::buffer::revoke;
+use guest::ptes::Pte;
 
 use super::unload::{comes_to_an_end, start, still_waits};
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{driver, nth};
-use crate::rig::{importing, invalidated, peers_reach_each_other};
+use crate::prelude::*;
 use crate::trace::Trace;
 
 cases! {

@@ -5,20 +5,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::Buffer;
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
-use guest::PAGE;
 use serde_json::{json, Value};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    driver, edu, export_edu, nth, open_bochs, open_edu, wait_for, BOCHS_SIZE, BOCHS_SIZE_AT, ID,
-    ID_AT, INVERTER,
-};
+use crate::prelude::*;
 use crate::program::{self, text};
 
 cases! {

@@ -2,13 +2,7 @@
 //! The crate `vfio-dmabuf`: its examples work on real (emulated) devices. What they say they saw is
 //! compared with what this program sees by its own means.
 
-use anyhow::{ensure, Result};
-use guest::device::Via;
-use guest::pci::{BOCHS, EDU};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, nth, open_bochs, open_edu, BOCHS_SIZE, BOCHS_SIZE_AT, ID, ID_AT};
+use crate::prelude::*;
 use crate::program;
 
 cases! {

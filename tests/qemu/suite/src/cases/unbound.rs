@@ -5,20 +5,10 @@
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::Buffer;
-use guest::device::{Device, Via};
-use guest::mm::Mapping;
-use guest::pause::Pause;
-use guest::pci::{Pci, EDU};
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
 use guest::windows::BUS_RESET;
-use guest::PAGE;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, wait_for, ID, ID_AT};
-use crate::rig::{hot_reset_groups as groups, importing, siblings};
+use crate::prelude::*;
+use crate::rig::hot_reset_groups as groups;
 
 cases! {
     Setup::Bound(&[EDU]) =>

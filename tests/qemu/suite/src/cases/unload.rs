@@ -7,22 +7,8 @@ use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::mm;
-use guest::module::Module;
-use guest::pci::{Pci, EDU};
-use guest::peer::Peer;
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
-use guest::timeout::scaled;
-use guest::{Errno, PAGE};
-
 use super::observe::listing;
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, nth, open_edu, ID, ID_AT};
-use crate::rig::{self, Rig};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

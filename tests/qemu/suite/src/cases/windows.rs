@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The windows that other cases stop threads in.
 
-use anyhow::{ensure, Result};
 use guest::windows::{symbols, ALL};
 
-use crate::case::{cases, Setup};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[]) =>
