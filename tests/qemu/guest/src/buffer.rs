@@ -2,7 +2,7 @@
 //! Buffers: slices of BARs as dma-bufs.
 
 use std::fs::{self, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::feature::{self, Call, Prepared};
 use crate::mm::{self, Mapping};
 use crate::sys::ioctl_with;
-use crate::uapi;
+use crate::{raw, uapi};
 
 /// A range of a BAR: offset and length, bytes.
 #[derive(Clone, Copy, Debug)]
@@ -69,16 +69,12 @@ impl Buffer {
 
     /// Makes a [`Export::call`], which may have been changed.
     pub fn by_call(device: &Device, call: &mut Call) -> Result<Buffer, Errno> {
-        let fd = call.make(device)?;
-        // SAFETY: the call made this fd, and nobody else has it.
-        Ok(Buffer(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Buffer(raw::own(call.make(device)?)))
     }
 
     /// Makes an [`Export::call`] that was prepared.
     pub fn by_prepared(device: &Device, call: &mut Prepared) -> Result<Buffer, Errno> {
-        let fd = call.make(device)?;
-        // SAFETY: the call made this fd, and nobody else has it.
-        Ok(Buffer(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Buffer(raw::own(call.make(device)?)))
     }
 
     /// A dma-buf that no VFIO device made: `len` bytes of the system heap.
@@ -91,8 +87,7 @@ impl Buffer {
             ..Default::default()
         };
         ioctl_with(heap.as_raw_fd(), uapi::DMA_HEAP_IOCTL_ALLOC, &mut arg)?;
-        // SAFETY: the ioctl made this fd, and nobody else has it.
-        Ok(Buffer(unsafe { OwnedFd::from_raw_fd(arg.fd as RawFd) }))
+        Ok(Buffer(raw::own(arg.fd as RawFd)))
     }
 
     /// Another fd of the same buffer.

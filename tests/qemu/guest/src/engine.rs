@@ -4,14 +4,13 @@
 //! The device must have no driver. QEMU has to give it a `dma_mask` of 32 bits, for the addresses
 //! that the DMA layer gives it end there.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 
 use crate::mm::{self, Mapping};
 use crate::pci::Pci;
-use crate::timeout::scaled;
+use crate::timeout::wait_until;
 use crate::uapi;
 
 const SOURCE: u64 = 0x80;
@@ -60,12 +59,9 @@ impl Engine {
         {
             self.registers.store(register, value)?;
         }
-        let deadline = Instant::now() + scaled(Duration::from_secs(20));
-        while self.registers.load(COMMAND)? & START != 0 {
-            ensure!(Instant::now() < deadline, "the engine of {} does not end", self.pci);
-            sleep(Duration::from_millis(5));
-        }
-        Ok(())
+        wait_until(Duration::from_secs(20), "the end of a DMA transfer", || {
+            Ok(self.registers.load(COMMAND)? & START == 0)
+        })
     }
 }
 

@@ -31,8 +31,7 @@ pub struct Elsewhere {
 impl Elsewhere {
     /// The first device of a kind, which nobody has opened.
     pub fn new(id: Id) -> Result<Elsewhere> {
-        let pci = Pci::find(id)?.into_iter().next().context("another device")?;
-        let device = Device::open(&pci, Via::Group)?;
+        let device = Device::open(&Pci::nth(id, 0)?, Via::Group)?;
         let buffer = Buffer::export(&device, 0, 0, PAGE).context("export")?;
         let mut call = Export::new(0, &[Range(0, PAGE)]).call();
         call.flags = feature::GET | uapi::VFIO_DMABUF_IOMMUFD;

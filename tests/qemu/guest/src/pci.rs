@@ -50,13 +50,15 @@ impl Pci {
 
     /// All functions with this id, in the order of their addresses.
     pub fn find(id: Id) -> Result<Vec<Pci>> {
-        let mut found = Vec::new();
-        for pci in Pci::all()? {
-            if pci.id()? == id {
-                found.push(pci);
-            }
-        }
+        let mut found = Pci::all()?;
+        found.retain(|pci| pci.id().is_ok_and(|other| other == id));
         Ok(found)
+    }
+
+    /// The `nth` of these.
+    pub fn nth(id: Id, nth: usize) -> Result<Pci> {
+        let found = Pci::find(id)?.into_iter().nth(nth);
+        found.with_context(|| format!("there is no device {nth} with id {id:x?}"))
     }
 
     /// Its address.

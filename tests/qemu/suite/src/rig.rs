@@ -7,18 +7,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
+use guest::call::Call;
 use guest::device::{Device, Via};
+use guest::fence::Fence;
 use guest::pci::{self, Pci};
-use guest::testmod::{Attach, Importer, UNMAPS_AT_ONCE};
+use guest::testmod::{unmaps_after, Attach, Importer, UNMAPS_AT_ONCE};
 use guest::timeout::scaled;
 use guest::{uapi, Errno};
 
 use crate::case::Skip;
 use crate::check;
-use crate::fixture::{edu, export_edu, nth};
+use crate::fixture::{driver, edu, export_edu, has_status, nth};
 
 /// Long enough to see that something waits.
 pub const WHILE: Duration = Duration::from_millis(300);
+/// How long a [`SLOW`] importer takes to unmap.
+pub const DELAY: Duration = Duration::from_millis(700);
+/// An importer that unmaps after [`DELAY`].
+pub const SLOW: Attach = unmaps_after(DELAY.as_millis() as u32);
 /// What does not wait is over by then.
 pub const SOON: Duration = Duration::from_secs(5);
 
@@ -55,9 +61,7 @@ impl Rig {
 
     /// An importer that is attached to another buffer.
     pub fn attached_to(&self, buffer: &Buffer, how: Attach) -> Result<Importer> {
-        let importer = Importer::new()?;
-        check::works("attach", importer.attach(buffer, &self.importing, how))?;
-        Ok(importer)
+        attach(buffer, &self.importing, how)
     }
 
     /// An importer that has the buffer mapped.
@@ -75,14 +79,9 @@ impl Rig {
         check::errno(&format!("attach {when}"), late, Errno::ENODEV)
     }
 
-    /// The status that INFO gives.
-    pub fn status(&self) -> Result<u32> {
-        Ok(buffer::info(&self.device, self.buffer.raw())?.status)
-    }
-
-    /// Checks it.
+    /// Checks the status that INFO gives.
     pub fn has_status(&self, when: &str, want: u32) -> Result<()> {
-        check::equal(&format!("status {when}"), self.status()?, want)
+        has_status(&self.device, &self.buffer, when, want)
     }
 
     /// REVOKE, that has to work.
@@ -90,6 +89,27 @@ impl Rig {
         check::works("REVOKE", buffer::revoke(&self.device, &self.buffer))?;
         self.has_status("after REVOKE", uapi::VFIO_DMABUF_STATUS_REVOKED)
     }
+}
+
+/// An importer that attaches the device at `pci` to `buffer`.
+pub fn attach(buffer: &Buffer, pci: &Pci, how: Attach) -> Result<Importer> {
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(buffer, pci, how))?;
+    Ok(importer)
+}
+
+/// Adds a fence that is not signalled to a buffer.
+pub fn add_fence(buffer: &Buffer) -> Result<Fence> {
+    let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
+    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(buffer))?;
+    Ok(fence)
+}
+
+/// Starts a call in a child and checks that it comes to wait.
+pub fn waiting(call: impl FnOnce() -> Result<(), Errno>) -> Result<Call> {
+    let mut call = Call::start(call)?;
+    call.hangs_for(WHILE)?;
+    Ok(call)
 }
 
 /// The device that imports: the second edu, without a driver.
@@ -111,8 +131,16 @@ pub fn siblings() -> Result<[Pci; 2]> {
     Err(Skip("no two edu functions in one slot".into()).into())
 }
 
+/// Two edu functions in one slot: the first is bound to the driver, the second one has none.
+pub fn pair() -> Result<[Pci; 2]> {
+    let [ours, sibling] = siblings()?;
+    sibling.release()?;
+    ours.bind(&driver())?;
+    Ok([ours, sibling])
+}
+
 /// The groups that a hot reset of the device names: none if it was opened through its cdev.
-pub fn hot_reset_groups(device: &Device, via: Via) -> Vec<RawFd> {
+pub fn groups(device: &Device, via: Via) -> Vec<RawFd> {
     match via {
         Via::Group => vec![device.holders[0].as_raw_fd()],
         Via::Cdev => Vec::new(),
@@ -150,6 +178,17 @@ pub fn soon(what: &str, done: impl FnOnce() -> Result<(), Errno>) -> Result<()> 
     let took = start.elapsed();
     ensure!(took < scaled(SOON), "{what} took {took:?}");
     Ok(())
+}
+
+/// Starts a REVOKE of a buffer, which waits.
+pub fn waiting_revoke(rig: &Rig) -> Result<Call> {
+    waiting(|| buffer::revoke(&rig.device, &rig.buffer))
+}
+
+/// Checks that an importer is mapped still, invalidated `times` times.
+pub fn still_mapped(importer: &Importer, times: u32) -> Result<()> {
+    let stats = importer.stats()?;
+    check::equal("importer: mapped, times invalidated", (stats.mapped, stats.hits), (1, times))
 }
 
 /// Checks that the importer was invalidated `times` times in all while it was mapped, and unmapped.

@@ -228,7 +228,7 @@ fn bar_mapping_can_be_cut_to_pieces() -> Result<()> {
 fn bar_mapping_of_two_megabyte_pages_works() -> Result<()> {
     let device = open_bochs()?;
     let size = device.region(0)?.size;
-    let all = Mapping::from_raw(mm::map_aligned(device.raw(), size, mm::RW, 0)?, size);
+    let all = Mapping::aligned(&device, size, 0)?;
     let step = 257 * PAGE;
     for at in (0..size).step_by(step as usize) {
         all.store(at, at as u32)?;

@@ -13,16 +13,18 @@ use crate::prelude::*;
 cases! {
     Setup::Bound(&[BOCHS]) =>
         "features: PROBE, allowed operations, argsz": [
-            every_argsz_and_length_of_arguments_has_its_answer,
-            every_combination_of_operations_has_its_answer,
+            every_argsz_and_length_of_arguments_has_its_answer => at_borders(Borders::sizes),
+            every_combination_of_operations_has_its_answer => at_borders(Borders::operations),
         ],
         "export: EINVAL if a length is 0, not aligned, past the BAR, or the sum overflows": [
-            ranges_at_every_border_have_their_answers,
+            ranges_at_every_border_have_their_answers => at_borders(Borders::ranges),
         ],
-        "mmap: EINVAL past the end, or not shared": [mmap_at_every_border_has_its_answer];
+        "mmap: EINVAL past the end, or not shared": [
+            mmap_at_every_border_has_its_answer => at_borders(Borders::mmaps),
+        ];
     Setup::Bound(&[BOCHS, EDU]) =>
         "REVOKE, MEMATTR, INFO: EBADF, EINVAL and ENODEV for fds that are no live buffer": [
-            files_of_every_other_kind_are_refused,
+            files_of_every_other_kind_are_refused => at_borders(Borders::files),
         ];
     Setup::Bound(&[TESTDEV]) =>
         "export: ENOSPC if the offset space of the BAR is full": [
@@ -248,26 +250,6 @@ impl Borders {
         }
         Ok(())
     }
-}
-
-fn every_argsz_and_length_of_arguments_has_its_answer() -> Result<()> {
-    at_borders(Borders::sizes)
-}
-
-fn every_combination_of_operations_has_its_answer() -> Result<()> {
-    at_borders(Borders::operations)
-}
-
-fn ranges_at_every_border_have_their_answers() -> Result<()> {
-    at_borders(Borders::ranges)
-}
-
-fn files_of_every_other_kind_are_refused() -> Result<()> {
-    at_borders(Borders::files)
-}
-
-fn mmap_at_every_border_has_its_answer() -> Result<()> {
-    at_borders(Borders::mmaps)
 }
 
 fn features() -> impl Iterator<Item = Feature> {

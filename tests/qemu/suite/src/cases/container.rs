@@ -98,7 +98,7 @@ fn type1_refuses_the_mapping_of_a_buffer() -> Result<()> {
     let other = open_bochs()?;
     for (offset, len) in [(4 * PAGE, PAGE), (0, HUGE)] {
         let buffer = Buffer::export(&other, 0, offset, len)?;
-        let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), len, mm::RW, 0)?, len);
+        let mapping = Mapping::aligned(&buffer, len, 0)?;
         let refused = |when: &str| {
             let got = device.map_dma(IOVA, &mapping);
             check::errno(&format!("MAP_DMA {when}, {len:#x} bytes"), got, Errno::EFAULT)

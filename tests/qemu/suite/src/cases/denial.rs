@@ -11,7 +11,6 @@ use guest::timeout;
 use guest::windows::{CONFIG_WRITE, FAULT_CHECKED, RESET};
 
 use crate::prelude::*;
-use crate::rig::hot_reset_groups as groups;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -47,12 +46,10 @@ fn waits_for_a_fault(
     device: &Device,
     reset: impl FnOnce() -> Result<(), guest::Errno>,
 ) -> Result<()> {
-    let buffer = export_edu(device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (_buffer, mapping) = map_edu(device)?;
     let (fault, load) =
         Pause::call(FAULT_CHECKED, || mapping.load(ID_AT).map(drop).or(Err(guest::Errno::EIO)))?;
-    let mut call = Call::start(reset)?;
-    call.hangs_for(WHILE)?;
+    let call = waiting(reset)?;
     fault.end()?;
     check::works("the reset", call.finish()?)?;
     check::works("the load", load.finish()?)?;
@@ -121,8 +118,7 @@ fn resets_work_beside_eight_clients_that_fault() -> Result<()> {
             check::works(&what("HOT_RESET"), device.hot_reset(&groups(&device, via)))?;
             check::works(&what("VFIO_DEVICE_RESET"), device.reset())?;
             check::works(&what("reset through sysfs"), pci.reset())?;
-            device.set_memory(false)?;
-            device.set_memory(true)?;
+            device.renew_memory()?;
         }
         clients.end()?;
     }
@@ -157,8 +153,7 @@ fn memory_with(device: &Device, words: &[u32]) -> Result<Mapping> {
     for (at, &word) in words.iter().enumerate() {
         memory.store(4 * at as u64, word).context("store")?;
     }
-    device.set_memory(false)?;
-    device.set_memory(true)?;
+    device.renew_memory()?;
     Ok(memory)
 }
 

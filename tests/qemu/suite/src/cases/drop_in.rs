@@ -39,14 +39,6 @@ fn module_of(driver: &str) -> Option<String> {
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
-pub(super) fn in_tree() -> Result<Module> {
-    let module = Module::new(Module::driver().path().with_file_name("vfio-pci.ko"));
-    match module.path().exists() {
-        true => Ok(module),
-        false => Err(Skip(format!("no {}", module.path().display())).into()),
-    }
-}
-
 /// The driver under the name of the in-tree one, which is loaded again in the end.
 struct DropIn;
 
@@ -118,8 +110,7 @@ fn device_binds_to_the_name_vfio_pci_by_override_only() -> Result<()> {
 
 fn driver_is_itself_under_the_name_vfio_pci() -> Result<()> {
     let (_named, pci, device, bar) = opened_under_the_name()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (buffer, mapping) = map_edu(&device)?;
     check::value("BAR", bar.load(ID_AT), ID)?;
     check::value("buffer", mapping.load(ID_AT), ID)?;
     let info = buffer.fdinfo()?;
@@ -202,9 +193,7 @@ fn tool_knows_the_driver_under_the_name_vfio_pci() -> Result<()> {
     let said = program::json(&["devices"], 0)?;
     check::equal("device", &said["devices"][0]["address"], &json!(pci.address()))?;
     check::equal("its driver", &said["devices"][0]["driver"], &json!(IN_TREE))?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (device, buffer, mapping) = mapped_edu()?;
     let said = program::json(&["buffers"], 0)?;
     check::equal("status", &said["buffers"][0]["driver"]["status"], &json!("live"))?;
     program::json(&["revoke", "--device", pci.address()], 0)?;

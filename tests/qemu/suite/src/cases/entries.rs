@@ -336,8 +336,7 @@ fn kernels_own_dump_has_the_same_entries() -> Result<()> {
     let [bar, mapping] = [edu.map_bar(0)?, small.map(0, PAGE)?];
     let read_only = Mapping::new(&small, PAGE, mm::RO, 0)?;
     let untouched = small.map(0, PAGE)?;
-    let gone = export_edu(&edu)?;
-    let revoked = gone.map(0, PAGE)?;
+    let (gone, revoked) = map_edu(&edu)?;
     let huge = aligned(bochs.raw(), 2 * MIB2)?;
     let flags = uapi::VFIO_DMABUF_ATTR_WC;
     let combining = export_with(&bochs, flags, &[Range(0, PAGE)])?.map(0, PAGE)?;

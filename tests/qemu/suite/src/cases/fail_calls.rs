@@ -14,9 +14,10 @@ use crate::prelude::*;
 cases! {
     Setup::Bound(&[EDU]) =>
         "every failed allocation or user copy: clear errno, no leak, the next call works": [
-            export_survives_every_failure, export_for_iommufd_survives_every_failure,
-            buffer_mmap_survives_every_failure, fault_survives_every_failure,
-            features_survive_every_failure,
+            export_survives_every_failure =>
+                survives("export", Export::new(0, &[Range(0, PAGE)]).call()),
+            export_for_iommufd_survives_every_failure, buffer_mmap_survives_every_failure,
+            fault_survives_every_failure, features_survive_every_failure,
         ];
     Setup::Bound(&[BOCHS]) =>
         "every failed allocation or user copy: clear errno, no leak, the next call works": [
@@ -40,8 +41,7 @@ struct Bystander {
 
 impl Bystander {
     fn new(device: &Device) -> Result<Bystander> {
-        let buffer = export_edu(device)?;
-        let mapping = buffer.map(0, PAGE)?;
+        let (buffer, mapping) = map_edu(device)?;
         Ok(Bystander { buffer, mapping })
     }
 
@@ -51,10 +51,6 @@ impl Bystander {
         check::equal("INFO", got, (uapi::VFIO_DMABUF_STATUS_LIVE, 0, 1, PAGE))?;
         check::value("load", self.mapping.load(ID_AT), ID)
     }
-}
-
-fn export_survives_every_failure() -> Result<()> {
-    survives("export", Export::new(0, &[Range(0, PAGE)]).call())
 }
 
 fn export_for_iommufd_survives_every_failure() -> Result<()> {
@@ -226,8 +222,7 @@ fn faults(
 }
 
 fn features_survive_every_failure() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let injector = injector(ALL, Whose::All)?;
     let attribute =
         |memattr| uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: buffer.raw(), memattr };

@@ -98,8 +98,7 @@ fn attach_survives_every_failure() -> Result<()> {
 
 fn imports(what: &str, device: &Device, buffer: &Buffer, importing: &Pci) -> Result<()> {
     rig::peers_reach_each_other()?;
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(buffer, importing, UNMAPS_AT_ONCE))?;
+    let importer = rig::attach(buffer, importing, UNMAPS_AT_ONCE)?;
     let injector = injector(MEMORY, Whose::All)?;
     let map = || importer.map().and_then(|_| importer.unmap());
     let after = |_: &Result<(), Errno>| {
@@ -192,9 +191,7 @@ fn last_close_allocates_nothing() -> Result<()> {
     let injector = injector(ALL, Whose::Function(windows::LAST_CLOSE))?;
     let mut tally = Tally::default();
     for n in 1..MANY {
-        let device = open_edu()?;
-        let buffer = export_edu(&device)?;
-        let mapping = buffer.map(0, PAGE)?;
+        let (device, buffer, mapping) = mapped_edu()?;
         drop(device.map_bar(0)?);
         check::value("before", mapping.load(ID_AT), ID)?;
         let (holders, injected) = injector.run(n, || device.close())?;
@@ -202,8 +199,7 @@ fn last_close_allocates_nothing() -> Result<()> {
         check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
         drop(holders);
         let again = open_edu()?;
-        let status = buffer::info(&again, buffer.raw())?.status;
-        check::equal("status", status, VFIO_DMABUF_STATUS_CLOSED)?;
+        has_status(&again, &buffer, "in the end", VFIO_DMABUF_STATUS_CLOSED)?;
         check::value("a new buffer", export_edu(&again)?.map(0, PAGE)?.load(ID_AT), ID)?;
         if tally.is_over(injected, &Ok(()), &[])? {
             break;

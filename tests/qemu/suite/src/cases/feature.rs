@@ -30,8 +30,7 @@ fn one_page() -> Call {
 }
 
 fn probe_says_yes_and_does_nothing() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let before = fds()?;
     for (name, feature, ops) in
         [("DMA_BUF", DMA_BUF, GET), ("DMA_BUF", DMA_BUF, 0), ("REVOKE", REVOKE, SET)]
@@ -67,8 +66,7 @@ fn probe_of_an_operation_that_a_feature_has_not_is_einval() -> Result<()> {
 }
 
 fn unknown_operations_are_einval() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = buffer.raw() as u32;
     let before = fds()?;
     for ops in [0, SET, GET | SET, GET | (1 << 19), GET | (1 << 24), GET | (1 << 31)] {
@@ -85,8 +83,7 @@ fn unknown_operations_are_einval() -> Result<()> {
 }
 
 fn argsz_that_does_not_hold_the_payload_is_einval() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let before = fds()?;
     for argsz in [0, 1, 7, HEADER, HEADER + 1, HEADER + 15] {
         let mut call = one_page();
@@ -159,8 +156,7 @@ fn features_of_the_core_are_the_cores() -> Result<()> {
 
 /// A feature that is not implemented must say so for every call: no stub that succeeds.
 fn memattr_and_info_are_there_or_enotty() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = buffer.raw() as u32;
     for (name, feature, ops) in [("MEMATTR", MEMATTR, &[GET, SET][..]), ("INFO", INFO, &[GET])] {
         let there = match feature::probe(&device, feature, ops[0]) {

@@ -60,9 +60,7 @@ fn bar_mapping_is_dead_when_somebody_else_opens_the_device() -> Result<()> {
 }
 
 fn remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (_device, buffer, mapping) = mapped_edu()?;
     check::works("to page 0", mm::remap_file_pages(mapping.address(), PAGE, 0))?;
     check::value("id register", mapping.load(ID_AT), ID)?;
     for page in [1, 2, 1 << 28, (1 << 52) - 1] {
@@ -75,11 +73,8 @@ fn remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer() -> Result<()>
 }
 
 fn holder_of_a_buffer_can_map_it_and_no_more() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mut read_only = Export::new(0, &[Range(0, PAGE)]);
-    read_only.open_flags = (libc::O_RDONLY | libc::O_CLOEXEC) as u32;
-    let read_only = read_only.make(&device)?;
+    let (device, buffer) = exported_edu()?;
+    let read_only = export_read_only(&device)?;
     let mut nodes = vec![format!("/dev/vfio/{}", edu()?.group()?)];
     if Via::all().contains(&Via::Cdev) {
         nodes.push(format!("/dev/vfio/devices/{}", edu()?.vfio_name()?));
@@ -145,8 +140,7 @@ fn calls_that_wait_for_their_memory_hold_nothing_up() -> Result<()> {
             });
             let others = || -> Result<()> {
                 ensure!(memory.is_touched()?, "{what} does not read its memory");
-                let buffer = export_edu(&device)?;
-                let mapping = buffer.map(0, PAGE)?;
+                let (buffer, mapping) = map_edu(&device)?;
                 let bar = device.map_bar(0)?;
                 check::value(&format!("load during {what}"), mapping.load(ID_AT), ID)?;
                 soon("memory off", || device.set_memory(false).map_err(|_| Errno::EIO))?;

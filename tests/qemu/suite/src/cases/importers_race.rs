@@ -76,12 +76,6 @@ impl Crowd {
     }
 }
 
-fn attach(buffer: &Buffer, importing: &Pci, how: Attach) -> Result<Importer> {
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(buffer, importing, how))?;
-    Ok(importer)
-}
-
 /// Checks that there was something to take away.
 fn was_a_race(hits: u32) -> Result<()> {
     ensure!(hits > 0, "no mapping was ever taken away");

@@ -4,7 +4,6 @@
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use guest::fence::Fence;
 use guest::kmsg;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::uio::pwrite;
@@ -23,8 +22,10 @@ cases! {
             sysfs_reset_does_not_wait_for_a_reset_that_hangs, several_slow_importers_do_not_add_up,
         ],
         "temporary revocation invalidates importers; they map again afterwards": [
-            vfio_reset_takes_importers_mappings, hot_reset_takes_importers_mappings,
-            sysfs_reset_takes_importers_mappings, siblings_hot_reset_takes_importers_mappings,
+            vfio_reset_takes_importers_mappings =>
+                resets(&Rig::new()?, |device| check::works("VFIO_DEVICE_RESET", device.reset())),
+            hot_reset_takes_importers_mappings, sysfs_reset_takes_importers_mappings,
+            siblings_hot_reset_takes_importers_mappings,
         ],
         "REVOKE interrupted: EINTR, in force, call again; stalls nothing else": [
             siblings_hot_reset_does_not_wait_for_a_revoke,
@@ -34,7 +35,8 @@ cases! {
     Setup::Bound(&[IGB, EDU, EDU]) =>
         "attach, map: ENODEV while revoked in any way": [no_importer_maps_in_d3hot],
         "temporary revocation invalidates importers; they map again afterwards": [
-            express_flr_takes_importers_mappings,
+            express_flr_takes_importers_mappings =>
+                resets(&Rig::with(nth(IGB, 0)?)?, Device::express_flr),
         ];
 }
 
@@ -87,9 +89,8 @@ fn no_importer_maps_in_d3hot() -> Result<()> {
 }
 
 fn memory_off_waits_for_a_slow_importer() -> Result<()> {
-    const DELAY: Duration = Duration::from_millis(700);
     let rig = Rig::new()?;
-    let importer = rig.mapped(unmaps_after(DELAY.as_millis() as u32))?;
+    let importer = rig.mapped(SLOW)?;
     let start = Instant::now();
     rig.device.set_memory(false)?;
     let took = start.elapsed();
@@ -104,8 +105,7 @@ fn interrupted_memory_off_does_not_happen() -> Result<()> {
     let mapping = rig.buffer.map(0, PAGE)?;
     let importer = rig.mapped(NEVER_UNMAPS)?;
     for round in 1..4 {
-        let mut call = Call::start(|| clear_command(&rig.device))?;
-        call.hangs_for(WHILE)?;
+        let call = waiting(|| clear_command(&rig.device))?;
         let errno = call.interrupt()?;
         check::errno(
             &format!("write to the command register, round {round}"),
@@ -141,8 +141,7 @@ fn interrupted_reset_does_not_happen() -> Result<()> {
     let mapping = rig.buffer.map(0, PAGE)?;
     mapping.store(INVERTER, 5)?;
     let importer = rig.mapped(NEVER_UNMAPS)?;
-    let mut call = Call::start(|| rig.device.reset())?;
-    call.hangs_for(WHILE)?;
+    let call = waiting(|| rig.device.reset())?;
     check::errno("VFIO_DEVICE_RESET", call.interrupt()?, Errno::EINTR)?;
     check::value("a register", mapping.load(INVERTER), !5)?;
     check::works("unmap", importer.unmap())?;
@@ -162,10 +161,6 @@ fn resets(rig: &Rig, reset: impl Fn(&Device) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-fn vfio_reset_takes_importers_mappings() -> Result<()> {
-    resets(&Rig::new()?, |device| check::works("VFIO_DEVICE_RESET", device.reset()))
-}
-
 fn hot_reset_takes_importers_mappings() -> Result<()> {
     let rig = Rig::new()?;
     resets(&rig, |device| {
@@ -177,10 +172,6 @@ fn hot_reset_takes_importers_mappings() -> Result<()> {
 fn sysfs_reset_takes_importers_mappings() -> Result<()> {
     let rig = Rig::new()?;
     resets(&rig, |_| check::works("reset through sysfs", rig.pci.reset()))
-}
-
-fn express_flr_takes_importers_mappings() -> Result<()> {
-    resets(&Rig::with(nth(IGB, 0)?)?, Device::express_flr)
 }
 
 /// A reset of that kind cannot be refused: it waits for a second, then goes on.
@@ -214,9 +205,8 @@ fn sysfs_reset_does_not_wait_for_ever() -> Result<()> {
 }
 
 fn sysfs_reset_waits_although_its_caller_has_a_signal() -> Result<()> {
-    const DELAY: Duration = Duration::from_millis(700);
     let rig = Rig::new()?;
-    let importer = rig.mapped(unmaps_after(DELAY.as_millis() as u32))?;
+    let importer = rig.mapped(SLOW)?;
     let pause = Pause::at(windows::RESET)?;
     let mut reset = Call::start(|| {
         pause.arm_here()?;
@@ -234,10 +224,8 @@ fn sysfs_reset_waits_although_its_caller_has_a_signal() -> Result<()> {
 fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
     let rig = Rig::new()?;
     let _importer = rig.mapped(UNMAPS_AT_ONCE)?;
-    let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
-    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
-    let mut call = Call::start(|| rig.device.reset())?;
-    call.hangs_for(WHILE)?;
+    let fence = add_fence(&rig.buffer)?;
+    let mut call = waiting(|| rig.device.reset())?;
     soon("reset through sysfs, beside one that waits", || rig.pci.reset())?;
     call.hangs_for(WHILE)?;
     check::works("signal", fence.signal())?;
@@ -247,14 +235,11 @@ fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
 fn reset_waits_for_a_fence() -> Result<()> {
     let rig = Rig::new()?;
     let importer = rig.mapped(UNMAPS_AT_ONCE)?;
-    let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
-    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
-    let mut call = Call::start(|| rig.device.reset())?;
-    call.hangs_for(WHILE)?;
+    let fence = add_fence(&rig.buffer)?;
+    let call = waiting(|| rig.device.reset())?;
     check::errno("VFIO_DEVICE_RESET", call.interrupt()?, Errno::EINTR)?;
     soon("reset through sysfs", || rig.pci.reset())?;
-    let mut call = Call::start(|| rig.device.reset())?;
-    call.hangs_for(WHILE)?;
+    let call = waiting(|| rig.device.reset())?;
     check::works("signal", fence.signal())?;
     check::works("VFIO_DEVICE_RESET", call.finish()?)?;
     check::works("map", importer.map()).map(drop)
@@ -263,6 +248,7 @@ fn reset_waits_for_a_fence() -> Result<()> {
 /// A reset that cannot be put off waits about a second in all, not for each importer.
 fn several_slow_importers_do_not_add_up() -> Result<()> {
     const COUNT: u32 = 8;
+    /// Within the second.
     const DELAY: Duration = Duration::from_millis(900);
     rig::peers_reach_each_other()?;
     let rig = Rig::new()?;
@@ -301,7 +287,7 @@ struct Pair {
 impl Pair {
     fn new() -> Result<Pair> {
         let [ours, pci] = rig::siblings()?;
-        Module::new(Module::driver().path().with_file_name("vfio-pci.ko")).load()?;
+        in_tree()?.load()?;
         ours.bind(&driver())?;
         pci.bind("vfio-pci")?;
         let rig = Rig::with(ours)?;
@@ -338,8 +324,7 @@ fn siblings_hot_reset_does_not_wait_for_ever() -> Result<()> {
 fn siblings_hot_reset_does_not_wait_for_a_revoke() -> Result<()> {
     let pair = Pair::new()?;
     let importer = pair.rig.mapped(NEVER_UNMAPS)?;
-    let mut call = Call::start(|| buffer::revoke(&pair.rig.device, &pair.rig.buffer))?;
-    call.hangs_for(WHILE)?;
+    let call = waiting_revoke(&pair.rig)?;
     for round in 0..3 {
         let start = Instant::now();
         check::works("HOT_RESET by the sibling", pair.hot_reset())?;

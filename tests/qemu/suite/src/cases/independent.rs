@@ -23,7 +23,8 @@ use crate::prelude::*;
 cases! {
     Setup::Bound(&[EDU]) =>
         "open: clients by others work: the crates vfio-ioctls, pci-driver and dma-buf": [
-            rust_vmm_client_reads_and_writes_regions, rust_vmm_client_maps_a_bar,
+            rust_vmm_client_reads_and_writes_regions => use_regions(&open()?),
+            rust_vmm_client_maps_a_bar => map_bar(&open()?),
             rust_vmm_client_works_through_iommufd, pci_driver_client_reads_and_writes_regions,
             pci_driver_client_maps_a_bar,
         ];
@@ -73,14 +74,6 @@ fn map_bar(device: &VfioDevice) -> Result<()> {
     check::value("id register", bar.load(ID_AT), ID)?;
     bar.store(INVERTER, 9)?;
     check::value("inverter", bar.load(INVERTER), !9)
-}
-
-fn rust_vmm_client_reads_and_writes_regions() -> Result<()> {
-    use_regions(&open()?)
-}
-
-fn rust_vmm_client_maps_a_bar() -> Result<()> {
-    map_bar(&open()?)
 }
 
 fn rust_vmm_client_works_through_iommufd() -> Result<()> {

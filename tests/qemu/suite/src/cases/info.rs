@@ -114,8 +114,7 @@ fn info_and_memattr_refuse_what_is_no_buffer() -> Result<()> {
 }
 
 fn info_and_memattr_obey_the_rules_of_features() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = buffer.raw() as u32;
     for (name, feature, ops, words) in [("INFO", INFO, GET, 6), ("MEMATTR", MEMATTR, GET | SET, 2)]
     {
@@ -143,8 +142,7 @@ fn info_and_memattr_obey_the_rules_of_features() -> Result<()> {
 }
 
 fn memattr_is_uncached_at_birth_and_can_be_set() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = buffer.raw();
     check::equal("at birth", memattr(&device, fd), Ok(NC))?;
     let before = buffer.map(0, PAGE)?;
@@ -170,8 +168,7 @@ fn memattr_of_export_flags_is_that_at_birth() -> Result<()> {
 }
 
 fn memattr_that_does_not_exist_is_eopnotsupp() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     check::works("SET", set_memattr(&device, buffer.raw(), WC))?;
     for attribute in [2, 3, 255, 1 << 16, 1 << 28, u32::MAX] {
         let got = set_memattr(&device, buffer.raw(), attribute);

@@ -114,8 +114,7 @@ fn iommufd_maps_the_memory_of_another_device() -> Result<()> {
     };
     write(1)?;
     holds("after DMA", 1)?;
-    other.set_memory(false)?;
-    other.set_memory(true)?;
+    other.renew_memory()?;
     write(2)?;
     holds("after DMA since memory was off", 1)?;
     check::works("map the fd again", attached.map_file(fd.raw(), IOVA + 2 * PAGE))?;

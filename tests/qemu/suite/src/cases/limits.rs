@@ -20,8 +20,12 @@ cases! {
             each_buffer_is_charged_to_its_maker, each_range_is_charged_to_its_maker,
             ranges_that_are_being_read_are_charged, mappings_of_a_buffer_are_charged_to_their_owner,
             mappings_of_a_buffer_end_at_the_limit_of_mappings, exports_end_at_the_memory_limit,
-            each_fd_for_iommufd_is_charged_as_a_file, fds_for_iommufd_end_at_the_limit_of_fds,
-            buffers_end_at_the_limit_of_fds, buffers_in_flight_end_at_the_limit_of_fds,
+            each_fd_for_iommufd_is_charged_as_a_file,
+            fds_for_iommufd_end_at_the_limit_of_fds =>
+                end_at_the_limit_of_fds(|device| export_for_iommufd(device, 0)),
+            buffers_end_at_the_limit_of_fds =>
+                end_at_the_limit_of_fds(|device| Buffer::export(device, 0, 0, PAGE)),
+            buffers_in_flight_end_at_the_limit_of_fds,
         ];
 }
 
@@ -167,8 +171,7 @@ fn ranges_that_are_being_read_are_charged() -> Result<()> {
 
 fn mappings_of_a_buffer_are_charged_to_their_owner() -> Result<()> {
     const COUNT: u64 = 512;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (_device, buffer) = exported_edu()?;
     in_cgroup("mappings", |cgroup| {
         become_nobody()?;
         let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -195,8 +198,7 @@ fn mappings_of_a_buffer_are_charged_to_their_owner() -> Result<()> {
 fn mappings_of_a_buffer_end_at_the_limit_of_mappings() -> Result<()> {
     const LIMIT_OF_MAPPINGS: &str = "/proc/sys/vm/max_map_count";
     const COUNT: usize = 500;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (_device, buffer) = exported_edu()?;
     let before = fs::read_to_string(LIMIT_OF_MAPPINGS)?;
     fs::write(LIMIT_OF_MAPPINGS, COUNT.to_string())?;
     let worker = Worker::start(|| {
@@ -323,14 +325,6 @@ impl Drop for Quiet {
     fn drop(&mut self) {
         let _ = self.go_on();
     }
-}
-
-fn buffers_end_at_the_limit_of_fds() -> Result<()> {
-    end_at_the_limit_of_fds(|device| Buffer::export(device, 0, 0, PAGE))
-}
-
-fn fds_for_iommufd_end_at_the_limit_of_fds() -> Result<()> {
-    end_at_the_limit_of_fds(|device| export_for_iommufd(device, 0))
 }
 
 fn end_at_the_limit_of_fds(export: impl Fn(&Device) -> Result<Buffer, Errno>) -> Result<()> {

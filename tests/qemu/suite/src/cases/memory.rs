@@ -24,8 +24,9 @@ cases! {
         ],
         "REVOKE: for good, in all processes": [revoke_while_memory_is_off_is_for_good],
         "VFIO_DEVICE_RESET, sysfs reset: faults wait; the same mappings work afterwards": [
-            vfio_reset_heals_mappings, sysfs_reset_heals_mappings,
-            loads_during_a_vfio_reset_wait_for_its_end, loads_during_a_sysfs_reset_wait_for_its_end,
+            vfio_reset_heals_mappings => resets_heal(Device::reset),
+            sysfs_reset_heals_mappings, loads_during_a_vfio_reset_wait_for_its_end,
+            loads_during_a_sysfs_reset_wait_for_its_end,
         ];
     Setup::Bound(&[BOCHS]) =>
         "memory bit: SIGBUS while off; the same mappings work when it is on": [
@@ -109,8 +110,8 @@ fn memory_off_reaches_huge_mappings() -> Result<()> {
     const LAST: u64 = SIZE - PAGE;
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
-    let bar = Mapping::from_raw(mm::map_aligned(device.raw(), SIZE, mm::RW, 0)?, SIZE);
-    let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let bar = Mapping::aligned(&device, SIZE, 0)?;
+    let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
     bar.store(0, 1)?;
     bar.store(LAST, 2)?;
     off_and_on(
@@ -174,8 +175,7 @@ fn memory_off_reaches_mappings_never_touched() -> Result<()> {
 }
 
 fn mmap_works_while_memory_is_off_and_heals() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     device.set_memory(false)?;
     let bar = check::works("mmap of the BAR", device.map_bar(0))?;
     let mapping = check::works("mmap of the buffer", buffer.map(0, PAGE))?;
@@ -200,8 +200,7 @@ fn export_while_memory_is_off_heals() -> Result<()> {
 }
 
 fn revoke_while_memory_is_off_is_for_good() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let bar = device.map_bar(0)?;
     let mapping = buffer.map(0, PAGE)?;
     check::value("before", mapping.load(ID_AT), ID)?;
@@ -239,10 +238,6 @@ fn resets_heal(reset: impl Fn(&Device) -> Result<(), Errno>) -> Result<()> {
     check::bus_error("a reset does not undo REVOKE", client.load(address)?)
 }
 
-fn vfio_reset_heals_mappings() -> Result<()> {
-    resets_heal(Device::reset)
-}
-
 fn sysfs_reset_heals_mappings() -> Result<()> {
     let pci = edu()?;
     resets_heal(|_| pci.reset())
@@ -253,8 +248,7 @@ fn sysfs_reset_heals_mappings() -> Result<()> {
 /// page table entry.
 fn hammer(disturb: impl Fn(&Device) -> Result<()>) -> Result<Vec<Loads>> {
     let clients = [Peer::fork()?, Peer::fork()?];
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     for client in &clients {
         let address = map_in(client, &buffer)?;
         client.begin_loads(address, ID)?;

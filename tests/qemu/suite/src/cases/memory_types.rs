@@ -32,8 +32,7 @@ fn set_memattr(device: &Device, buffer: &Buffer, memattr: u32) -> Result<()> {
 
 /// Takes the memory away and gives it back, so that entries are made anew.
 fn renew(device: &Device) -> Result<()> {
-    device.set_memory(false)?;
-    device.set_memory(true)?;
+    device.renew_memory()?;
     Ok(())
 }
 
@@ -50,7 +49,7 @@ fn attribute_of_the_export_is_in_the_entries() -> Result<()> {
     let device = open_bochs()?;
     for ((flags, memory), size) in WITH_EACH_TYPE.into_iter().zip([MIB2, PAGE]) {
         let buffer = export_with(&device, flags, &[Range(0, LEN)])?;
-        let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), LEN, mm::RW, 0)?, LEN);
+        let mapping = Mapping::aligned(&buffer, LEN, 0)?;
         for at in [0, PAGE, MIB2, LEN - PAGE] {
             mapping.store(at, at as u32)?;
             let pte = touched(&mapping, at)?;

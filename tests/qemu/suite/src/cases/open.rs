@@ -6,7 +6,8 @@ use crate::prelude::*;
 cases! {
     Setup::Bound(&[EDU]) =>
         "open: through the group and through the cdev": [
-            device_opens_through_its_group, device_opens_through_its_cdev,
+            device_opens_through_its_group => opens(Via::Group),
+            device_opens_through_its_cdev => opens(Via::Cdev),
         ],
         "open: what the driver does not handle goes to the core": [
             device_info_and_regions_are_the_cores, registers_work_through_read_and_write,
@@ -15,14 +16,6 @@ cases! {
         "VFIO_DEVICE_RESET, sysfs reset: faults wait; the same mappings work afterwards": [
             reset_ioctl_works,
         ];
-}
-
-fn device_opens_through_its_group() -> Result<()> {
-    opens(Via::Group)
-}
-
-fn device_opens_through_its_cdev() -> Result<()> {
-    opens(Via::Cdev)
 }
 
 fn opens(via: Via) -> Result<()> {

@@ -15,7 +15,6 @@ use guest::pci::Id;
 use guest::testmod::Disguise;
 use nix::sys::eventfd::EventFd;
 
-use super::drop_in::in_tree;
 use crate::prelude::*;
 
 cases! {

@@ -9,9 +9,12 @@ use crate::prelude::*;
 cases! {
     Setup::Bound(&[EDU]) =>
         "race: fault against revoke, reset, memory off, close and unbind": [
-            fault_half_way_holds_up_a_revoke, fault_half_way_holds_up_a_vfio_reset,
-            fault_half_way_holds_up_a_sysfs_reset, fault_half_way_holds_up_memory_off,
-            fault_half_way_holds_up_the_last_close, fault_after_the_start_of_a_revoke_is_sigbus,
+            fault_half_way_holds_up_a_revoke,
+            fault_half_way_holds_up_a_vfio_reset =>
+                fault_holds_up_a_reset(|_, device| device.reset()),
+            fault_half_way_holds_up_a_sysfs_reset => fault_holds_up_a_reset(|pci, _| pci.reset()),
+            fault_half_way_holds_up_memory_off, fault_half_way_holds_up_the_last_close,
+            fault_after_the_start_of_a_revoke_is_sigbus,
             fault_after_the_start_of_the_last_close_is_sigbus,
             fault_after_the_start_of_a_reset_waits_for_its_end,
             fault_after_the_start_of_memory_off_waits_and_is_sigbus,
@@ -38,11 +41,9 @@ struct Client {
 }
 
 impl Client {
-    /// Made by `peer`, which was forked before `device` was opened.
-    fn new(peer: Peer, device: &Device) -> Result<Client> {
-        let buffer = export_edu(device)?;
-        let address = map_in(&peer, &buffer)?;
-        Ok(Client { peer, buffer, address })
+    fn new() -> Result<(Client, Device)> {
+        let (peer, device, buffer, address) = edu_with_client()?;
+        Ok((Client { peer, buffer, address }, device))
     }
 
     /// Lets it load, and stops it in `window`.
@@ -56,11 +57,7 @@ impl Client {
     /// What became of the load that was stopped half way: it was in time, or too late.
     fn finish(&self) -> Result<()> {
         let got = self.peer.finish_load()?;
-        let fine = match got {
-            Ok(value) => value == ID,
-            Err(fault) => fault.is_bus_error(),
-        };
-        ensure!(fine, "the load that was stopped: {got:x?}");
+        ensure!(is_id_or_bus_error(got), "the load that was stopped: {got:x?}");
         Ok(())
     }
 
@@ -81,8 +78,7 @@ fn holds_up(
     after: impl FnOnce(&Client) -> Result<()>,
 ) -> Result<()> {
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let mut call = Call::start(call)?;
-    call.hangs_for(WHILE)?;
+    let call = waiting(call)?;
     pause.end()?;
     check::works("the call", call.finish()?)?;
     client.finish()?;
@@ -100,9 +96,7 @@ fn heals(client: &Client) -> Result<()> {
 }
 
 fn fault_half_way_holds_up_a_revoke() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     holds_up(&device, &client, || buffer::revoke(&device, &client.buffer), is_dead)
 }
 
@@ -110,12 +104,11 @@ fn huge_fault_half_way_holds_up_a_revoke() -> Result<()> {
     const SIZE: u64 = 2 << 20;
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
-    let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
     // The child has a copy of the mapping.
     let load = || mapping.load(0).map(drop).or(Ok(()));
     let (pause, load) = Pause::call(windows::HUGE_FAULT_CHECKED, load)?;
-    let mut revoke = Call::start(|| buffer::revoke(&device, &buffer))?;
-    revoke.hangs_for(WHILE)?;
+    let revoke = waiting(|| buffer::revoke(&device, &buffer))?;
     check::equal("entry meanwhile", Ptes::new()?.of(load.pid(), mapping.address())?, None)?;
     pause.end()?;
     check::works("REVOKE", revoke.finish()?)?;
@@ -125,9 +118,7 @@ fn huge_fault_half_way_holds_up_a_revoke() -> Result<()> {
 
 /// Resets while a fault is half way: it waits, and when it comes to the device no entry is left.
 fn fault_holds_up_a_reset(call: impl FnOnce(&Pci, &Device) -> Result<(), Errno>) -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let pci = edu()?;
     let resets = Pause::at(windows::RESET)?;
     let reset = || {
@@ -148,8 +139,7 @@ fn holds_up_until(
     during: impl FnOnce(&Client) -> Result<()>,
 ) -> Result<()> {
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let mut call = Call::start(call)?;
-    call.hangs_for(WHILE)?;
+    let call = waiting(call)?;
     then.is_ahead()?;
     pause.end()?;
     then.wait()?;
@@ -159,21 +149,10 @@ fn holds_up_until(
     client.finish()
 }
 
-fn fault_half_way_holds_up_a_vfio_reset() -> Result<()> {
-    fault_holds_up_a_reset(|_, device| device.reset())
-}
-
-fn fault_half_way_holds_up_a_sysfs_reset() -> Result<()> {
-    fault_holds_up_a_reset(|pci, _| pci.reset())
-}
-
 fn fault_half_way_holds_up_memory_off() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let mut off = Call::start(|| device.set_memory(false).map_err(|_| Errno::EIO))?;
-    off.hangs_for(WHILE)?;
+    let off = waiting(|| device.set_memory(false).map_err(|_| Errno::EIO))?;
     pause.end()?;
     check::works("memory off", off.finish()?)?;
     client.finish()?;
@@ -184,9 +163,7 @@ fn fault_half_way_holds_up_memory_off() -> Result<()> {
 
 /// The core has removed all entries, and not yet disabled memory: nobody may make one now.
 fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let off = || device.set_memory(false).map_err(|_| Errno::EIO);
     let (pause, off) = Pause::call(windows::ZAP, off)?;
     client.peer.begin_load(client.address)?;
@@ -201,9 +178,7 @@ fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
 }
 
 fn fault_half_way_holds_up_the_last_close() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let pause = client.stopped(windows::FAULT_CHECKED)?;
     let close = std::thread::spawn(move || drop(device));
     std::thread::sleep(WHILE);
@@ -232,9 +207,7 @@ fn fault_after_the_start_of_a_revoke_is_sigbus() -> Result<()> {
 }
 
 fn fault_after_the_start_of_the_last_close_is_sigbus() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let pause = Pause::at(windows::ZAP)?;
     let early = std::thread::scope(|scope| {
         let close = scope.spawn(|| {
@@ -256,12 +229,9 @@ fn fault_after_the_start_of_the_last_close_is_sigbus() -> Result<()> {
 fn fault_after_the_start_of_a_reset_waits_for_its_end() -> Result<()> {
     let device = open_edu()?;
     let pci = edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (_buffer, mapping) = map_edu(&device)?;
     check::value("before", mapping.load(ID_AT), ID)?;
-    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
-    let resets: [Reset<'_>; 2] = [&|| device.reset(), &|| pci.reset()];
-    for reset in resets {
+    for (_, reset) in resets(&device, &pci) {
         let (pause, reset) = Pause::call(windows::RESET, reset)?;
         check::equal("entry", Ptes::new()?.at(mapping.address())?, None)?;
         let mut load = Call::start(|| match mapping.load(ID_AT) {
@@ -281,10 +251,7 @@ fn fault_after_the_start_of_a_reset_waits_for_its_end() -> Result<()> {
 }
 
 fn second_revoke_does_not_rely_on_the_first() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
-    check::value("before", mapping.load(ID_AT), ID)?;
+    let (device, buffer, mapping) = touched_edu()?;
     let (pause, first) = Pause::call(windows::ZAP, || buffer::revoke(&device, &buffer))?;
     let (second, _) = meanwhile(&pause, "another REVOKE", || buffer::revoke(&device, &buffer))?;
     check::works("another REVOKE", second)?;
@@ -296,8 +263,7 @@ fn second_revoke_does_not_rely_on_the_first() -> Result<()> {
 
 fn mapping_that_a_revoke_overtook_is_dead() -> Result<()> {
     let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = peer.take(&buffer)?;
     let pause = Pause::of(peer.pid(), windows::MMAP_CHECKED)?;
     peer.begin_map(fd, PAGE, mm::RW, 0)?;
@@ -314,8 +280,7 @@ fn fork_that_a_revoke_overtook_copies_nothing() -> Result<()> {
     for copies in [false, true] {
         // A forking process can do nothing else meanwhile, so another one revokes.
         let peer = Peer::fork()?;
-        let device = open_edu()?;
-        let buffer = export_edu(&device)?;
+        let (device, buffer) = exported_edu()?;
         let [open, copy] = [Pause::at(windows::VMA_OPENED)?, Pause::at(windows::FORK_COPIES)?];
         let old = Worker::start(|| {
             let mapping = buffer.map(0, PAGE)?;
@@ -351,7 +316,7 @@ fn fork_of_a_huge_mapping_copies_no_entry() -> Result<()> {
     const SIZE: u64 = 2 << 20;
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
-    let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
     mapping.store(0, 77)?;
     let size = || Ok::<_, anyhow::Error>(Ptes::new()?.at(mapping.address())?.map(|pte| pte.size));
     check::equal("size before", size()?, Some(SIZE))?;
@@ -388,7 +353,6 @@ fn export_that_the_last_close_overtook_is_closed() -> Result<()> {
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
     drop(holders);
     let device = open_edu()?;
-    let status = buffer::info(&device, buffer.raw())?.status;
-    check::equal("status", status, VFIO_DMABUF_STATUS_CLOSED)?;
+    has_status(&device, &buffer, "in the end", VFIO_DMABUF_STATUS_CLOSED)?;
     check::errno("REVOKE", buffer::revoke(&device, &buffer), Errno::ENODEV)
 }

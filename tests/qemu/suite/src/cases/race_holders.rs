@@ -2,7 +2,7 @@
 //! Races of importers and of fds that outlive the device, each with a thread stopped in the window.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::thread::{sleep, spawn};
 
 use guest::timeout::scaled_delay;
@@ -71,8 +71,7 @@ fn import_half_way_holds_up_a_revoke() -> Result<()> {
     rig::peers_reach_each_other()?;
     let importer = rig.attached(UNMAPS_AT_ONCE)?;
     let (pause, map) = half_way(&importer)?;
-    let mut revoke = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
-    revoke.hangs_for(WHILE)?;
+    let revoke = waiting(|| buffer::revoke(&rig.device, &rig.buffer))?;
     pause.end()?;
     check::works("map that was in time", map.finish()?)?;
     check::works("REVOKE", revoke.finish()?)?;
@@ -167,8 +166,7 @@ fn attach_that_unbind_overtook_is_refused() -> Result<()> {
         pause.release()?;
         check::equal("attach", attach.join().ok(), Some(Err(Errno::ENODEV)))
     })?;
-    pci.bind(&crate::fixture::driver())?;
-    Ok(())
+    pci.bind(&driver())
 }
 
 fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
@@ -189,7 +187,7 @@ fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
     pause.end()?;
     check::works("unbind", unbind.finish()?)?;
     check::works("detach", old.detach())?;
-    pci.bind(&crate::fixture::driver())?;
+    pci.bind(&driver())?;
     check::bus_error("load, with a new driver", peer.load(address)?)
 }
 
@@ -232,15 +230,11 @@ fn release_that_unbind_overtook_does_no_harm() -> Result<()> {
     pause.end()?;
     check::equal("the release", release.join().ok(), Some(Ok(())))?;
     wait_for("the module's last reference", || Ok(Module::driver().references()? == 0))?;
-    pci.bind(&crate::fixture::driver())?;
-    Ok(())
+    pci.bind(&driver())
 }
 
 fn fault_that_unbind_overtook_is_sigbus() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let address = map_in(&peer, &buffer)?;
+    let (peer, device, _buffer, address) = edu_with_client()?;
     let pause = Pause::of(peer.pid(), windows::FAULT)?;
     peer.begin_load(address)?;
     pause.wait()?;
@@ -248,7 +242,7 @@ fn fault_that_unbind_overtook_is_sigbus() -> Result<()> {
     edu()?.unbind()?;
     pause.end()?;
     check::bus_error("with no driver", peer.finish_load()?)?;
-    edu()?.bind(&crate::fixture::driver())?;
+    edu()?.bind(&driver())?;
     check::bus_error("with a new one", peer.load(address)?)?;
     check::value("a new buffer", export_edu(&open_edu()?)?.map(0, PAGE)?.load(ID_AT), ID)
 }
@@ -268,11 +262,7 @@ fn o_path_descriptor_leaves_other_files_mappings_alone() -> Result<()> {
     const MANY: usize = 32;
     let device = open_edu()?;
     let buffers = (0..MANY).map(|_| export_edu(&device)).collect::<Result<Vec<_>>>()?;
-    let open = |buffer: &Buffer| {
-        let link = format!("/proc/self/fd/{}", buffer.raw());
-        File::options().read(true).custom_flags(libc::O_PATH).open(link)
-    };
-    let paths = buffers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let paths = buffers.iter().map(o_path).collect::<Result<Vec<_>>>()?;
     let kept = export_edu(&device)?;
     drop(buffers);
     let mut others = Vec::new();

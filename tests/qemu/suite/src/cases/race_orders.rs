@@ -18,8 +18,10 @@ cases! {
     Setup::Bound(&[BOCHS]) =>
         "race: fault against fault of another order on the same block": [
             page_fault_that_a_block_overtook_leaves_the_block,
-            page_fault_that_made_a_page_table_is_not_overtaken,
-            block_fault_that_a_page_overtook_leaves_the_page,
+            page_fault_that_made_a_page_table_is_not_overtaken =>
+                store_overtakes(windows::FAULT_MADE_TABLE, false, PAGE),
+            block_fault_that_a_page_overtook_leaves_the_page =>
+                store_overtakes(windows::HUGE_FAULT_CHECKED, true, PAGE),
             block_that_is_watched_for_writes_takes_stores,
         ];
 }
@@ -30,8 +32,7 @@ const BLOCK: u64 = 2 << 20;
 fn block() -> Result<(Device, Mapping)> {
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, BLOCK)?;
-    let address = mm::map_aligned(buffer.raw(), BLOCK, mm::RW, 0)?;
-    Ok((device, Mapping::from_raw(address, BLOCK)))
+    Ok((device, Mapping::aligned(&buffer, BLOCK, 0)?))
 }
 
 fn entry(mapping: &Mapping) -> Result<Pte> {
@@ -81,14 +82,6 @@ fn page_fault_that_a_block_overtook_leaves_the_block() -> Result<()> {
     Ok(())
 }
 
-fn page_fault_that_made_a_page_table_is_not_overtaken() -> Result<()> {
-    store_overtakes(windows::FAULT_MADE_TABLE, false, PAGE)
-}
-
-fn block_fault_that_a_page_overtook_leaves_the_page() -> Result<()> {
-    store_overtakes(windows::HUGE_FAULT_CHECKED, true, PAGE)
-}
-
 /// Lets the kernel watch for writes to what this process has mapped (soft-dirty): entries that are
 /// made from here on are not writable at first.
 fn watch_for_writes() -> Result<()> {
@@ -112,14 +105,12 @@ fn block_that_is_watched_for_writes_takes_stores() -> Result<()> {
         return Ok(());
     }
 
-    device.set_memory(false)?;
-    device.set_memory(true)?;
+    device.renew_memory()?;
     check::value("loaded anew", mapping.load(0), 1)?;
     check::equal("writable anew", entry(&mapping)?.writable, false)?;
     let store = || Ok(mapping.store(0, 3)?);
     overtaken(windows::HUGE_FAULT, store, |pause| {
-        device.set_memory(false)?;
-        device.set_memory(true)?;
+        device.renew_memory()?;
         set_thp_disable(true)?;
         let load = || mapping.load(PAGE).map(drop).or(Err(Errno::EIO));
         check::works("load of a page", meanwhile(pause, "load of a page", load)?.0)

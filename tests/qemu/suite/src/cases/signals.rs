@@ -22,15 +22,20 @@ cases! {
         "a signal before an operation begins: it restarts, or EINTR if sigaction says so": [
             config_write_outlasts_sigstop, config_write_outlasts_a_debugger,
             config_write_outlasts_a_handler_with_sa_restart,
-            config_write_of_a_killed_process_does_not_happen, vfio_reset_outlasts_sigstop,
-            vfio_reset_outlasts_a_debugger,
+            config_write_of_a_killed_process_does_not_happen,
+            vfio_reset_outlasts_sigstop =>
+                outlasts_sigstop(Waiting::start(Rig::new()?, Device::reset)?).map(drop),
+            vfio_reset_outlasts_a_debugger =>
+                outlasts_a_debugger(Waiting::start(Rig::new()?, Device::reset)?).map(drop),
         ],
         "REVOKE interrupted: EINTR, in force, call again; stalls nothing else": [
             stopped_revoke_says_that_it_was_interrupted,
         ];
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
         "a signal before an operation begins: it restarts, or EINTR if sigaction says so": [
-            low_power_entry_outlasts_sigstop, low_power_entry_outlasts_a_debugger,
+            low_power_entry_outlasts_sigstop => sleeps(&outlasts_sigstop(entering_low_power()?)?),
+            low_power_entry_outlasts_a_debugger =>
+                sleeps(&outlasts_a_debugger(entering_low_power()?)?),
             interrupted_low_power_entry_does_not_happen,
         ];
 }
@@ -48,8 +53,7 @@ impl Waiting {
     /// Starts `operation` in a child.
     fn start(rig: Rig, operation: impl FnOnce(&Device) -> Result<(), Errno>) -> Result<Waiting> {
         let importer = rig.mapped(NEVER_UNMAPS)?;
-        let mut call = Call::start(|| operation(&rig.device))?;
-        call.hangs_for(WHILE)?;
+        let call = waiting(|| operation(&rig.device))?;
         Ok(Waiting { call, importer, rig })
     }
 
@@ -150,21 +154,12 @@ fn config_write_of_a_killed_process_does_not_happen() -> Result<()> {
     memory_is(&waiting.rig.device, true)
 }
 
-fn vfio_reset_outlasts_sigstop() -> Result<()> {
-    outlasts_sigstop(Waiting::start(Rig::new()?, Device::reset)?).map(drop)
-}
-
-fn vfio_reset_outlasts_a_debugger() -> Result<()> {
-    outlasts_a_debugger(Waiting::start(Rig::new()?, Device::reset)?).map(drop)
-}
-
 /// A REVOKE is in force before it waits. What is left of it is the wait, which its caller may want
 /// to give up.
 fn stopped_revoke_says_that_it_was_interrupted() -> Result<()> {
     let rig = Rig::new()?;
     let importer = rig.mapped(NEVER_UNMAPS)?;
-    let mut call = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
-    call.hangs_for(WHILE)?;
+    let call = waiting_revoke(&rig)?;
     let waiting = Waiting { call, importer, rig };
     waiting.stop_and_continue()?;
     check::errno("REVOKE", waiting.call.finish()?, Errno::EINTR)?;
@@ -180,14 +175,6 @@ fn entering_low_power() -> Result<Waiting> {
 fn sleeps(rig: &Rig) -> Result<()> {
     rig.has_status("in low power", uapi::VFIO_DMABUF_STATUS_REVOKED_TEMP)?;
     check::works("LOW_POWER_EXIT", rig.device.leave_low_power())
-}
-
-fn low_power_entry_outlasts_sigstop() -> Result<()> {
-    sleeps(&outlasts_sigstop(entering_low_power()?)?)
-}
-
-fn low_power_entry_outlasts_a_debugger() -> Result<()> {
-    sleeps(&outlasts_a_debugger(entering_low_power()?)?)
 }
 
 fn interrupted_low_power_entry_does_not_happen() -> Result<()> {

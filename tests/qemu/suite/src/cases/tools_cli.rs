@@ -180,8 +180,7 @@ fn tool_ends_as_its_command_ends() -> Result<()> {
 }
 
 fn tool_lists_and_revokes_buffers_of_other_processes() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let other = Buffer::export(&device, 0, PAGE, PAGE)?;
     let mapping = check::works("mmap", Mapping::new(&buffer, PAGE, mm::RW, 0))?;
     let id = inode(&buffer)?;
