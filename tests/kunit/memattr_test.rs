@@ -41,34 +41,18 @@ mod tests {
 
     #[test]
     fn export_flags_have_the_attribute_and_nothing_else() -> Result {
-        expect_eq(fmt!("UC"), Memattr::from_export_flags(0), Ok(Noncached))?;
-        expect_eq(
-            fmt!("WC"),
-            Memattr::from_export_flags(1 << 28),
-            Ok(WriteCombining),
-        )?;
+        for (flags, want) in [(0, Ok(Noncached)), (1 << 28, Ok(WriteCombining))] {
+            expect_eq(fmt!("{:#x}", flags), Memattr::from_export_flags(flags), want)?;
+        }
         // Every other value of the field.
         for value in 2..16 {
-            expect_eq(
-                fmt!("attribute {}", value),
-                Memattr::from_export_flags(value << 28),
-                Err(EINVAL),
-            )?;
+            let got = Memattr::from_export_flags(value << 28);
+            expect_eq(fmt!("attribute {}", value), got, Err(EINVAL))?;
         }
         // Every bit outside of it, alone and along with WC.
-        for bit in 0..28 {
-            let flags = 1 << bit;
-            expect_eq(
-                fmt!("bit {}", bit),
-                Memattr::from_export_flags(flags),
-                Err(EINVAL),
-            )?;
-            let flags = 1 << bit | 1 << 28;
-            expect_eq(
-                fmt!("WC, bit {}", bit),
-                Memattr::from_export_flags(flags),
-                Err(EINVAL),
-            )?;
+        for flags in (0..28).flat_map(|bit| [1 << bit, 1 << bit | 1 << 28]) {
+            let got = Memattr::from_export_flags(flags);
+            expect_eq(fmt!("{:#x}", flags), got, Err(EINVAL))?;
         }
         Ok(())
     }

@@ -7,21 +7,20 @@ use anyhow::Result;
 use guest::buffer::{Buffer, Export, Range};
 use guest::device::Device;
 use guest::feature::{self, Call};
+use guest::meminfo::slabs;
 use guest::mm::{self, Mapping};
-use guest::{uapi, PAGE};
+use guest::{raw, uapi, PAGE};
 
-use crate::measure::{close, count, faults, median, slab, touch, Prepared};
+use crate::measure::{cost, faults, median, touch};
 use crate::{Rows, Unit};
 
 /// mmap() and munmap() of a page.
 fn map_and_unmap(fd: impl AsFd, offset: u64) -> Result<u64> {
     let fd = fd.as_fd().as_raw_fd();
-    let (count, result) = count(|| {
+    cost(|| {
         let address = mm::map(fd, PAGE, mm::RW, mm::SHARED, offset)?;
         mm::unmap(address, PAGE)
-    });
-    result?;
-    Ok(count)
+    })
 }
 
 /// A page of the device fd and of a dma-buf; kernel memory of a mapping.
@@ -36,26 +35,26 @@ pub fn mappings(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
     }
     // So many that what the slabs keep of earlier ones does not count.
     const MAPPINGS: u64 = 40_000;
-    let before = slab()?;
+    let before = slabs()?;
     let all = (0..MAPPINGS)
         .map(|n| device.map_bar_part(0, n * PAGE, PAGE))
         .collect::<Result<Vec<_>, _>>()?;
-    rows.push(("slab_per_bar_map", Unit::Bytes, (slab()? - before) / MAPPINGS));
+    rows.push(("slab_per_bar_map", Unit::Bytes, (slabs()? - before) / MAPPINGS));
     drop(all);
     Ok(())
+}
+
+/// An export of so many ranges of a page each, none of which touches another.
+pub fn scattered(ranges: u64) -> Export {
+    let ranges: Vec<Range> = (0..ranges).map(|n| Range(n * 2 * PAGE, PAGE)).collect();
+    Export::new(0, &ranges)
 }
 
 /// Export and close.
 pub fn exports(device: &Device, rows: &mut Rows) -> Result<()> {
     for (row, ranges) in [("export_1", 1), ("export_4k_ranges", 4096)] {
-        let ranges: Vec<Range> = (0..ranges).map(|n| Range(n * 2 * PAGE, PAGE)).collect();
-        let export = Export::new(0, &ranges);
-        let mut call = Prepared::new(&export.call());
-        let cost = median(101, |_| {
-            let (count, result) = count(|| call.make(device).map(close));
-            result?;
-            Ok(count)
-        })?;
+        let mut call = scattered(ranges).call().prepared();
+        let cost = median(101, |_| cost(|| call.make(device).map(raw::close)))?;
         rows.push((row, Unit::Instructions, cost));
     }
     Ok(())
@@ -79,10 +78,8 @@ fn revoke_one(device: &Device, offset: u64) -> Result<u64> {
     touch(mapping.address())?;
     let fd = buffer.raw() as u32;
     let call = Call::new(feature::SET | uapi::VFIO_DMABUF_REVOKE, vec![fd]);
-    let mut call = Prepared::new(&call);
-    let (count, result) = count(|| call.make(device));
-    result?;
-    Ok(count)
+    let mut call = call.prepared();
+    cost(|| call.make(device))
 }
 
 /// Revocation of one touched page, alone and among a thousand others.

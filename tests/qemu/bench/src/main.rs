@@ -19,7 +19,7 @@ mod threads;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use guest::device::{Device, Via};
 use guest::module::Module;
 use guest::pci::{Id, Pci, BOCHS, TESTDEV};
@@ -36,16 +36,6 @@ pub enum Unit {
     Faults,
     /// Bytes of kernel memory.
     Bytes,
-}
-
-impl Unit {
-    fn name(self) -> &'static str {
-        match self {
-            Unit::Instructions => "instructions",
-            Unit::Faults => "faults",
-            Unit::Bytes => "bytes",
-        }
-    }
 }
 
 /// The driver under test.
@@ -81,7 +71,8 @@ fn run() -> Result<()> {
             let row = rows.iter().find(|row| row.0 == *id);
             row.map_or("-".to_string(), |row| row.2.to_string())
         });
-        println!("{id} {} {value} {bare} {peer}", unit.name());
+        let unit = format!("{unit:?}").to_lowercase();
+        println!("{id} {unit} {value} {bare} {peer}");
     }
     Ok(())
 }
@@ -108,7 +99,7 @@ fn measure_driver(driver: &str) -> Result<Rows> {
 }
 
 fn open(id: Id, driver: &str) -> Result<(Pci, Device)> {
-    let pci = Pci::find(id)?.into_iter().next().with_context(|| format!("no {id:?}"))?;
+    let pci = Pci::nth(id, 0)?;
     pci.bind(driver)?;
     let device = Device::open(&pci, Via::Group)?;
     Ok((pci, device))

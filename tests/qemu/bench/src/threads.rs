@@ -4,14 +4,14 @@
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use guest::device::{Device, Via};
+use anyhow::Result;
+use guest::device::Device;
 use guest::mm::{self, Mapping};
-use guest::pci::{Pci, BOCHS};
+use guest::pci::BOCHS;
 use guest::PAGE;
 
 use crate::measure::touch;
-use crate::{IN_TREE, OURS};
+use crate::{open, IN_TREE, OURS};
 
 const MIB: u64 = 1 << 20;
 const THREADS: [usize; 3] = [1, 2, 4];
@@ -42,10 +42,9 @@ fn walk(device: &Device, offset: u64) -> Result<()> {
 
 fn touch_every(device: &Device, offset: u64, step: usize) -> Result<()> {
     // A page out of phase, so that only pages of 4 KiB fit.
-    let address = mm::map_aligned(device.raw(), 16 * MIB, mm::RW, offset + PAGE)?;
-    let mapping = Mapping::from_raw(address, 16 * MIB);
-    let end = address + mapping.size() as usize;
-    (address..end).step_by(step).try_for_each(touch)
+    let mapping = Mapping::aligned(device, 16 * MIB, offset + PAGE)?;
+    let end = mapping.address() + mapping.size() as usize;
+    (mapping.address()..end).step_by(step).try_for_each(touch)
 }
 
 fn map_and_unmap(device: &Device, offset: u64) -> Result<()> {
@@ -64,9 +63,7 @@ pub fn compare() -> Result<()> {
 }
 
 fn measure_driver(driver: &str) -> Result<Vec<(&'static str, usize, f64)>> {
-    let pci = Pci::find(BOCHS)?.into_iter().next().context("no display")?;
-    pci.bind(driver)?;
-    let device = Device::open(&pci, Via::Group)?;
+    let (pci, device) = open(BOCHS, driver)?;
     let base = device.region(0)?.offset;
     let mut rows = Vec::new();
     for work in &WORK {

@@ -74,11 +74,6 @@ pub struct Memory {
     over: AtomicBool,
 }
 
-fn anonymous(pages: u64) -> Result<Mapping> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    Ok(Mapping::from_raw(mm::map(-1, pages * PAGE, mm::RW, flags, 0)?, pages * PAGE))
-}
-
 impl Memory {
     /// With mappings of the device, if there is one, and of buffers.
     pub fn new(
@@ -87,14 +82,14 @@ impl Memory {
         buffer: Option<&Buffer>,
         revoked: Option<Mapping>,
     ) -> Result<Memory> {
-        let edge = anonymous(2)?;
+        let edge = Mapping::anonymous(2 * PAGE)?;
         edge.protect_part(PAGE, PAGE, libc::PROT_NONE)?;
         let bar = device.map(|device| device.map_bar_part(target.bar, target.scratch, PAGE));
         Ok(Memory {
-            plain: anonymous(4)?,
-            changing: anonymous(1)?,
+            plain: Mapping::anonymous(4 * PAGE)?,
+            changing: Mapping::anonymous(PAGE)?,
             edge,
-            read_only: anonymous(1)?,
+            read_only: Mapping::anonymous(PAGE)?,
             bar: bar.transpose()?,
             buffer: buffer.map(|buffer| buffer.map(0, PAGE)).transpose()?,
             revoked,

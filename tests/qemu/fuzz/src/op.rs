@@ -43,10 +43,6 @@ pub enum Then {
     Load(u64),
     /// remap_file_pages() of its first page to another page.
     Remap(u64),
-    /// madvise() of it.
-    Advise(i32),
-    /// mprotect() of it.
-    Protect(i32),
     /// mremap() to another length.
     Grow(u64),
     /// A system call on its address and length.
@@ -217,8 +213,8 @@ fn then(rng: &mut Pcg64Mcg) -> Then {
     match rng.random_range(0..16) {
         0..6 => Then::Load(rng.random_range(0..9) << 12),
         6..9 => Then::Remap(long(rng) >> 12),
-        9 => Then::Advise(rng.random_range(0..26)),
-        10 => Then::Protect(rng.random_range(0..8)),
+        9 => Then::Call(libc::SYS_madvise, rng.random_range(0..26)),
+        10 => Then::Call(libc::SYS_mprotect, rng.random_range(0..8)),
         11..13 => Then::Grow(rng.random_range(0..12) << 12),
         13 => Then::Call(CALLS[rng.random_range(0..4)], rng.random_range(0..8)),
         _ => Then::Nothing,

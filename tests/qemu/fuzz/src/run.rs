@@ -18,7 +18,8 @@ impl World {
             Op::Device { request, ref words, place } => {
                 let address = self.memory.put(place, &self.words(words));
                 let answer = raw::ioctl(self.device_fd(), request, address);
-                let made = answer.ok().filter(|&fd| fd > 0 && self.is_feature(request));
+                let feature = request == uapi::VFIO_DEVICE_FEATURE;
+                let made = answer.ok().filter(|&fd| fd > 0 && feature);
                 (answer, made.map(|fd| raw::own(fd as i32).into()))
             }
             Op::File { file, request, ref words, place } => {
@@ -44,10 +45,6 @@ impl World {
                 (raw::call(number, [self.fd(file) as u64, a, b, c, d, 0]), None)
             }
         }
-    }
-
-    fn is_feature(&self, request: u32) -> bool {
-        request == uapi::VFIO_DEVICE_FEATURE
     }
 
     /// The numbers that stand for `words` here.
@@ -85,12 +82,6 @@ fn leave(address: u64, len: u64, then: Then) {
         Then::Load(at) => drop(fault::load32((address + at) as usize)),
         Then::Remap(page) => {
             let _ = raw::call(libc::SYS_remap_file_pages, [address, PAGE, 0, page, 0, 0]);
-        }
-        Then::Advise(advice) => {
-            let _ = raw::call(libc::SYS_madvise, [address, len, advice as u64, 0, 0, 0]);
-        }
-        Then::Protect(prot) => {
-            let _ = raw::call(libc::SYS_mprotect, [address, len, prot as u64, 0, 0, 0]);
         }
         Then::Grow(new) => {
             let args = [address, len, new, libc::MREMAP_MAYMOVE as u64, 0, 0];

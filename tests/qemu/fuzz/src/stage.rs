@@ -2,8 +2,7 @@
 //! The devices that the hostile processes use, and the witness that must not change.
 
 use std::fs::File;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use guest::buffer::{self, Buffer};
@@ -12,7 +11,7 @@ use guest::fault::Fault;
 use guest::mm::Mapping;
 use guest::module::Module;
 use guest::pci::{self, Pci};
-use guest::timeout::scaled;
+use guest::timeout::wait_until;
 use guest::worker::Worker;
 use guest::{uapi, Errno, PAGE};
 
@@ -64,16 +63,11 @@ pub struct Stage {
     fds: usize,
 }
 
-fn find(id: pci::Id, index: usize) -> Result<Pci> {
-    let found = Pci::find(id)?;
-    found.get(index).cloned().with_context(|| format!("no device {index} {id:x?}"))
-}
-
 /// Loads the driver and gives it the devices that are needed.
 pub fn bind() -> Result<()> {
     Module::driver().load()?;
     let needed = [pci::EDU, pci::BOCHS, pci::IGB, pci::TESTDEV];
-    needed.iter().try_for_each(|&id| find(id, 0)?.bind(&driver()))
+    needed.iter().try_for_each(|&id| Pci::nth(id, 0)?.bind(&driver()))
 }
 
 fn driver() -> String {
@@ -82,7 +76,7 @@ fn driver() -> String {
 
 impl Orphan {
     fn new() -> Result<Orphan> {
-        let pci = find(pci::EDU, 1)?;
+        let pci = Pci::nth(pci::EDU, 1)?;
         pci.bind(&driver())?;
         let device = Device::open(&pci, Via::Group)?;
         let buffer = Buffer::export(&device, 0, 0, PAGE)?;
@@ -104,7 +98,7 @@ impl Orphan {
 
 impl Scene {
     fn new(target: Target) -> Result<Scene> {
-        let pci = find(target.id, 0)?;
+        let pci = Pci::nth(target.id, 0)?;
         let device = Device::open(&pci, Via::Group)?;
         let dead = Buffer::export(&device, target.bar, target.scratch, PAGE)?;
         device.close();
@@ -149,20 +143,21 @@ impl Scene {
 
 /// Opens a device that was just closed.
 fn reopen(pci: &Pci) -> Result<Device> {
-    let deadline = Instant::now() + scaled(Duration::from_secs(10));
-    loop {
-        match Device::open(pci, Via::Group) {
-            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
-            done => return done,
+    let mut opened = Device::open(pci, Via::Group);
+    wait_until(Duration::from_secs(10), "the device to be closed", || {
+        if opened.is_err() {
+            opened = Device::open(pci, Via::Group);
         }
-    }
+        Ok(opened.is_ok())
+    })?;
+    opened
 }
 
 impl Stage {
     /// Opens the devices.
     pub fn new() -> Result<Stage> {
         let scenes = TARGETS.into_iter().map(Scene::new).collect::<Result<Vec<_>>>()?;
-        let unbound = find(pci::EDU, 0)?;
+        let unbound = Pci::nth(pci::EDU, 0)?;
         let cdevs = Via::all().contains(&Via::Cdev);
         let orphan = Orphan::new().context("an orphan")?;
         let elsewhere = Elsewhere::new(pci::TESTDEV)?;
@@ -223,11 +218,8 @@ impl Stage {
     pub fn end(self) -> Result<Tally> {
         drop((self.scenes, self.orphan, self.elsewhere));
         let module = Module::driver();
-        let deadline = Instant::now() + scaled(Duration::from_secs(10));
-        while module.references()? != 0 {
-            ensure!(Instant::now() < deadline, "{} references are left", module.references()?);
-            sleep(Duration::from_millis(10));
-        }
+        let gone = || Ok(module.references()? == 0);
+        wait_until(Duration::from_secs(10), "the last reference to the module", gone)?;
         Ok(self.tally)
     }
 }

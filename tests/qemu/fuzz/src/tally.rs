@@ -2,7 +2,7 @@
 //! Counts, in memory that all processes share. Each has a slot of its own and is alone to write.
 
 use anyhow::Result;
-use guest::mm::{self, Mapping};
+use guest::mm::Mapping;
 use guest::PAGE;
 
 /// What is counted.
@@ -26,8 +26,7 @@ pub struct Tally(Mapping);
 impl Tally {
     /// All zero.
     pub fn new() -> Result<Tally> {
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        Ok(Tally(Mapping::from_raw(mm::map(-1, PAGE, mm::RW, flags, 0)?, PAGE)))
+        Ok(Tally(Mapping::anonymous_shared(PAGE)?))
     }
 
     fn at(slot: u64, what: Count) -> u64 {

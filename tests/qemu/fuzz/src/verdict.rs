@@ -130,21 +130,14 @@ fn has_a_buffer(words: &[Word]) -> Result<()> {
     let fine = match flags & uapi::VFIO_DEVICE_FEATURE_MASK {
         _ if flags & feature::PROBE != 0 => true,
         uapi::VFIO_DMABUF_REVOKE => can_be_revoked(handle),
-        uapi::VFIO_DMABUF_MEMATTR => is_buffer(handle) && !is_dead(handle),
-        uapi::VFIO_DMABUF_INFO => is_buffer(handle),
+        uapi::VFIO_DMABUF_MEMATTR => matches!(handle, Handle::Live(_) | Handle::Revoked),
+        uapi::VFIO_DMABUF_INFO => {
+            matches!(handle, Handle::Live(_) | Handle::Revoked | Handle::Dead)
+        }
         _ => true,
     };
     ensure!(fine, "it worked on {handle:?}");
     Ok(())
-}
-
-/// Whether it is a buffer of the device.
-fn is_buffer(handle: Handle) -> bool {
-    matches!(handle, Handle::Live(_) | Handle::Revoked | Handle::Dead)
-}
-
-fn is_dead(handle: Handle) -> bool {
-    matches!(handle, Handle::Dead)
 }
 
 /// Whether REVOKE of it may work.

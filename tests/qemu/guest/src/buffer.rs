@@ -163,3 +163,16 @@ pub fn info(device: &Device, fd: RawFd) -> Result<uapi::vfio_dmabuf_feature_info
     feature::get(device, uapi::VFIO_DMABUF_INFO, &mut info)?;
     Ok(info)
 }
+
+/// MEMATTR GET of whatever `fd` is.
+pub fn memattr(device: &Device, fd: RawFd) -> Result<u32, Errno> {
+    let mut memattr = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, ..Default::default() };
+    feature::get(device, uapi::VFIO_DMABUF_MEMATTR, &mut memattr)?;
+    Ok(memattr.memattr)
+}
+
+/// MEMATTR SET of whatever `fd` is.
+pub fn set_memattr(device: &Device, fd: RawFd, memattr: u32) -> Result<(), Errno> {
+    let payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, memattr };
+    feature::set(device, uapi::VFIO_DMABUF_MEMATTR, &payload)
+}

@@ -5,14 +5,16 @@ use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
 use guest::buffer::{self, Buffer};
 use guest::call::Call;
 use guest::device::{Device, Via};
 use guest::fence::Fence;
+use guest::pause::Pause;
 use guest::pci::{self, Pci};
 use guest::testmod::{unmaps_after, Attach, Importer, UNMAPS_AT_ONCE};
 use guest::timeout::scaled;
+use guest::windows::Window;
 use guest::{uapi, Errno};
 
 use crate::case::Skip;
@@ -178,6 +180,27 @@ pub fn soon(what: &str, done: impl FnOnce() -> Result<(), Errno>) -> Result<()> 
     let took = start.elapsed();
     ensure!(took < scaled(SOON), "{what} took {took:?}");
     Ok(())
+}
+
+/// Stops a call of another thread in `window`, lets `others` act, and ends the call. Returns the
+/// results of both.
+pub fn overtaken<T: Send, U>(
+    window: Window,
+    call: impl FnOnce() -> T + Send,
+    others: impl FnOnce(&Pause) -> Result<U>,
+) -> Result<(T, U)> {
+    let pause = Pause::at(window)?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            pause.arm_here()?;
+            Ok::<T, Errno>(call())
+        });
+        pause.wait()?;
+        let other = others(&pause)?;
+        pause.release()?;
+        let called = thread.join().map_err(|_| anyhow!("the call that was stopped: panic"))?;
+        Ok((called?, other))
+    })
 }
 
 /// Starts a REVOKE of a buffer, which waits.

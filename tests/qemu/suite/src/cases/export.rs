@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Export: what comes out of it, and everything that is refused.
 
+use std::fmt::Display;
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
@@ -39,11 +40,11 @@ cases! {
 const MAX: u32 = uapi::VFIO_DMABUF_MAX_RANGES;
 
 /// Checks that each export fails with `want`, and that none left an fd behind.
-fn refused(want: Errno, exports: &[(&str, Export)]) -> Result<()> {
+fn refused<W: Display>(want: Errno, exports: impl IntoIterator<Item = (W, Export)>) -> Result<()> {
     let device = open_edu()?;
     let before = fds()?;
     for (what, export) in exports {
-        check::errno(what, export.make(&device), want)?;
+        check::errno(&what.to_string(), export.make(&device), want)?;
     }
     check::equal("open fds", fds()?, before)?;
     // The other side: the device is in a state in which an export works.
@@ -52,11 +53,7 @@ fn refused(want: Errno, exports: &[(&str, Export)]) -> Result<()> {
 
 /// Checks that the export of each list of ranges of BAR0 fails with `want`.
 fn ranges_refused(want: Errno, lists: &[&[Range]]) -> Result<()> {
-    let exports: Vec<(String, Export)> =
-        lists.iter().map(|ranges| (format!("{ranges:x?}"), Export::new(0, ranges))).collect();
-    let exports: Vec<(&str, Export)> =
-        exports.iter().map(|(what, export)| (what.as_str(), export.clone())).collect();
-    refused(want, &exports)
+    refused(want, lists.iter().map(|ranges| (format!("{ranges:x?}"), Export::new(0, ranges))))
 }
 
 fn one_page() -> Export {
@@ -122,7 +119,7 @@ fn export_works_through_group_and_cdev() -> Result<()> {
 
 fn export_without_ranges_is_einval() -> Result<()> {
     let export = Export { count: Some(0), ..one_page() };
-    refused(Errno::EINVAL, &[("nr_ranges 0", export), ("no ranges", Export::new(0, &[]))])
+    refused(Errno::EINVAL, [("nr_ranges 0", export), ("no ranges", Export::new(0, &[]))])
 }
 
 fn export_of_too_many_ranges_is_e2big() -> Result<()> {
@@ -130,7 +127,7 @@ fn export_of_too_many_ranges_is_e2big() -> Result<()> {
     let full = Export::new(0, &vec![Range(0, PAGE); MAX as usize + 1]);
     refused(
         Errno::E2BIG,
-        &[
+        [
             ("one too many", full),
             ("one too many, claimed", claim(MAX + 1)),
             ("2^28", claim(1 << 28)),
@@ -156,19 +153,16 @@ fn export_of_the_most_ranges_works() -> Result<()> {
 fn export_with_unknown_flags_is_einval() -> Result<()> {
     let with = |flags| Export { flags, ..one_page() };
     // The bits above are VFIO_DMABUF_TYPE1, VFIO_DMABUF_BUFFER and the attribute.
-    let mut exports: Vec<(String, Export)> =
-        (0..26).map(|bit| (format!("flags bit {bit}"), with(1 << bit))).collect();
-    exports.extend((2..16_u32).map(|attr| (format!("attribute {attr}"), with(attr << 28))));
-    let exports: Vec<(&str, Export)> =
-        exports.iter().map(|(what, export)| (what.as_str(), export.clone())).collect();
-    refused(Errno::EINVAL, &exports)
+    let bits = (0..26).map(|bit| (format!("flags bit {bit}"), with(1 << bit)));
+    let attributes = (2..16_u32).map(|attr| (format!("attribute {attr}"), with(attr << 28)));
+    refused(Errno::EINVAL, bits.chain(attributes))
 }
 
 fn export_with_unknown_open_flags_is_einval() -> Result<()> {
     let with = |flags: i32| Export { open_flags: flags as u32, ..one_page() };
     refused(
         Errno::EINVAL,
-        &[
+        [
             ("O_WRONLY", with(libc::O_WRONLY)),
             ("access mode 3", with(3)),
             ("O_CREAT", with(libc::O_RDWR | libc::O_CREAT)),
@@ -184,13 +178,8 @@ fn export_with_unknown_open_flags_is_einval() -> Result<()> {
 
 fn export_of_no_bar_is_enodev() -> Result<()> {
     let of = |region| Export::new(region, &[Range(0, PAGE)]);
-    let mut exports = Vec::new();
-    for region in (1..16).chain([1 << 16, 1 << 24, u32::MAX - 1, u32::MAX]) {
-        exports.push((format!("region {region:#x}"), of(region)));
-    }
-    let exports: Vec<(&str, Export)> =
-        exports.iter().map(|(what, export)| (what.as_str(), export.clone())).collect();
-    refused(Errno::ENODEV, &exports)
+    let regions = (1..16).chain([1 << 16, 1 << 24, u32::MAX - 1, u32::MAX]);
+    refused(Errno::ENODEV, regions.map(|region| (format!("region {region:#x}"), of(region))))
 }
 
 fn export_of_length_zero_is_einval() -> Result<()> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! INFO and MEMATTR: what they say, what they change, what they refuse.
 
+use guest::buffer::{memattr, set_memattr};
 use guest::feature::{Call, GET, HEADER, PROBE, SET};
 
 use crate::prelude::*;
@@ -35,17 +36,6 @@ const WC: u32 = uapi::VFIO_DMABUF_MEMATTR_WC;
 
 fn info(device: &Device, buffer: &Buffer) -> Result<uapi::vfio_dmabuf_feature_info> {
     check::works("INFO", buffer::info(device, buffer.raw()))
-}
-
-fn memattr(device: &Device, fd: i32) -> Result<u32, Errno> {
-    let mut payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, ..Default::default() };
-    feature::get(device, MEMATTR, &mut payload)?;
-    Ok(payload.memattr)
-}
-
-fn set_memattr(device: &Device, fd: i32, memattr: u32) -> Result<(), Errno> {
-    let payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, memattr };
-    feature::set(device, MEMATTR, &payload)
 }
 
 fn info_tells_size_and_ranges() -> Result<()> {

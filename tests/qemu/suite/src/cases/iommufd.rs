@@ -3,7 +3,7 @@
 
 use std::os::fd::RawFd;
 
-use super::container::{copy, master_the_bus, IOVA};
+use super::container::{Dma, IOVA};
 use crate::prelude::*;
 
 cases! {
@@ -95,15 +95,13 @@ fn iommufd_maps_the_memory_of_another_device() -> Result<()> {
     let fd = check::works("export for iommufd", export_for_iommufd(&other, 3))?;
 
     let attached = Attached::new()?;
-    master_the_bus(&attached.device)?;
-    let bar = attached.device.map_bar(0)?;
+    let dma = Dma::of(&attached.device)?;
     let source = Mapping::anonymous(PAGE)?;
     check::works("map memory", attached.map(&source, IOVA))?;
     check::works("map the fd", attached.map_file(fd.raw(), IOVA + PAGE))?;
     let write = |value| -> Result<()> {
         source.store(0, value)?;
-        copy(&bar, IOVA, false)?;
-        copy(&bar, IOVA + PAGE, true)
+        dma.copy(IOVA, IOVA + PAGE)
     };
     let holds = |when: &str, value| -> Result<()> {
         for page in 0..8 {

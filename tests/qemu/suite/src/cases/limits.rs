@@ -8,6 +8,7 @@ use std::time::Duration;
 use guest::cgroup::Cgroup;
 use guest::kmsg::{self, Log};
 use guest::link::Link;
+use guest::meminfo::slabs;
 use guest::uffd::Userfault;
 use guest::user::{become_nobody, limit_fds};
 
@@ -49,14 +50,6 @@ fn scattered(count: u64) -> Export {
     Export::new(0, &ranges)
 }
 
-/// Kernel memory of the machine that is in slabs, bytes.
-fn slabs() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find(|line| line.starts_with("Slab:")).context("meminfo")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("Slab")?.parse()?;
-    Ok(kib << 10)
-}
-
 /// A number that the kernel gives about a cache of objects, `None` if it does not.
 fn cache(name: &str, file: &str) -> Result<Option<u64>> {
     let Ok(text) = fs::read_to_string(format!("/sys/kernel/slab/{name}/{file}")) else {
@@ -83,33 +76,45 @@ fn file() -> Result<u64> {
 /// So many that it does not matter that the kernel charges 64 pages at a time on each CPU.
 const MANY: u64 = 8000;
 
+/// Makes [`MANY`] fds and calls `check` with the bytes of each that are charged and that it costs.
+/// The charges must go with the fds.
+fn charges(
+    name: &str,
+    export: impl Fn() -> Result<Buffer, Errno>,
+    check: impl Fn(u64, u64) -> Result<()>,
+) -> Result<()> {
+    in_cgroup(name, |cgroup| {
+        limit_fds(MANY + 100)?;
+        let mut fds = Vec::with_capacity(MANY as usize);
+        export()?;
+        let (charged, slab) = (cgroup.charged()?, slabs()?);
+        for _ in 0..MANY {
+            fds.push(export()?);
+        }
+        let each = (cgroup.charged()? - charged) / MANY;
+        check(each, (slabs()? - slab) / MANY)?;
+        drop(fds);
+        // Files are freed after a grace period.
+        wait_for("the charges to go", || {
+            Ok(cgroup.charged()?.saturating_sub(charged) / MANY < each / 4)
+        })
+    })
+}
+
 fn each_buffer_is_charged_to_its_maker() -> Result<()> {
-    const COUNT: u64 = MANY;
     /// Less than the driver's own part of a buffer.
     const OURS: u64 = 128;
     let file = file()?;
     let device = open_edu()?;
-    in_cgroup("buffers", |cgroup| {
-        limit_fds(COUNT + 100)?;
-        let mut buffers = Vec::with_capacity(COUNT as usize);
-        export_edu(&device)?;
-        let (charged, slab) = (cgroup.charged()?, slabs()?);
-        for _ in 0..COUNT {
-            buffers.push(export_edu(&device)?);
-        }
-        let each = (cgroup.charged()? - charged) / COUNT;
-        let slab = (slabs()? - slab) / COUNT;
+    let export = || Buffer::export(&device, 0, 0, PAGE);
+    charges("buffers", export, |each, slab| {
         println!("a buffer costs {slab} bytes, {each} are charged, {file} of these for the file");
         ensure!(each > file + OURS, "{each} bytes are charged, {file} of them for the file");
         // The rest is the core's `struct dma_buf`, unless the kernel keeps notes of objects, and
         // objects for a while, to find errors.
         let debugging = cache(FILE[0], "red_zone")? == Some(1);
         ensure!(debugging || each * 3 > slab * 2, "of {slab} bytes {each} are charged");
-        drop(buffers);
-        // Files are freed after a grace period.
-        wait_for("the charges to go", || {
-            Ok(cgroup.charged()?.saturating_sub(charged) / COUNT < each / 4)
-        })
+        Ok(())
     })
 }
 
@@ -225,24 +230,17 @@ fn mappings_of_a_buffer_end_at_the_limit_of_mappings() -> Result<()> {
 fn each_fd_for_iommufd_is_charged_as_a_file() -> Result<()> {
     let file = file()?;
     let device = open_edu()?;
-    in_cgroup("iommufd", |cgroup| {
-        limit_fds(MANY + 100)?;
-        let mut fds = Vec::with_capacity(MANY as usize);
-        export_for_iommufd(&device, 0)?;
-        let (charged, slab) = (cgroup.charged()?, slabs()?);
-        for _ in 0..MANY {
-            fds.push(export_for_iommufd(&device, 0)?);
-        }
-        let each = (cgroup.charged()? - charged) / MANY;
-        let slab = (slabs()? - slab) / MANY;
-        println!("an fd for iommufd costs {slab} bytes, {each} are charged, {file} for the file");
-        ensure!(each + 32 > file, "{each} bytes are charged, a file has {file}");
-        drop(fds);
-        // Files are freed after a grace period.
-        wait_for("the charges to go", || {
-            Ok(cgroup.charged()?.saturating_sub(charged) / MANY < each / 4)
-        })
-    })
+    charges(
+        "iommufd",
+        || export_for_iommufd(&device, 0),
+        |each, slab| {
+            println!(
+                "an fd for iommufd costs {slab} bytes, {each} are charged, {file} for the file"
+            );
+            ensure!(each + 32 > file, "{each} bytes are charged, a file has {file}");
+            Ok(())
+        },
+    )
 }
 
 fn exports_end_at_the_memory_limit() -> Result<()> {

@@ -12,12 +12,13 @@ cases! {
     Setup::Bound(&[EDU]) =>
         "memory bit: SIGBUS while off; the same mappings work when it is on": [
             memory_off_is_sigbus_and_memory_on_heals, memory_off_reaches_other_processes,
-            memory_off_reaches_a_stopped_process, memory_off_reaches_mappings_never_touched,
+            memory_off_reaches_a_stopped_process,
+            memory_off_reaches_mappings_never_touched => untouched_mappings_heal(false),
             no_load_sees_a_device_that_is_off,
             no_load_through_a_bar_mapping_sees_a_device_that_is_off,
         ],
         "mmap of a buffer: works while temporarily revoked": [
-            mmap_works_while_memory_is_off_and_heals,
+            mmap_works_while_memory_is_off_and_heals => untouched_mappings_heal(true),
         ],
         "export while memory is disabled: works when memory is enabled": [
             export_while_memory_is_off_heals,
@@ -25,7 +26,8 @@ cases! {
         "REVOKE: for good, in all processes": [revoke_while_memory_is_off_is_for_good],
         "VFIO_DEVICE_RESET, sysfs reset: faults wait; the same mappings work afterwards": [
             vfio_reset_heals_mappings => resets_heal(Device::reset),
-            sysfs_reset_heals_mappings, loads_during_a_vfio_reset_wait_for_its_end,
+            sysfs_reset_heals_mappings,
+            loads_during_a_vfio_reset_wait_for_its_end => loads_wait_for_the_end_of(Device::reset),
             loads_during_a_sysfs_reset_wait_for_its_end,
         ];
     Setup::Bound(&[BOCHS]) =>
@@ -162,23 +164,16 @@ fn memory_off_reaches_a_stopped_process() -> Result<()> {
     check::value("on again", client.finish_load()?, ID)
 }
 
-fn memory_off_reaches_mappings_never_touched() -> Result<()> {
-    let device = open_edu()?;
-    let bar = device.map_bar(0)?;
-    let mapping = export_edu(&device)?.map(0, PAGE)?;
-    device.set_memory(false)?;
-    check::bus_error("BAR", bar.load(ID_AT))?;
-    check::bus_error("buffer", mapping.load(ID_AT))?;
-    device.set_memory(true)?;
-    check::value("BAR, on", bar.load(ID_AT), ID)?;
-    check::value("buffer, on", mapping.load(ID_AT), ID)
-}
-
-fn mmap_works_while_memory_is_off_and_heals() -> Result<()> {
+/// Checks that a mapping of the BAR and one of a buffer, made with memory off or before, work when
+/// memory is on.
+fn untouched_mappings_heal(made_while_off: bool) -> Result<()> {
     let (device, buffer) = exported_edu()?;
-    device.set_memory(false)?;
+    if made_while_off {
+        device.set_memory(false)?;
+    }
     let bar = check::works("mmap of the BAR", device.map_bar(0))?;
     let mapping = check::works("mmap of the buffer", buffer.map(0, PAGE))?;
+    device.set_memory(false)?;
     check::bus_error("BAR", bar.load(ID_AT))?;
     check::bus_error("buffer", mapping.load(ID_AT))?;
     device.set_memory(true)?;
@@ -294,15 +289,13 @@ fn no_load_sees_a_device_that_is_off() -> Result<()> {
     Ok(())
 }
 
-fn loads_during_a_vfio_reset_wait_for_its_end() -> Result<()> {
-    let loads = hammer(|device| check::works("reset", device.reset()))?;
+fn loads_wait_for_the_end_of(reset: impl Fn(&Device) -> Result<(), Errno>) -> Result<()> {
+    let loads = hammer(|device| check::works("reset", reset(device)))?;
     ensure!(loads.iter().all(|loads| loads.faults == 0), "a load did not wait: {loads:?}");
     Ok(())
 }
 
 fn loads_during_a_sysfs_reset_wait_for_its_end() -> Result<()> {
     let pci = edu()?;
-    let loads = hammer(|_| check::works("reset", pci.reset()))?;
-    ensure!(loads.iter().all(|loads| loads.faults == 0), "a load did not wait: {loads:?}");
-    Ok(())
+    loads_wait_for_the_end_of(|_| pci.reset())
 }

@@ -24,16 +24,7 @@ const NC_AND_WC: [(u32, guest::ptes::MemoryType); 2] =
     [(uapi::VFIO_DMABUF_MEMATTR_NC, UncachedMinus), (uapi::VFIO_DMABUF_MEMATTR_WC, WriteCombining)];
 
 fn set_memattr(device: &Device, buffer: &Buffer, memattr: u32) -> Result<()> {
-    let dmabuf_fd = buffer.raw();
-    let payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd, memattr };
-    let done = feature::set(device, uapi::VFIO_DMABUF_MEMATTR, &payload);
-    check::works("MEMATTR SET", done)
-}
-
-/// Takes the memory away and gives it back, so that entries are made anew.
-fn renew(device: &Device) -> Result<()> {
-    device.renew_memory()?;
-    Ok(())
+    check::works("MEMATTR SET", buffer::set_memattr(device, buffer.raw(), memattr))
 }
 
 fn prefetchable_bar_stays_uncached() -> Result<()> {
@@ -83,7 +74,7 @@ fn memattr_is_that_of_later_mappings_only() -> Result<()> {
                 check::equal(&what, touched(mapping, page * PAGE)?.memory, *memory)?;
             }
         }
-        renew(&device)?;
+        device.renew_memory()?;
         for (number, (mapping, memory)) in mappings.iter().enumerate() {
             let what = format!("mapping {number}, memory off and on");
             check::equal(&what, touched(mapping, 0)?.memory, *memory)?;
@@ -112,7 +103,7 @@ fn write_combining_in_use_leaves_other_mappings_uncached() -> Result<()> {
         check::equal("the buffer's", touched(&mapping, 0)?.memory, WriteCombining)?;
         uncached(&format!("during, round {round}"))?;
         check::equal("the buffer's, later", touched(&mapping, 0)?.memory, WriteCombining)?;
-        renew(&device)?;
+        device.renew_memory()?;
         uncached(&format!("memory off and on, round {round}"))?;
         drop(mapping);
         uncached(&format!("after, round {round}"))?;

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +14,7 @@ use guest::pci::Id;
 use guest::testmod::Disguise;
 use nix::sys::eventfd::EventFd;
 
+use super::container::set_irqs;
 use crate::prelude::*;
 
 cases! {
@@ -168,17 +168,6 @@ fn version_is_in_modinfo_and_sysfs() -> Result<()> {
     check::equal("in sysfs", fs::read_to_string(path)?.trim(), version.as_str())
 }
 
-/// SET_IRQS of INTx, with or without an eventfd.
-fn set_intx(device: &Device, flags: u32, eventfd: Option<&EventFd>) -> Result<()> {
-    let mut words = vec![20, flags, uapi::VFIO_PCI_INTX_IRQ_INDEX, 0, 1];
-    if let Some(eventfd) = eventfd {
-        words[0] += 4;
-        words.push(eventfd.as_raw_fd() as u32);
-    }
-    let set = device.ioctl(uapi::VFIO_DEVICE_SET_IRQS, words.as_mut_ptr() as usize);
-    check::works(&format!("SET_IRQS {flags:#x}"), set).map(drop)
-}
-
 fn nointxmask_leaves_the_command_register_alone() -> Result<()> {
     let (command, disabled) = (u64::from(uapi::PCI_COMMAND), uapi::PCI_COMMAND_INTX_DISABLE as u16);
     for variant in ALL {
@@ -188,13 +177,14 @@ fn nointxmask_leaves_the_command_register_alone() -> Result<()> {
             for &via in Via::all() {
                 let device = Device::open(&pci, via)?;
                 let eventfd = EventFd::new()?;
-                let trigger = uapi::VFIO_IRQ_SET_DATA_EVENTFD | uapi::VFIO_IRQ_SET_ACTION_TRIGGER;
-                set_intx(&device, trigger, Some(&eventfd))?;
+                let set = |action, event| {
+                    set_irqs(&device, uapi::VFIO_PCI_INTX_IRQ_INDEX, action, 1, event)
+                };
+                set(uapi::VFIO_IRQ_SET_ACTION_TRIGGER, Some(&eventfd))?;
                 let what = format!("{variant:?}, {text}, {via:?}");
                 let is_disabled = || anyhow::Ok(pci.config16(command)? & disabled != 0);
                 check::equal(&format!("INTx disabled, {what}"), is_disabled()?, false)?;
-                let mask = uapi::VFIO_IRQ_SET_DATA_NONE | uapi::VFIO_IRQ_SET_ACTION_MASK;
-                set_intx(&device, mask, None)?;
+                set(uapi::VFIO_IRQ_SET_ACTION_MASK, None)?;
                 check::equal(&format!("INTx disabled, masked, {what}"), is_disabled()?, want)?;
             }
         }

@@ -208,20 +208,15 @@ fn fault_after_the_start_of_a_revoke_is_sigbus() -> Result<()> {
 
 fn fault_after_the_start_of_the_last_close_is_sigbus() -> Result<()> {
     let (client, device) = Client::new()?;
-    let pause = Pause::at(windows::ZAP)?;
-    let early = std::thread::scope(|scope| {
-        let close = scope.spawn(|| {
-            pause.arm_here()?;
-            drop(device);
-            Ok::<(), Errno>(())
-        });
-        pause.wait()?;
-        let early = client.peer.load(client.address)?;
-        pause.holds()?;
-        pause.release()?;
-        check::equal("the last close", close.join().ok(), Some(Ok(())))?;
-        Ok::<_, anyhow::Error>(early)
-    })?;
+    let ((), early) = overtaken(
+        windows::ZAP,
+        || drop(device),
+        |pause| {
+            let early = client.peer.load(client.address)?;
+            pause.holds()?;
+            Ok(early)
+        },
+    )?;
     check::bus_error("before the zap", early)?;
     is_dead(&client)
 }
@@ -335,19 +330,14 @@ fn export_that_the_last_close_overtook_is_closed() -> Result<()> {
     let mut device = open_edu()?;
     let holders = std::mem::take(&mut device.holders);
     let raw = device.raw();
-    let pause = Pause::at(windows::EXPORT_CHECKED)?;
-    let buffer = std::thread::scope(|scope| {
-        let export = scope.spawn(|| {
-            pause.arm_here()?;
-            let buffer = Buffer::export(&device, 0, 0, PAGE);
-            // The other thread closes it.
-            std::mem::forget(device);
-            buffer
-        });
-        pause.wait()?;
-        check::works("close", meanwhile(&pause, "close", || nix::unistd::close(raw))?.0)?;
-        pause.release()?;
-        export.join().map_err(|_| anyhow!("export: panic"))
+    let export = || {
+        let buffer = Buffer::export(&device, 0, 0, PAGE);
+        // The other thread closes it.
+        std::mem::forget(device);
+        buffer
+    };
+    let (buffer, ()) = overtaken(windows::EXPORT_CHECKED, export, |pause| {
+        check::works("close", meanwhile(pause, "close", || nix::unistd::close(raw))?.0)
     })?;
     let buffer = check::works("export that was in time", buffer)?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;

@@ -99,26 +99,24 @@ fn import_half_way_holds_up_memory_off() -> Result<()> {
 fn import_half_way_holds_up_the_last_close() -> Result<()> {
     rig::peers_reach_each_other()?;
     let importer = Importer::new()?;
-    let map = Pause::at(windows::IMPORT_CHECKED)?;
     let Rig { device, buffer, importing, .. } = Rig::new()?;
     check::works("attach", importer.attach(&buffer, &importing, UNMAPS_AT_ONCE))?;
     // A child would hold the device open: threads.
-    std::thread::scope(|scope| {
-        let mapper = scope.spawn(|| {
-            map.arm_here()?;
-            importer.map().map(drop)
-        });
-        map.wait()?;
-        let (close, id) = with_thread_id(move || drop(device));
-        let close = spawn(close);
-        let id = id.recv()?;
-        wait_for("the last close waits", || Ok(close.is_finished() || is_in_driver(id)))?;
-        sleep(scaled_delay(WHILE));
-        ensure!(!close.is_finished(), "the last close did not wait");
-        map.release()?;
-        check::equal("map that was in time", mapper.join().ok(), Some(Ok(())))?;
-        close.join().map_err(|_| anyhow!("close: panic"))
-    })?;
+    let (map, close) = overtaken(
+        windows::IMPORT_CHECKED,
+        || importer.map(),
+        |_| {
+            let (close, id) = with_thread_id(move || drop(device));
+            let close = spawn(close);
+            let id = id.recv()?;
+            wait_for("the last close waits", || Ok(close.is_finished() || is_in_driver(id)))?;
+            sleep(scaled_delay(WHILE));
+            ensure!(!close.is_finished(), "the last close did not wait");
+            Ok(close)
+        },
+    )?;
+    check::works("map that was in time", map)?;
+    close.join().map_err(|_| anyhow!("close: panic"))?;
     invalidated("the importer", &importer, 1)?;
     check::errno("map after the last close", importer.map(), Errno::ENODEV)
 }
@@ -154,18 +152,12 @@ fn attach_that_a_revoke_overtook_maps_nothing() -> Result<()> {
 fn attach_that_unbind_overtook_is_refused() -> Result<()> {
     let importer = Importer::new()?;
     let Rig { device, buffer, importing, pci } = Rig::new()?;
-    let pause = Pause::at(windows::ATTACH)?;
-    std::thread::scope(|scope| {
-        let attach = scope.spawn(|| {
-            pause.arm_here()?;
-            importer.attach(&buffer, &importing, UNMAPS_AT_ONCE)
-        });
-        pause.wait()?;
+    let attach = || importer.attach(&buffer, &importing, UNMAPS_AT_ONCE);
+    let (attach, ()) = overtaken(windows::ATTACH, attach, |_| {
         drop(device);
-        pci.unbind()?;
-        pause.release()?;
-        check::equal("attach", attach.join().ok(), Some(Err(Errno::ENODEV)))
+        pci.unbind()
     })?;
+    check::errno("attach", attach, Errno::ENODEV)?;
     pci.bind(&driver())
 }
 

@@ -39,36 +39,21 @@ fn entry(mapping: &Mapping) -> Result<Pte> {
     ptes::entry(mapping, 0)?.ok_or_else(|| anyhow!("no entry"))
 }
 
-/// Stops an access in `window`, lets `others` do what they like, and ends it.
-fn overtaken(
-    window: Window,
-    access: impl FnOnce() -> Result<()> + Send,
-    others: impl FnOnce(&Pause) -> Result<()>,
-) -> Result<()> {
-    let pause = Pause::at(window)?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            pause.arm_here()?;
-            access()
-        });
-        pause.wait()?;
-        others(&pause)?;
-        pause.release()?;
-        thread.join().map_err(|_| anyhow!("access: panic"))?
-    })
-}
-
 /// Lets a store to the second page of a block overtake one to the first, which stops in `window`.
 /// One of them is allowed to take the block. `size` is that of the entry in the end, bytes.
 fn store_overtakes(window: Window, first_takes_block: bool, size: u64) -> Result<()> {
     let (_device, mapping) = block()?;
     set_thp_disable(!first_takes_block)?;
-    let first = || Ok(mapping.store(0, 1)?);
-    overtaken(window, first, |pause| {
-        set_thp_disable(first_takes_block)?;
-        let second = || mapping.store(PAGE, 2);
-        Ok(meanwhile(pause, "the second store", second)?.0?)
-    })?;
+    let (first, ()) = overtaken(
+        window,
+        || mapping.store(0, 1),
+        |pause| {
+            set_thp_disable(first_takes_block)?;
+            let second = || mapping.store(PAGE, 2);
+            Ok(meanwhile(pause, "the second store", second)?.0?)
+        },
+    )?;
+    first?;
     set_thp_disable(false)?;
     check::equal("size of the entry", entry(&mapping)?.size, size)?;
     check::value("first page", mapping.load(0), 1)?;
@@ -108,13 +93,17 @@ fn block_that_is_watched_for_writes_takes_stores() -> Result<()> {
     device.renew_memory()?;
     check::value("loaded anew", mapping.load(0), 1)?;
     check::equal("writable anew", entry(&mapping)?.writable, false)?;
-    let store = || Ok(mapping.store(0, 3)?);
-    overtaken(windows::HUGE_FAULT, store, |pause| {
-        device.renew_memory()?;
-        set_thp_disable(true)?;
-        let load = || mapping.load(PAGE).map(drop).or(Err(Errno::EIO));
-        check::works("load of a page", meanwhile(pause, "load of a page", load)?.0)
-    })?;
+    let (stored, ()) = overtaken(
+        windows::HUGE_FAULT,
+        || mapping.store(0, 3),
+        |pause| {
+            device.renew_memory()?;
+            set_thp_disable(true)?;
+            let load = || mapping.load(PAGE).map(drop).or(Err(Errno::EIO));
+            check::works("load of a page", meanwhile(pause, "load of a page", load)?.0)
+        },
+    )?;
+    stored?;
     set_thp_disable(false)?;
     check::equal("size of the entry in the end", entry(&mapping)?.size, PAGE)?;
     check::value("what was written in the end", mapping.load(0), 3)

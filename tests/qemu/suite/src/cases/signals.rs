@@ -20,7 +20,9 @@ use crate::prelude::*;
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
         "a signal before an operation begins: it restarts, or EINTR if sigaction says so": [
-            config_write_outlasts_sigstop, config_write_outlasts_a_debugger,
+            config_write_outlasts_sigstop => memory_is(&outlasts_sigstop(writing()?)?.device, false),
+            config_write_outlasts_a_debugger =>
+                memory_is(&outlasts_a_debugger(writing()?)?.device, false),
             config_write_outlasts_a_handler_with_sa_restart,
             config_write_of_a_killed_process_does_not_happen,
             vfio_reset_outlasts_sigstop =>
@@ -98,20 +100,20 @@ impl Waiting {
 /// How often a call is held up: a call that starts again can be held up again.
 const ROUNDS: u32 = 3;
 
-fn outlasts_sigstop(mut waiting: Waiting) -> Result<Rig> {
+fn outlasts(mut waiting: Waiting, disturb: fn(&Waiting) -> Result<()>) -> Result<Rig> {
     for _ in 0..ROUNDS {
-        waiting.stop_and_continue()?;
+        disturb(&waiting)?;
         waiting.goes_on()?;
     }
     waiting.finish()
 }
 
-fn outlasts_a_debugger(mut waiting: Waiting) -> Result<Rig> {
-    for _ in 0..ROUNDS {
-        waiting.attach_and_detach()?;
-        waiting.goes_on()?;
-    }
-    waiting.finish()
+fn outlasts_sigstop(waiting: Waiting) -> Result<Rig> {
+    outlasts(waiting, Waiting::stop_and_continue)
+}
+
+fn outlasts_a_debugger(waiting: Waiting) -> Result<Rig> {
+    outlasts(waiting, Waiting::attach_and_detach)
 }
 
 fn memory_is(device: &Device, on: bool) -> Result<()> {
@@ -119,16 +121,6 @@ fn memory_is(device: &Device, on: bool) -> Result<()> {
     let bit = command & uapi::PCI_COMMAND_MEMORY as u16;
     ensure!((bit != 0) == on, "PCI_COMMAND is {command:#x}");
     Ok(())
-}
-
-fn config_write_outlasts_sigstop() -> Result<()> {
-    let rig = outlasts_sigstop(Waiting::start(Rig::new()?, clear_command)?)?;
-    memory_is(&rig.device, false)
-}
-
-fn config_write_outlasts_a_debugger() -> Result<()> {
-    let rig = outlasts_a_debugger(Waiting::start(Rig::new()?, clear_command)?)?;
-    memory_is(&rig.device, false)
 }
 
 fn config_write_outlasts_a_handler_with_sa_restart() -> Result<()> {
@@ -145,8 +137,12 @@ fn config_write_outlasts_a_handler_with_sa_restart() -> Result<()> {
     memory_is(&waiting.finish()?.device, false)
 }
 
+fn writing() -> Result<Waiting> {
+    Waiting::start(Rig::new()?, clear_command)
+}
+
 fn config_write_of_a_killed_process_does_not_happen() -> Result<()> {
-    let mut waiting = Waiting::start(Rig::new()?, clear_command)?;
+    let mut waiting = writing()?;
     kill(waiting.pid(), Signal::SIGKILL)?;
     waiting.call.was_killed()?;
     memory_is(&waiting.rig.device, true)?;
@@ -182,11 +178,7 @@ fn interrupted_low_power_entry_does_not_happen() -> Result<()> {
     check::errno("LOW_POWER_ENTRY", call.interrupt()?, Errno::EINTR)?;
     rig.has_status("after EINTR", uapi::VFIO_DMABUF_STATUS_LIVE)?;
     check::works("unmap", importer.unmap())?;
-    sleeps_now(&rig)
-}
-
-/// Low power can still be entered.
-fn sleeps_now(rig: &Rig) -> Result<()> {
+    // Low power can still be entered.
     check::works("LOW_POWER_ENTRY", rig.device.enter_low_power())?;
-    sleeps(rig)
+    sleeps(&rig)
 }
