@@ -15,6 +15,13 @@ mod pure;
 
 mod random;
 
+/// Fails a test with a message and both values in the log. KUnit's `assert_eq!` logs no values.
+macro_rules! expect_eq {
+    ($got:expr, $want:expr, $($what:tt)+) => {
+        crate::expect_eq(fmt!($($what)+), $got, $want)
+    };
+}
+
 mod config_space_test;
 mod denylist_test;
 mod fault_around_test;
@@ -42,7 +49,6 @@ module! {
     license: "GPL",
 }
 
-/// Fails a test with both values in the log; `assert_eq!` of KUnit shows neither.
 fn expect_eq<T: PartialEq + fmt::Debug>(what: fmt::Arguments<'_>, got: T, want: T) -> Result {
     if got == want {
         return Ok(());

@@ -3,7 +3,6 @@
 //! Memory attributes: the two numbers that exist, and all that do not.
 
 use crate::{
-    expect_eq,
     pure::memattr::Memattr::{
         self,
         Noncached,
@@ -27,13 +26,13 @@ mod tests {
             (1 << 31, Err(EOPNOTSUPP)),
             (u32::MAX, Err(EOPNOTSUPP)),
         ] {
-            expect_eq(fmt!("{:#x}", raw), Memattr::from_raw(raw), want)?;
+            expect_eq!(Memattr::from_raw(raw), want, "{raw:#x}")?;
         }
         for memattr in [Noncached, WriteCombining] {
-            expect_eq(
-                fmt!("{:?}", memattr),
+            expect_eq!(
                 Memattr::from_raw(memattr.as_raw()),
                 Ok(memattr),
+                "{memattr:?}"
             )?;
         }
         Ok(())
@@ -42,28 +41,24 @@ mod tests {
     #[test]
     fn export_flags_have_the_attribute_and_nothing_else() -> Result {
         for (flags, want) in [(0, Ok(Noncached)), (1 << 28, Ok(WriteCombining))] {
-            expect_eq(fmt!("{:#x}", flags), Memattr::from_export_flags(flags), want)?;
+            expect_eq!(Memattr::from_export_flags(flags), want, "{flags:#x}")?;
         }
         // Every other value of the field.
         for value in 2..16 {
             let got = Memattr::from_export_flags(value << 28);
-            expect_eq(fmt!("attribute {}", value), got, Err(EINVAL))?;
+            expect_eq!(got, Err(EINVAL), "attribute {value}")?;
         }
         // Every bit outside of it, alone and along with WC.
         for flags in (0..28).flat_map(|bit| [1 << bit, 1 << bit | 1 << 28]) {
             let got = Memattr::from_export_flags(flags);
-            expect_eq(fmt!("{:#x}", flags), got, Err(EINVAL))?;
+            expect_eq!(got, Err(EINVAL), "{flags:#x}")?;
         }
         Ok(())
     }
 
     #[test]
     fn cache_modes_match() -> Result {
-        expect_eq(fmt!("NC"), Noncached.cache_mode(), CacheMode::Noncached)?;
-        expect_eq(
-            fmt!("WC"),
-            WriteCombining.cache_mode(),
-            CacheMode::WriteCombining,
-        )
+        expect_eq!(Noncached.cache_mode(), CacheMode::Noncached, "NC")?;
+        expect_eq!(WriteCombining.cache_mode(), CacheMode::WriteCombining, "WC")
     }
 }

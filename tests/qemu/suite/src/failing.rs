@@ -2,8 +2,6 @@
 //! Makes each allocation and copy of a call fail, one per run.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::os::fd::{AsRawFd, RawFd};
 
 use guest::failnth::{Injector, Kind, Whose};
 use guest::kmsg;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use guest::buffer::{Buffer, Export, Range};
 use guest::device::{Device, Via};
 use guest::fault::Fault;
@@ -140,6 +140,21 @@ pub fn export_with(device: &Device, flags: u32, ranges: &[Range]) -> Result<Buff
 /// Whether a load from edu's id register gave its value or SIGBUS.
 pub fn is_id_or_bus_error(load: Result<u32, Fault>) -> bool {
     load == Ok(ID) || load.is_err_and(Fault::is_bus_error)
+}
+
+/// Makes things until that fails, at most `most`; returns them and the error.
+pub fn until_it_fails<T, E>(
+    most: usize,
+    mut make: impl FnMut() -> Result<T, E>,
+) -> Result<(Vec<T>, E)> {
+    let mut made = Vec::with_capacity(most);
+    for _ in 0..=most {
+        match make() {
+            Ok(one) => made.push(one),
+            Err(error) => return Ok((made, error)),
+        }
+    }
+    bail!("more than {most} were made")
 }
 
 /// Checks the status that INFO gives.

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What most files of cases use.
 
+pub use std::fs::{self, File};
+pub use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+pub use std::path::{Path, PathBuf};
+pub use std::thread::{self, sleep};
+pub use std::time::{Duration, Instant};
+
 pub use anyhow::{anyhow, bail, ensure, Context, Result};
 pub use guest::buffer::{self, Buffer, Export, Range};
 pub use guest::call::Call;

@@ -10,16 +10,17 @@ use guest::buffer::{self, Buffer};
 use guest::call::Call;
 use guest::device::{Device, Via};
 use guest::fence::Fence;
+use guest::mm::Mapping;
 use guest::pause::Pause;
 use guest::pci::{self, Pci};
 use guest::testmod::{unmaps_after, Attach, Importer, UNMAPS_AT_ONCE};
 use guest::timeout::scaled;
 use guest::windows::Window;
-use guest::{uapi, Errno};
+use guest::{uapi, Errno, PAGE};
 
 use crate::case::Skip;
 use crate::check;
-use crate::fixture::{driver, edu, export_edu, has_status, nth};
+use crate::fixture::{driver, edu, export_edu, has_status, nth, ID, ID_AT};
 
 /// Long enough to see that something waits.
 pub const WHILE: Duration = Duration::from_millis(300);
@@ -72,6 +73,33 @@ impl Rig {
         let importer = self.attached(how)?;
         check::works("map", importer.map())?;
         Ok(importer)
+    }
+
+    /// A new rig, and an importer that is attached to the buffer.
+    pub fn new_attached(how: Attach) -> Result<(Rig, Importer)> {
+        let rig = Rig::new()?;
+        let importer = rig.attached(how)?;
+        Ok((rig, importer))
+    }
+
+    /// A new rig, and an importer that has the buffer mapped.
+    pub fn new_mapped(how: Attach) -> Result<(Rig, Importer)> {
+        let rig = Rig::new()?;
+        let importer = rig.mapped(how)?;
+        Ok((rig, importer))
+    }
+
+    /// A mapping of the buffer, after a load that worked.
+    pub fn touched(&self) -> Result<Mapping> {
+        let mapping = self.buffer.map(0, PAGE)?;
+        check::value("before", mapping.load(ID_AT), ID)?;
+        Ok(mapping)
+    }
+
+    /// REVOKE of a buffer that is revoked.
+    pub fn revoke_again(&self) -> Result<()> {
+        let again = buffer::revoke(&self.device, &self.buffer);
+        check::errno("REVOKE once more", again, Errno::EBADFD)
     }
 
     /// Checks that attaching and mapping fail, also for an importer that was attached before.

@@ -5,7 +5,7 @@
 //! That reset leaves the device without addresses, with in-tree vfio-pci too: its user gets an
 //! event, and disables and enables the memory of the device, which writes them anew.
 
-use std::thread::{sleep, ScopedJoinHandle};
+use std::thread::ScopedJoinHandle;
 
 use guest::host::{self, LinkError};
 use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Mappings of a BAR through the device fd.
 
-use std::fs::File;
-
 use guest::maps;
 
 use crate::prelude::*;

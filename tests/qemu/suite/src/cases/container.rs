@@ -2,8 +2,6 @@
 //! What VFIO users do besides, and must go on working: DMA through a container, with BAR mappings
 //! in it, and interrupts. For DMA through an iommufd see `iommufd.rs`.
 
-use std::os::fd::{AsFd, AsRawFd};
-
 use guest::engine;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;

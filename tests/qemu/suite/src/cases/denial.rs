@@ -3,8 +3,6 @@
 //! faults none over its calls.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use guest::kmsg;
 use guest::timeout;

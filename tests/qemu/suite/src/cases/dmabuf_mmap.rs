@@ -169,10 +169,8 @@ fn offset_of_mmap_counts_in_the_buffer() -> Result<()> {
         check::value(&format!("page {page} through the BAR"), got, page as u32)?;
     }
     let middle = check::works("mmap of the middle", buffer.map(2 * PAGE, 4 * PAGE))?;
-    for page in 0..4 {
-        check::value("the middle", middle.load(page * PAGE), colour(6 + page))?;
-    }
-    Ok(())
+    (0..4)
+        .try_for_each(|page| check::value("the middle", middle.load(page * PAGE), colour(6 + page)))
 }
 
 fn ranges_lie_end_to_end_in_the_order_given() -> Result<()> {

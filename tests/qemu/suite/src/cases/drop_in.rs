@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The driver under the name `vfio-pci`, for programs that look for that (`as_vfio_pci=1`).
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use guest::kmsg::Log;
 use serde_json::json;
 
+use super::parity::{Loaded, Variant};
 use super::sriov::Physical;
 use crate::prelude::*;
 use crate::program;
@@ -39,24 +37,14 @@ fn module_of(driver: &str) -> Option<String> {
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
-/// The driver under the name of the in-tree one, which is loaded again in the end.
-struct DropIn;
-
-impl DropIn {
-    fn load() -> Result<DropIn> {
-        let in_tree = in_tree()?;
-        if in_tree.is_loaded() {
-            in_tree.unload_soon()?;
-        }
-        let guard = DropIn;
-        check::works("insmod", Module::driver().load_with(c"as_vfio_pci=1")?)?;
-        Ok(guard)
-    }
+/// The driver under the name of the in-tree one.
+fn load() -> Result<Loaded> {
+    Loaded::new(Variant::Renamed, "")
 }
 
 /// The driver under that name, and an edu that it has, opened and mapped.
-fn opened_under_the_name() -> Result<(DropIn, Pci, Device, Mapping)> {
-    let named = DropIn::load()?;
+fn opened_under_the_name() -> Result<(Loaded, Pci, Device, Mapping)> {
+    let named = load()?;
     let pci = edu()?;
     pci.bind(IN_TREE)?;
     let device = open_edu()?;
@@ -64,20 +52,9 @@ fn opened_under_the_name() -> Result<(DropIn, Pci, Device, Mapping)> {
     Ok((named, pci, device, bar))
 }
 
-impl Drop for DropIn {
-    fn drop(&mut self) {
-        // What goes wrong here, the next case says.
-        let _ = edu().and_then(|edu| edu.release());
-        if Module::driver().is_loaded() {
-            let _ = Module::driver().unload_soon();
-        }
-        let _ = in_tree().and_then(|module| module.load());
-    }
-}
-
 fn driver_registers_as_vfio_pci_on_request() -> Result<()> {
     let module = Module::driver();
-    let named = DropIn::load()?;
+    let named = load()?;
     check::equal("module", module_of(IN_TREE).as_deref(), Some(module.name()))?;
     ensure!(!directory(&driver()).exists(), "there is a driver {}, too", driver());
     for pci in Pci::all()? {
@@ -92,7 +69,7 @@ fn driver_registers_as_vfio_pci_on_request() -> Result<()> {
 }
 
 fn device_binds_to_the_name_vfio_pci_by_override_only() -> Result<()> {
-    let _named = DropIn::load()?;
+    let _named = load()?;
     let pci = edu()?;
     let bind = directory(IN_TREE).join("bind");
     let plain = || fs::write(&bind, pci.address()).map_err(|error| error.raw_os_error());
@@ -183,7 +160,7 @@ fn tool_knows_the_driver_under_the_name_vfio_pci() -> Result<()> {
     ensure!(program::text(&said.stderr).contains("modprobe dmabuf-vfio-pci"), "{said:?}");
     pci.release()?;
 
-    let _named = DropIn::load()?;
+    let _named = load()?;
     let said = program::json(&["bind", pci.address()], 0)?;
     check::equal("driver", &said["driver"], &json!(IN_TREE))?;
     check::equal("changed", &said["changed"], &json!(true))?;
@@ -206,7 +183,7 @@ fn tool_knows_the_driver_under_the_name_vfio_pci() -> Result<()> {
 }
 
 fn virtual_functions_have_the_driver_under_the_name_vfio_pci() -> Result<()> {
-    let _named = DropIn::load()?;
+    let _named = load()?;
     let igb = nth(IGB, 0)?;
     igb.bind(IN_TREE)?;
     {

@@ -216,22 +216,18 @@ fn frames(mapping: &Mapping, pci: &Pci, bar: u32, start: u64, size: u64) -> Resu
     Ok(())
 }
 
-/// A mapping of `len` bytes from the start of a file that blocks of 2 MiB can map.
-fn aligned(fd: i32, len: u64) -> Result<Mapping> {
-    Ok(Mapping::from_raw(mm::map_aligned(fd, len, mm::RW, 0)?, len))
-}
-
 fn huge_entries_have_the_page_frames_of_the_bar() -> Result<()> {
     let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
     let buffer = Buffer::export(&device, 0, MIB2, 2 * MIB2)?;
-    frames(&aligned(buffer.raw(), 2 * MIB2)?, &pci, 0, MIB2, MIB2)?;
-    frames(&aligned(device.raw(), 2 * MIB2)?, &pci, 0, 0, MIB2)
+    frames(&Mapping::aligned(&buffer, 2 * MIB2, 0)?, &pci, 0, MIB2, MIB2)?;
+    frames(&Mapping::aligned(&device, 2 * MIB2, 0)?, &pci, 0, 0, MIB2)
 }
 
 fn revoke_of_huge_mappings_leaves_no_entry() -> Result<()> {
     let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
     let buffer = Buffer::export(&device, 0, 0, 2 * MIB2)?;
-    let [bar, mapping] = [aligned(device.raw(), 2 * MIB2)?, aligned(buffer.raw(), 2 * MIB2)?];
+    let [bar, mapping] =
+        [Mapping::aligned(&device, 2 * MIB2, 0)?, Mapping::aligned(&buffer, 2 * MIB2, 0)?];
     for mapping in [&bar, &mapping] {
         frames(mapping, &pci, 0, 0, MIB2)?;
     }
@@ -250,10 +246,10 @@ fn mappings_out_of_phase_have_small_entries() -> Result<()> {
     let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
     // Page 1 of the BAR at an address where only page 0 could be part of a huge page.
     let buffer = Buffer::export(&device, 0, PAGE, 2 * MIB2)?;
-    frames(&aligned(buffer.raw(), MIB2)?, &pci, 0, PAGE, PAGE)?;
+    frames(&Mapping::aligned(&buffer, MIB2, 0)?, &pci, 0, PAGE, PAGE)?;
     // The ends of a huge mapping, of which a part was unmapped.
     let buffer = Buffer::export(&device, 0, 0, MIB2)?;
-    let mapping = aligned(buffer.raw(), MIB2)?;
+    let mapping = Mapping::aligned(&buffer, MIB2, 0)?;
     check::equal("size, whole", touched(&mapping, 0)?.size, MIB2)?;
     mapping.unmap_part(4 * PAGE, PAGE)?;
     let pte = touched(&mapping, 5 * PAGE)?;
@@ -337,7 +333,7 @@ fn kernels_own_dump_has_the_same_entries() -> Result<()> {
     let read_only = Mapping::new(&small, PAGE, mm::RO, 0)?;
     let untouched = small.map(0, PAGE)?;
     let (gone, revoked) = map_edu(&edu)?;
-    let huge = aligned(bochs.raw(), 2 * MIB2)?;
+    let huge = Mapping::aligned(&bochs, 2 * MIB2, 0)?;
     let flags = uapi::VFIO_DMABUF_ATTR_WC;
     let combining = export_with(&bochs, flags, &[Range(0, PAGE)])?.map(0, PAGE)?;
     let (_buffer, _, gigabyte) = gigabytes(&testdev)?;

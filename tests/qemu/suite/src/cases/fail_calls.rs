@@ -81,13 +81,7 @@ fn export_that_failed_gives_its_place_back() -> Result<()> {
     // A quarter of what one BAR has of that space.
     let ranges = vec![Range(0, size); ((1 << 38) / size) as usize];
     let mut export = Export::new(2, &ranges).call().prepared();
-    let mut buffers = Vec::new();
-    let end = loop {
-        match Buffer::by_prepared(&device, &mut export) {
-            Ok(buffer) => buffers.push(buffer),
-            Err(errno) => break errno,
-        }
-    };
+    let (mut buffers, end) = until_it_fails(24, || Buffer::by_prepared(&device, &mut export))?;
     check::equal("the end of exporting", end, Errno::ENOSPC)?;
     ensure!(buffers.pop().is_some(), "there is no room at all");
     exhaust(

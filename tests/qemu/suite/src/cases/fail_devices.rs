@@ -151,8 +151,7 @@ fn revoke_that_cannot_read_its_argument_does_nothing() -> Result<()> {
 }
 
 fn unread(what: &str, revoke: impl Fn(&Device, &Buffer) -> Result<(), Errno>) -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_attached(UNMAPS_AT_ONCE)?;
     let mapping = rig.buffer.map(0, PAGE)?;
     let injector = injector(COPIES, Whose::All)?;
     let tally = each_failure(what, &[Errno::EFAULT], |n| {

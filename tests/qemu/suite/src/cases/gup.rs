@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Calls that need the struct pages of a mapping fail: there are none.
 
-use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use nix::sys::uio::{process_vm_readv, process_vm_writev, RemoteIoVec};

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Hostile user space: calls that the fuzzer cannot hit by chance, or could not judge.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use guest::feature::{GET, SET};
 use guest::raw;

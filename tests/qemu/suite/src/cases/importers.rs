@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Devices that import a buffer, and what REVOKE does to them.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use guest::testmod;
 
 use crate::prelude::*;
@@ -106,8 +103,7 @@ fn importer_out_of_reach_cannot_map() -> Result<()> {
 }
 
 fn revoked_buffer_takes_no_importer() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_attached(UNMAPS_AT_ONCE)?;
     rig.revoke()?;
     rig.refuses("after REVOKE", &importer)?;
     rig.device.renew_memory()?;
@@ -115,18 +111,15 @@ fn revoked_buffer_takes_no_importer() -> Result<()> {
 }
 
 fn revoke_unmaps_importers() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
     rig.revoke()?;
     invalidated("REVOKE", &importer, 1)?;
     rig.refuses("after REVOKE", &importer)?;
-    let again = buffer::revoke(&rig.device, &rig.buffer);
-    check::errno("second REVOKE", again, Errno::EBADFD)
+    rig.revoke_again()
 }
 
 fn revoke_waits_for_a_slow_importer() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(SLOW)?;
+    let (rig, importer) = Rig::new_mapped(SLOW)?;
     let start = Instant::now();
     rig.revoke()?;
     let (took, now) = (start.elapsed(), testmod::now());
@@ -141,10 +134,8 @@ fn revoke_waits_for_a_slow_importer() -> Result<()> {
 }
 
 fn revoke_waiting_for_an_importer_is_interruptible() -> Result<()> {
-    let rig = Rig::new()?;
-    let mapping = rig.buffer.map(0, PAGE)?;
-    check::value("before", mapping.load(ID_AT), ID)?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
+    let mapping = rig.touched()?;
     let idle = rig.attached(UNMAPS_AT_ONCE)?;
     for round in 0..3 {
         let call = waiting_revoke(&rig)?;
@@ -159,15 +150,12 @@ fn revoke_waiting_for_an_importer_is_interruptible() -> Result<()> {
     let call = waiting_revoke(&rig)?;
     check::works("unmap", importer.unmap())?;
     check::works("REVOKE, at last", call.finish()?)?;
-    let again = buffer::revoke(&rig.device, &rig.buffer);
-    check::errno("REVOKE, once more", again, Errno::EBADFD)
+    rig.revoke_again()
 }
 
 fn revoke_waiting_for_an_importer_can_be_killed() -> Result<()> {
-    let rig = Rig::new()?;
-    let mapping = rig.buffer.map(0, PAGE)?;
-    check::value("before", mapping.load(ID_AT), ID)?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
+    let mapping = rig.touched()?;
     // Kills the process, and waits until nothing is left of it.
     drop(waiting_revoke(&rig)?);
     check::bus_error("CPU", mapping.load(ID_AT))?;
@@ -178,15 +166,13 @@ fn revoke_waiting_for_an_importer_can_be_killed() -> Result<()> {
 }
 
 fn revoke_that_waits_for_an_importer_stalls_nothing_else() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
     stalls_nothing(&rig)?;
     check::equal("times invalidated", importer.stats()?.hits, 1)
 }
 
 fn revoke_that_waits_for_a_fence_stalls_nothing_else() -> Result<()> {
-    let rig = Rig::new()?;
-    let _importer = rig.mapped(UNMAPS_AT_ONCE)?;
+    let (rig, _importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
     let _fence = add_fence(&rig.buffer)?;
     stalls_nothing(&rig)
 }
@@ -220,8 +206,7 @@ fn stalls_nothing(rig: &Rig) -> Result<()> {
 }
 
 fn revoke_waits_for_a_fence() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
     let mapping = rig.buffer.map(0, PAGE)?;
     let fence = add_fence(&rig.buffer)?;
     let call = waiting_revoke(&rig)?;
@@ -234,8 +219,7 @@ fn revoke_waits_for_a_fence() -> Result<()> {
 /// Any holder of a buffer can add a fence. That must not hold up its owner, nor must importers of
 /// other buffers make it do so.
 fn revoke_of_what_nobody_imports_waits_for_no_fence() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
     let never = Buffer::export(&rig.device, 0, 0, PAGE)?;
     let no_longer = Buffer::export(&rig.device, 0, 0, PAGE)?;
     check::works("detach", rig.attached_to(&no_longer, UNMAPS_AT_ONCE)?.detach())?;
@@ -244,15 +228,13 @@ fn revoke_of_what_nobody_imports_waits_for_no_fence() -> Result<()> {
         let revoke = Call::start(|| buffer::revoke(&rig.device, &buffer))?;
         let ends = revoke.finish().with_context(|| format!("REVOKE of one {what}"))?;
         check::works(&format!("REVOKE of one {what}"), ends)?;
-        let again = buffer::revoke(&rig.device, &buffer);
-        check::errno("once more", again, Errno::EBADFD)?;
+        check::errno("once more", buffer::revoke(&rig.device, &buffer), Errno::EBADFD)?;
     }
     still_mapped(&importer, 0)
 }
 
 fn revoke_waiting_for_a_fence_is_interruptible() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_attached(UNMAPS_AT_ONCE)?;
     let fence = add_fence(&rig.buffer)?;
     let call = waiting_revoke(&rig)?;
     check::errno("REVOKE", call.interrupt()?, Errno::EINTR)?;
@@ -260,13 +242,11 @@ fn revoke_waiting_for_a_fence_is_interruptible() -> Result<()> {
     let call = waiting_revoke(&rig)?;
     check::works("signal", fence.signal())?;
     check::works("REVOKE", call.finish()?)?;
-    let again = buffer::revoke(&rig.device, &rig.buffer);
-    check::errno("REVOKE, once more", again, Errno::EBADFD)
+    rig.revoke_again()
 }
 
 fn last_close_waits_for_an_importer() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(SLOW)?;
+    let (rig, importer) = Rig::new_mapped(SLOW)?;
     let Rig { device, buffer, importing, .. } = rig;
     let start = Instant::now();
     drop(device);
@@ -289,8 +269,7 @@ fn close_after_a_while() -> Result<Call> {
 }
 
 fn last_close_waits_for_a_fence() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
     let fence = add_fence(&rig.buffer)?;
     let mut close = close_after_a_while()?;
     let Rig { device, buffer, .. } = rig;
@@ -303,8 +282,7 @@ fn last_close_waits_for_a_fence() -> Result<()> {
 }
 
 fn unbind_waits_for_an_importer() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
     let mut close = close_after_a_while()?;
     let Rig { device, buffer, pci, .. } = rig;
     drop(device);
@@ -321,8 +299,7 @@ fn unbind_waits_for_an_importer() -> Result<()> {
 }
 
 fn attachment_outlives_the_device() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_attached(UNMAPS_AT_ONCE)?;
     let Rig { device, buffer, pci, importing } = rig;
     drop(device);
     pci.unbind()?;

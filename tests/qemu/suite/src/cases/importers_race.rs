@@ -2,9 +2,6 @@
 //! Importers that map all the time, while memory goes and comes, buffers are revoked, and the
 //! device is reset and closed.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use crate::prelude::*;
 
 cases! {
@@ -17,6 +14,9 @@ cases! {
         ],
         "last close, unbind: wait for importers": [importers_race_with_closing];
 }
+
+/// When the importers unmap.
+const POLICIES: [Attach; 3] = [UNMAPS_AT_ONCE, unmaps_after(1), unmaps_after(20)];
 
 /// How long each of the races goes on.
 const RACE: Duration = Duration::from_secs(4);
@@ -49,7 +49,7 @@ struct Crowd {
 impl Crowd {
     fn new(buffer: &Buffer, importing: &Pci) -> Result<Crowd> {
         let (mut importers, mut workers) = (Vec::new(), Vec::new());
-        for how in [UNMAPS_AT_ONCE, unmaps_after(1), unmaps_after(20)] {
+        for how in POLICIES {
             let importer = attach(buffer, importing, how)?;
             workers.push(Worker::start(|| map_all_the_time(&importer))?);
             importers.push(importer);
@@ -136,10 +136,9 @@ fn importers_race_with_revokes() -> Result<()> {
 }
 
 fn importers_race_with_closing() -> Result<()> {
-    const MANNERS: [Attach; 3] = [UNMAPS_AT_ONCE, unmaps_after(1), unmaps_after(20)];
     rig::peers_reach_each_other()?;
     let importing = rig::importing()?;
-    let importers = MANNERS.iter().map(|_| Importer::new()).collect::<Result<Vec<_>>>()?;
+    let importers = POLICIES.iter().map(|_| Importer::new()).collect::<Result<Vec<_>>>()?;
     // Forked before the device is opened, so that they do not hold it open.
     let workers = importers.iter().map(|importer| Worker::start(|| map_all_the_time(importer)));
     let workers = workers.collect::<Result<Vec<_>>>()?;
@@ -148,7 +147,7 @@ fn importers_race_with_closing() -> Result<()> {
     while Instant::now() < deadline {
         let device = Device::open(&edu()?, Via::Group)?;
         let buffer = Buffer::export(&device, 0, 0, PAGE)?;
-        for (importer, how) in importers.iter().zip(MANNERS) {
+        for (importer, how) in importers.iter().zip(POLICIES) {
             check::works("attach", importer.attach(&buffer, &importing, how))?;
         }
         sleep(Duration::from_millis(30));

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What becomes of importers when the device's memory goes away for a while.
 
-use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
-
 use guest::kmsg;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::uio::pwrite;
@@ -89,8 +86,7 @@ fn no_importer_maps_in_d3hot() -> Result<()> {
 }
 
 fn memory_off_waits_for_a_slow_importer() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(SLOW)?;
+    let (rig, importer) = Rig::new_mapped(SLOW)?;
     let start = Instant::now();
     rig.device.set_memory(false)?;
     let took = start.elapsed();
@@ -101,17 +97,11 @@ fn memory_off_waits_for_a_slow_importer() -> Result<()> {
 }
 
 fn interrupted_memory_off_does_not_happen() -> Result<()> {
-    let rig = Rig::new()?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
     let mapping = rig.buffer.map(0, PAGE)?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
     for round in 1..4 {
         let call = waiting(|| clear_command(&rig.device))?;
-        let errno = call.interrupt()?;
-        check::errno(
-            &format!("write to the command register, round {round}"),
-            errno,
-            Errno::EINTR,
-        )?;
+        check::errno(&format!("config write, round {round}"), call.interrupt()?, Errno::EINTR)?;
         // When the write came, and when it was given up.
         check::equal("times invalidated", importer.stats()?.hits, 2 * round)?;
         let command = rig.device.config16(uapi::PCI_COMMAND.into())?;
@@ -136,11 +126,9 @@ pub(super) fn clear_command(device: &Device) -> Result<(), Errno> {
 }
 
 fn interrupted_reset_does_not_happen() -> Result<()> {
-    use crate::fixture::INVERTER;
-    let rig = Rig::new()?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
     let mapping = rig.buffer.map(0, PAGE)?;
     mapping.store(INVERTER, 5)?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
     let call = waiting(|| rig.device.reset())?;
     check::errno("VFIO_DEVICE_RESET", call.interrupt()?, Errno::EINTR)?;
     check::value("a register", mapping.load(INVERTER), !5)?;
@@ -163,10 +151,8 @@ fn resets(rig: &Rig, reset: impl Fn(&Device) -> Result<()>) -> Result<()> {
 
 fn hot_reset_takes_importers_mappings() -> Result<()> {
     let rig = Rig::new()?;
-    resets(&rig, |device| {
-        let group = device.holders[0].as_raw_fd();
-        check::works("HOT_RESET", device.hot_reset(&[group]))
-    })
+    let groups = rig::groups(&rig.device, Via::Group);
+    resets(&rig, |device| check::works("HOT_RESET", device.hot_reset(&groups)))
 }
 
 fn sysfs_reset_takes_importers_mappings() -> Result<()> {
@@ -196,8 +182,7 @@ fn bounded(
 }
 
 fn sysfs_reset_does_not_wait_for_ever() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
     bounded("reset through sysfs", &importer, || rig.pci.reset())?;
     check::value("CPU", rig.buffer.map(0, PAGE)?.load(ID_AT), ID)?;
     check::works("unmap", importer.unmap())?;
@@ -205,8 +190,7 @@ fn sysfs_reset_does_not_wait_for_ever() -> Result<()> {
 }
 
 fn sysfs_reset_waits_although_its_caller_has_a_signal() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(SLOW)?;
+    let (rig, importer) = Rig::new_mapped(SLOW)?;
     let pause = Pause::at(windows::RESET)?;
     let mut reset = Call::start(|| {
         pause.arm_here()?;
@@ -222,8 +206,7 @@ fn sysfs_reset_waits_although_its_caller_has_a_signal() -> Result<()> {
 }
 
 fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
-    let rig = Rig::new()?;
-    let _importer = rig.mapped(UNMAPS_AT_ONCE)?;
+    let (rig, _importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
     let fence = add_fence(&rig.buffer)?;
     let mut call = waiting(|| rig.device.reset())?;
     soon("reset through sysfs, beside one that waits", || rig.pci.reset())?;
@@ -233,8 +216,7 @@ fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
 }
 
 fn reset_waits_for_a_fence() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
     let fence = add_fence(&rig.buffer)?;
     let call = waiting(|| rig.device.reset())?;
     check::errno("VFIO_DEVICE_RESET", call.interrupt()?, Errno::EINTR)?;
@@ -256,20 +238,18 @@ fn several_slow_importers_do_not_add_up() -> Result<()> {
     check::works("reset through sysfs", rig.pci.reset())?;
     let alone = start.elapsed();
     let mut importers = Vec::new();
-    let mut buffers = Vec::new();
     for _ in 0..COUNT {
-        let buffer = Buffer::export(&rig.device, 0, 0, PAGE)?;
+        let buffer = export_edu(&rig.device)?;
         let importer = rig.attached_to(&buffer, unmaps_after(DELAY.as_millis() as u32))?;
         check::works("map", importer.map())?;
-        importers.push(importer);
-        buffers.push(buffer);
+        importers.push((importer, buffer));
     }
     let start = Instant::now();
     check::works("reset through sysfs", rig.pci.reset())?;
     let took = start.elapsed();
     let all = DELAY * COUNT * 2 / 3;
     ensure!(took < alone + all, "the reset took {took:?}, without importers {alone:?}");
-    for importer in &importers {
+    for (importer, _buffer) in &importers {
         // Again when it is over, if that took until then.
         let hits = importer.stats()?.hits;
         ensure!((1..=2).contains(&hits), "invalidated {hits} times");
@@ -296,7 +276,7 @@ impl Pair {
     }
 
     fn hot_reset(&self) -> Result<(), Errno> {
-        self.sibling.hot_reset(&[self.rig.device.holders[0].as_raw_fd()])
+        self.sibling.hot_reset(&rig::groups(&self.rig.device, Via::Group))
     }
 
     fn release(self) -> Result<()> {
@@ -326,10 +306,7 @@ fn siblings_hot_reset_does_not_wait_for_a_revoke() -> Result<()> {
     let importer = pair.rig.mapped(NEVER_UNMAPS)?;
     let call = waiting_revoke(&pair.rig)?;
     for round in 0..3 {
-        let start = Instant::now();
-        check::works("HOT_RESET by the sibling", pair.hot_reset())?;
-        let took = start.elapsed();
-        ensure!(took < scaled(rig::SOON), "HOT_RESET took {took:?}, round {round}");
+        soon(&format!("HOT_RESET by the sibling, round {round}"), || pair.hot_reset())?;
     }
     check::equal("times invalidated", importer.stats()?.hits, 1)?;
     check::works("unmap", importer.unmap())?;

@@ -3,7 +3,6 @@
 //! `vfio-ioctls` of rust-vmm, which Cloud Hypervisor and others use, `pci-driver`, and `dma-buf`.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use dma_buf::{DmaBuf, MappedDmaBuf};

@@ -2,8 +2,8 @@
 //! INFO and MEMATTR: what they say, what they change, what they refuse.
 
 use guest::buffer::{memattr, set_memattr};
-use guest::feature::{Call, GET, HEADER, PROBE, SET};
 
+use super::borders::{at_borders, INFO, MEMATTR};
 use crate::prelude::*;
 
 cases! {
@@ -29,8 +29,6 @@ cases! {
         ];
 }
 
-const MEMATTR: u32 = uapi::VFIO_DMABUF_MEMATTR;
-const INFO: u32 = uapi::VFIO_DMABUF_INFO;
 const NC: u32 = uapi::VFIO_DMABUF_MEMATTR_NC;
 const WC: u32 = uapi::VFIO_DMABUF_MEMATTR_WC;
 
@@ -104,31 +102,10 @@ fn info_and_memattr_refuse_what_is_no_buffer() -> Result<()> {
 }
 
 fn info_and_memattr_obey_the_rules_of_features() -> Result<()> {
-    let (device, buffer) = exported_edu()?;
-    let fd = buffer.raw() as u32;
-    for (name, feature, ops, words) in [("INFO", INFO, GET, 6), ("MEMATTR", MEMATTR, GET | SET, 2)]
-    {
-        check::works(name, feature::probe(&device, feature, ops))?;
-        let mut bare = Call::new(PROBE | ops | feature, Vec::new());
-        check::works("PROBE without a payload", bare.make_at_edge(&device))?;
-        for bad in [0, GET | SET, GET | (1 << 19)] {
-            let mut call = Call::new(bad | feature, vec![fd; words]);
-            check::errno(&format!("{name}, {bad:#x}"), call.make(&device), Errno::EINVAL)?;
-        }
-        for argsz in [0, 7, HEADER, HEADER + 4, HEADER + words * 4 - 1] {
-            let mut call = Call::new(GET | feature, vec![fd; words]);
-            call.argsz = argsz as u32;
-            check::errno(&format!("{name}, argsz {argsz}"), call.make(&device), Errno::EINVAL)?;
-        }
-        let mut call = Call::new(GET | feature, vec![fd; words - 1]);
-        call.argsz += 4;
-        check::errno(name, call.make_at_edge(&device), Errno::EFAULT)?;
-        let mut call = Call::new(GET | feature, vec![fd; words]);
-        check::works(name, call.make_at_edge(&device))?;
-    }
-    let set = Call::new(SET | INFO, vec![fd; 6]).make(&device);
-    check::errno("SET of INFO", set, Errno::EINVAL)?;
-    check::errno("PROBE of SET of INFO", feature::probe(&device, INFO, SET), Errno::EINVAL)
+    at_borders(open_edu()?, |it| {
+        it.sizes(&[INFO, MEMATTR])?;
+        it.operations(&[INFO, MEMATTR], |_| true)
+    })
 }
 
 fn memattr_is_uncached_at_birth_and_can_be_set() -> Result<()> {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! DMA through an iommufd: what it maps of a device's memory, and what not.
 
-use std::os::fd::RawFd;
-
 use super::container::{Dma, IOVA};
 use crate::prelude::*;
 

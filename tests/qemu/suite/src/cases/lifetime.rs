@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What lives how long: device fds, containers, mappings and buffers, closed in every order.
 
-use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
-
 use crate::prelude::*;
 
 cases! {

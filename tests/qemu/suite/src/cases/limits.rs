@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Kernel memory that the holder of an fd can use: it is charged to the memory cgroup.
 
-use std::fs;
-use std::thread;
-use std::time::Duration;
-
 use guest::cgroup::Cgroup;
 use guest::kmsg::{self, Log};
 use guest::link::Link;
@@ -208,14 +204,7 @@ fn mappings_of_a_buffer_end_at_the_limit_of_mappings() -> Result<()> {
     fs::write(LIMIT_OF_MAPPINGS, COUNT.to_string())?;
     let worker = Worker::start(|| {
         become_nobody()?;
-        let mut mappings = Vec::with_capacity(COUNT);
-        let end = loop {
-            match buffer.map(0, PAGE) {
-                Ok(mapping) => mappings.push(mapping),
-                Err(errno) => break errno,
-            }
-            ensure!(mappings.len() <= COUNT, "more mappings than there may be");
-        };
+        let (mut mappings, end) = until_it_fails(COUNT, || buffer.map(0, PAGE))?;
         check::equal("the end of mapping", end, Errno::ENOMEM)?;
         check::value("the last one", mappings[mappings.len() - 1].load(ID_AT), ID)?;
         drop(mappings.pop());
@@ -331,14 +320,7 @@ fn end_at_the_limit_of_fds(export: impl Fn(&Device) -> Result<Buffer, Errno>) ->
     let worker = Worker::start(|| {
         become_nobody()?;
         limit_fds(COUNT)?;
-        let mut buffers = Vec::new();
-        let end = loop {
-            match export(&device) {
-                Ok(buffer) => buffers.push(buffer),
-                Err(errno) => break errno,
-            }
-            ensure!(buffers.len() as u64 <= COUNT, "more buffers than fds");
-        };
+        let (mut buffers, end) = until_it_fails(COUNT as usize, || export(&device))?;
         check::equal("the end of exporting", end, Errno::EMFILE)?;
         drop(buffers.pop());
         check::works("export after one was closed", export(&device)).map(drop)

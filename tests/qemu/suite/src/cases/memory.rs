@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Temporary revocation: memory switched off and on, resets. The same mappings die and heal.
 
-use std::thread::sleep;
-use std::time::Duration;
-
 use guest::peer::Loads;
 
 use crate::prelude::*;

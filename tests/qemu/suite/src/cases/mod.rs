@@ -23,7 +23,6 @@ mod importers_reset;
 mod independent;
 mod info;
 mod iommufd;
-mod kcsan;
 mod lifetime;
 mod limits;
 mod memory;
@@ -61,12 +60,12 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         ($($file:ident)+) => { [$($file::CASES),+] };
     }
     let files = cases_of! {
-        open independent readme tools_crate tools_cli tools_broker bar_mmap export
-        feature borders denial dmabuf_mmap names observe kcsan bytes entries info
-        memory_types gup revoke memory power container sriov iommufd core_dmabuf
-        importers importers_reset importers_race signals aer p2p parity_calls windows
-        race race_faults race_holders race_clients race_waits race_orders fail_calls
-        fail_devices lifetime limits hostile soak unbound unload drop_in parity
+        open independent readme tools_crate tools_cli tools_broker bar_mmap export feature
+        borders denial dmabuf_mmap names observe bytes entries info memory_types gup revoke
+        memory power container sriov iommufd core_dmabuf importers importers_reset
+        importers_race signals aer p2p parity_calls windows race race_faults race_holders
+        race_clients race_waits race_orders fail_calls fail_devices lifetime limits hostile
+        soak unbound unload drop_in parity
     };
     files.into_iter().flatten()
 }

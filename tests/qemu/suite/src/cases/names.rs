@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Names: where an administrator sees what a file or a mapping is.
 
-use std::fs;
-use std::os::fd::AsRawFd;
-
 use guest::maps;
 
 use crate::prelude::*;

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What can be seen of the buffers from outside: the listing in debugfs, and tracepoints.
 
-use std::fs::{self, File};
 use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::process;
 
 use serde_json::Value;

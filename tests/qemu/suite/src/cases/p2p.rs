@@ -8,8 +8,6 @@
 //! switch would turn such an access to the peer before it comes to the IOMMU. The emulated switch
 //! does not; there an identity mapping in the IOMMU stands for the way that a real one takes.
 
-use std::fs;
-
 use guest::engine::Engine;
 use guest::testmod::Entry;
 

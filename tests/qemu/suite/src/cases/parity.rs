@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 
 use guest::kmsg::Log;
 use guest::pci::Id;
@@ -35,7 +33,7 @@ const IN_TREE: &str = "vfio-pci";
 
 /// Which driver, under which name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Variant {
+pub enum Variant {
     InTree,
     Ours,
     Renamed,
@@ -45,13 +43,13 @@ const ALL: [Variant; 3] = [Variant::InTree, Variant::Ours, Variant::Renamed];
 
 /// A driver that was loaded with parameters. When dropped, the devices go back, and the in-tree
 /// driver is loaded as it was.
-struct Loaded {
+pub struct Loaded {
     module: Module,
     name: String,
 }
 
 impl Loaded {
-    fn new(variant: Variant, parameters: &str) -> Result<Loaded> {
+    pub fn new(variant: Variant, parameters: &str) -> Result<Loaded> {
         let (module, name) = match variant {
             Variant::InTree => (in_tree()?, IN_TREE.to_string()),
             Variant::Ours => (Module::driver(), driver()),

@@ -2,8 +2,6 @@
 //! Calls that must neither disturb importers nor wait for anybody, as in-tree vfio-pci's do not;
 //! and what importers of a buffer that is not writable may do.
 
-use std::fs;
-
 use guest::feature::{Call, GET, PROBE, SET};
 use guest::pause;
 use guest::testmod::uapi as testmod;

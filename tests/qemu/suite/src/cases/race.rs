@@ -2,9 +2,6 @@
 //! Several processes at once on one device. What each sees is checked; what the kernel makes of it
 //! (lock order, use after free, sleeping where it must not) is for its log to say.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use guest::peer::Loads;
 
 use crate::prelude::*;

@@ -2,8 +2,6 @@
 //! Revoke and reset with clients that are stopped, traced or killed: a waiter must not block other
 //! tasks.
 
-use std::time::{Duration, Instant};
-
 use guest::kmsg;
 use guest::waiting::{is_in_driver, with_thread_id};
 use nix::sys::ptrace;

@@ -125,40 +125,26 @@ fn fault_holds_up_a_reset(call: impl FnOnce(&Pci, &Device) -> Result<(), Errno>)
         resets.arm_here()?;
         call(&pci, &device)
     };
-    holds_up_until(&client, reset, &resets, |client| {
-        client.has_nothing("when the device is being reset")
-    })?;
-    heals(&client)
-}
-
-/// As [`holds_up`], with another pause in the call; `during` looks at the client there.
-fn holds_up_until(
-    client: &Client,
-    call: impl FnOnce() -> Result<(), Errno>,
-    then: &Pause,
-    during: impl FnOnce(&Client) -> Result<()>,
-) -> Result<()> {
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let call = waiting(call)?;
-    then.is_ahead()?;
+    let reset = waiting(reset)?;
+    resets.is_ahead()?;
     pause.end()?;
-    then.wait()?;
-    during(client)?;
-    then.release()?;
-    check::works("the call", call.finish()?)?;
-    client.finish()
+    resets.wait()?;
+    client.has_nothing("when the device is being reset")?;
+    resets.release()?;
+    check::works("the reset", reset.finish()?)?;
+    client.finish()?;
+    heals(&client)
 }
 
 fn fault_half_way_holds_up_memory_off() -> Result<()> {
     let (client, device) = Client::new()?;
-    let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let off = waiting(|| device.set_memory(false).map_err(|_| Errno::EIO))?;
-    pause.end()?;
-    check::works("memory off", off.finish()?)?;
-    client.finish()?;
-    client.has_nothing("with memory off")?;
-    device.set_memory(true)?;
-    heals(&client)
+    let off = || device.set_memory(false).map_err(|_| Errno::EIO);
+    holds_up(&device, &client, off, |client| {
+        client.has_nothing("with memory off")?;
+        device.set_memory(true)?;
+        heals(client)
+    })
 }
 
 /// The core has removed all entries, and not yet disabled memory: nobody may make one now.
@@ -167,7 +153,7 @@ fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
     let off = || device.set_memory(false).map_err(|_| Errno::EIO);
     let (pause, off) = Pause::call(windows::ZAP, off)?;
     client.peer.begin_load(client.address)?;
-    std::thread::sleep(WHILE);
+    sleep(WHILE);
     client.has_nothing("before memory is off")?;
     pause.end()?;
     check::works("memory off", off.finish()?)?;
@@ -180,8 +166,8 @@ fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
 fn fault_half_way_holds_up_the_last_close() -> Result<()> {
     let (client, device) = Client::new()?;
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let close = std::thread::spawn(move || drop(device));
-    std::thread::sleep(WHILE);
+    let close = thread::spawn(move || drop(device));
+    sleep(WHILE);
     ensure!(!close.is_finished(), "the last close did not wait");
     pause.end()?;
     ensure!(close.join().is_ok(), "the last close: panic");
@@ -200,10 +186,8 @@ fn fault_after_the_start_of_a_revoke_is_sigbus() -> Result<()> {
     check::value("entry before the zap", touched.load(ID_AT), ID)?;
     pause.end()?;
     check::works("REVOKE", revoke.finish()?)?;
-    for (name, mapping) in [("touched", touched), ("fresh", fresh)] {
-        check::bus_error(name, mapping.load(ID_AT))?;
-    }
-    Ok(())
+    check::bus_error("touched", touched.load(ID_AT))?;
+    check::bus_error("fresh", fresh.load(ID_AT))
 }
 
 fn fault_after_the_start_of_the_last_close_is_sigbus() -> Result<()> {
@@ -229,14 +213,13 @@ fn fault_after_the_start_of_a_reset_waits_for_its_end() -> Result<()> {
     for (_, reset) in resets(&device, &pci) {
         let (pause, reset) = Pause::call(windows::RESET, reset)?;
         check::equal("entry", Ptes::new()?.at(mapping.address())?, None)?;
-        let mut load = Call::start(|| match mapping.load(ID_AT) {
+        let load = waiting(|| match mapping.load(ID_AT) {
             Ok(ID) => Ok(()),
             other => {
                 eprintln!("load: {other:x?}");
                 Err(Errno::EIO)
             }
         })?;
-        load.hangs_for(WHILE)?;
         pause.end()?;
         check::works("reset", reset.finish()?)?;
         check::works("load", load.finish()?)?;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Races of importers and of fds that outlive the device, each with a thread stopped in the window.
 
-use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::thread::{sleep, spawn};
+use std::thread::spawn;
 
 use guest::timeout::scaled_delay;
 use guest::waiting::{is_in_driver, with_thread_id};
@@ -123,8 +122,7 @@ fn import_half_way_holds_up_the_last_close() -> Result<()> {
 
 fn import_after_the_start_of_a_revoke_is_refused() -> Result<()> {
     rig::peers_reach_each_other()?;
-    let rig = Rig::new()?;
-    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_attached(UNMAPS_AT_ONCE)?;
     check::works("map", importer.map())?;
     check::works("unmap", importer.unmap())?;
     let (pause, revoke) = Pause::call(windows::ZAP, || buffer::revoke(&rig.device, &rig.buffer))?;

@@ -6,8 +6,6 @@
 //! allow them again, at any time (`prctl(PR_SET_THP_DISABLE)`). The kernel warns of a page table
 //! where a block is to be mapped to write to it, and of a block where pages are to be.
 
-use std::fs;
-
 use guest::ptes::{self, Pte};
 use guest::windows::Window;
 use nix::sys::prctl::set_thp_disable;
@@ -61,10 +59,8 @@ fn store_overtakes(window: Window, first_takes_block: bool, size: u64) -> Result
 }
 
 fn page_fault_that_a_block_overtook_leaves_the_block() -> Result<()> {
-    for window in [windows::FAULT_LOOKS_FOR_TABLE, windows::FAULT_MAKES_TABLE] {
-        store_overtakes(window, false, BLOCK)?;
-    }
-    Ok(())
+    store_overtakes(windows::FAULT_LOOKS_FOR_TABLE, false, BLOCK)?;
+    store_overtakes(windows::FAULT_MAKES_TABLE, false, BLOCK)
 }
 
 /// Lets the kernel watch for writes to what this process has mapped (soft-dirty): entries that are

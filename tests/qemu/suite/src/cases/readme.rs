@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The programs in the READMEs work as they stand there.
 
-use std::os::fd::AsFd;
-
 use guest::readme::{c, slice};
 
 use crate::prelude::*;

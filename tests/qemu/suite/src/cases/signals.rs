@@ -5,8 +5,6 @@
 //! signal ends the wait. The system call then starts again by itself, unless a handler without
 //! SA_RESTART ran: programs that are stopped, continued or traced do not repeat a `pwrite()`.
 
-use std::fs;
-
 use guest::call;
 use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
@@ -153,8 +151,7 @@ fn config_write_of_a_killed_process_does_not_happen() -> Result<()> {
 /// A REVOKE is in force before it waits. What is left of it is the wait, which its caller may want
 /// to give up.
 fn stopped_revoke_says_that_it_was_interrupted() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
     let call = waiting_revoke(&rig)?;
     let waiting = Waiting { call, importer, rig };
     waiting.stop_and_continue()?;

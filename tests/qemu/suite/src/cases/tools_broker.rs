@@ -3,10 +3,7 @@
 //! through sysfs, which no slice has a part in.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::Duration;
 
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;

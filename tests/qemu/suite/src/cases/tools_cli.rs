@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The program `vfio-dmabuf`: the suite checks its output and effects by its own means.
 
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process;
 

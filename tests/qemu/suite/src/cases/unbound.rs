@@ -2,8 +2,6 @@
 //! What is left of a device that was unbound while a client kept a buffer of it: nothing that VFIO
 //! acts upon. The devices are two functions of one slot, which VFIO resets together.
 
-use std::fs::File;
-
 use guest::windows::BUS_RESET;
 
 use crate::prelude::*;

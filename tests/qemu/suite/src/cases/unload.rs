@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Loading, binding, unbinding and unloading, with something still in use or nothing.
 
-use std::fs::File;
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
 
 use super::observe::listing;
 use crate::prelude::*;
