@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Faults, and walks through BARs.
 
-use anyhow::{ensure, Result};
-use guest::buffer::{Export, Range};
-use guest::device::Device;
-use guest::mm::{self, Mapping};
-use guest::{uapi, PAGE};
+use guest::prelude::*;
 
 use crate::life::scattered;
 use crate::measure::{cost, median, touch, walk};

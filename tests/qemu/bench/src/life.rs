@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Making and taking away: mappings, buffers, revocation.
 
-use std::os::fd::{AsFd, AsRawFd};
-
-use anyhow::Result;
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::Device;
-use guest::feature::{self, Call};
+use guest::feature::Call;
 use guest::meminfo::slabs;
-use guest::mm::{self, Mapping};
-use guest::{raw, uapi, PAGE};
+use guest::prelude::*;
 
 use crate::measure::{cost, faults, median, touch};
 use crate::{Rows, Unit};

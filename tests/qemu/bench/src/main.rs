@@ -19,10 +19,7 @@ mod threads;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
-use guest::device::{Device, Via};
-use guest::module::Module;
-use guest::pci::{Id, Pci, BOCHS, TESTDEV};
+use guest::prelude::*;
 
 /// What is measured with one driver: rows in order, each with its unit.
 pub type Rows = Vec<(&'static str, Unit, u64)>;

@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Switching the device's memory off and on.
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use anyhow::Result;
-use guest::buffer::Buffer;
-use guest::device::Device;
-use guest::{uapi, PAGE};
+use guest::prelude::*;
 
 use crate::life::touched;
 use crate::measure::{cost, median, touch};

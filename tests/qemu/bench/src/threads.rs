@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Several threads of one process on one device: wall clock, so only ratios mean anything.
 
-use std::thread;
-use std::time::Instant;
-
-use anyhow::Result;
-use guest::device::Device;
-use guest::mm::{self, Mapping};
-use guest::pci::BOCHS;
-use guest::PAGE;
+use guest::prelude::*;
 
 use crate::measure::touch;
 use crate::{open, IN_TREE, OURS};

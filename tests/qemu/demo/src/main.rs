@@ -13,18 +13,11 @@ mod owner;
 mod say;
 
 use std::env;
-use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, ExitCode};
-use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
-use guest::module::Module;
-use guest::pci::{self, Pci};
-use guest::timeout::wait_until;
-use serde::{Deserialize, Serialize};
-
+use guest::prelude::*;
 use say::say;
+use serde::{Deserialize, Serialize};
 
 /// Where owner and client meet.
 const SOCKET: &str = "/tmp/dmabuf-demo.sock";

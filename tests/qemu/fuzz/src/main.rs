@@ -24,13 +24,10 @@ mod verdict;
 mod words;
 mod world;
 
-use std::fs;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
 use guest::kmsg;
-
+use guest::prelude::*;
 use stage::Stage;
 use tally::Count;
 

@@ -2,14 +2,9 @@
 //! Memory for arguments, of every kind that a system call may be given.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use anyhow::Result;
-use guest::buffer::Buffer;
-use guest::device::Device;
-use guest::mm::{self, Mapping};
+use guest::prelude::*;
 use guest::uffd::Userfault;
-use guest::{fault, raw, PAGE};
 use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One hostile process: it makes so many calls, and looks at what each answers.
 
-use std::thread;
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::{raw, uapi, user, PAGE};
+use guest::prelude::*;
+use guest::user;
 use rand_pcg::rand_core::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 

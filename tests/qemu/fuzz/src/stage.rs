@@ -1,24 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The devices that the hostile processes use, and the witness that must not change.
 
-use std::fs::File;
-use std::time::Duration;
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::fault::Fault;
-use guest::mm::Mapping;
-use guest::module::Module;
-use guest::pci::{self, Pci};
-use guest::timeout::wait_until;
-use guest::worker::Worker;
-use guest::{uapi, Errno, PAGE};
+use guest::others::Elsewhere;
+use guest::prelude::*;
 
 use crate::player::{play, Part};
 use crate::tally::Tally;
 use crate::world::{open_fds, Role, Start, Target};
-use guest::others::Elsewhere;
 
 /// How long a round may take.
 const LIMIT: Duration = Duration::from_secs(100);

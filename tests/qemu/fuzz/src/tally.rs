@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Counts, in memory that all processes share. Each has a slot of its own and is alone to write.
 
-use anyhow::Result;
-use guest::mm::Mapping;
-use guest::PAGE;
+use guest::prelude::*;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug)]

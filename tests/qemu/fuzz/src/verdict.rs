@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Which call may answer what.
 
-use anyhow::{bail, ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::{feature, raw, uapi, PAGE};
+use guest::prelude::*;
 use libc::*;
 
 use crate::memory::Place;

@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a hostile process has: fds of every kind, memory of every kind.
 
-use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::Device;
-use guest::pci::Id;
-use guest::{raw, user, PAGE};
+use guest::others::{others, Elsewhere};
+use guest::prelude::*;
+use guest::user;
 use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::memory::Memory;
-use guest::others::{others, Elsewhere};
 
 /// How many buffers a process holds at most.
 const POOL: usize = 12;

@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Buffers: slices of BARs as dma-bufs.
 
-use std::fs::{self, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::fs::OpenOptions;
+use std::os::fd::BorrowedFd;
 
-use anyhow::{Context, Result};
-use nix::errno::Errno;
-
-use crate::device::Device;
-use crate::feature::{self, Call, Prepared};
-use crate::mm::{self, Mapping};
+use crate::feature::{Call, Prepared};
+use crate::prelude::*;
 use crate::sys::ioctl_with;
-use crate::{raw, uapi};
 
 /// A range of a BAR: offset and length, bytes.
 #[derive(Clone, Copy, Debug)]

@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A system call that may take its time, made by a child process.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-use anyhow::{bail, ensure, Result};
-use nix::errno::Errno;
 use nix::sys::signal::{kill, sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
-use crate::timeout::{scaled_delay, wait_until};
+use crate::prelude::*;
+use crate::timeout::scaled_delay;
 use crate::waiting::is_asleep;
 use crate::worker::start_child;
 

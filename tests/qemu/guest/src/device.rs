@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A VFIO device, opened in either of the two ways.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::fs::OpenOptions;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use anyhow::{ensure, Context, Result};
-use nix::errno::Errno;
-
-use crate::mm::{self, Mapping};
-use crate::pci::Pci;
+use crate::prelude::*;
 use crate::sys::{ioctl, ioctl_with};
-use crate::{raw, uapi};
 
 /// How a VFIO device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,14 +4,7 @@
 //! The device must have no driver. QEMU has to give it a `dma_mask` of 32 bits, for the addresses
 //! that the DMA layer gives it end there.
 
-use std::time::Duration;
-
-use anyhow::{ensure, Context, Result};
-
-use crate::mm::{self, Mapping};
-use crate::pci::Pci;
-use crate::timeout::wait_until;
-use crate::uapi;
+use crate::prelude::*;
 
 const SOURCE: u64 = 0x80;
 const DESTINATION: u64 = 0x88;

@@ -3,12 +3,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use nix::errno::Errno;
-
-use crate::device::Device;
-use crate::mm::Mapping;
-use crate::uapi;
-use crate::PAGE;
+use crate::prelude::*;
 
 /// GET.
 pub const GET: u32 = uapi::VFIO_DEVICE_FEATURE_GET;

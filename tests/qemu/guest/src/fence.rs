@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Fences that user space signals (`CONFIG_SW_SYNC`), for the devices that have not finished yet.
 
-use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
-
-use anyhow::{Context, Result};
-use nix::errno::Errno;
-
-use crate::buffer::Buffer;
+use crate::prelude::*;
 use crate::sys::ioctl_with;
-use crate::{raw, uapi};
 
 const SW_SYNC: &str = "/sys/kernel/debug/sync/sw_sync";
 

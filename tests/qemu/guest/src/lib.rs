@@ -16,7 +16,7 @@
 //!   privileges, and how much memory they use; [`meminfo`]: how much the kernel uses
 //! * [`failnth`]: allocations and copies that fail on request; [`kmsg`]: marks in the kernel log
 //! * [`host`]: requests to the host of this machine; [`timeout`]: limits on slow machines
-//! * [`readme`]: the programs that the README shows
+//! * [`prelude`]: what most programs use; [`readme`]: the programs that the README shows
 //!
 //! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
 //! and accessed through [`fault`] only, never by a Rust reference: device memory may change or
@@ -44,6 +44,7 @@ pub mod pause;
 pub mod pci;
 pub mod peer;
 pub mod power;
+pub mod prelude;
 pub mod ptes;
 pub mod raw;
 pub mod readme;

@@ -4,11 +4,7 @@
 
 use std::fmt::Debug;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
 use nix::cmsg_space;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
@@ -20,8 +16,7 @@ use nix::sys::time::TimeVal;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use crate::raw;
-use crate::timeout::scaled;
+use crate::prelude::*;
 
 /// The longest message, bytes.
 const LONGEST: usize = 32 << 10;

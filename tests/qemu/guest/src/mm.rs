@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Mappings, as addresses that are touched through [`crate::fault`] only.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::ptr;
 
-use nix::errno::Errno;
-
-use crate::fault::{self, Fault};
+use crate::prelude::*;
 
 /// PROT_READ.
 pub const RO: i32 = libc::PROT_READ;

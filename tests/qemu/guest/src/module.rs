@@ -3,15 +3,10 @@
 
 use std::env;
 use std::ffi::{CStr, CString};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result};
-use nix::errno::Errno;
 use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
 
-use crate::timeout::wait_until;
+use crate::prelude::*;
 
 /// A kernel module in a file.
 pub struct Module {

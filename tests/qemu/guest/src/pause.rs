@@ -3,18 +3,13 @@
 //! the case does something else.
 
 use std::fmt::Debug;
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
-use nix::errno::Errno;
 use nix::unistd::gettid;
 
 use crate::call::Call;
+use crate::prelude::*;
 use crate::sys::{ioctl, ioctl_with};
 use crate::testmod::{self, uapi};
-use crate::timeout::{scaled, wait_until};
 use crate::windows::Window;
 
 /// How long a thread stops at most, unless a case sets a shorter limit.

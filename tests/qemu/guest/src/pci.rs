@@ -2,13 +2,10 @@
 //! PCI devices in sysfs: finding, binding, resetting.
 
 use std::fmt;
-use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Context, Result};
-use nix::errno::Errno;
+use crate::prelude::*;
 
 /// Vendor and device id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

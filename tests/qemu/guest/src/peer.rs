@@ -6,21 +6,15 @@
 //! happen. The child holds what its parent held at the fork, and what was sent to it: fork it first
 //! and it has no VFIO fd. It ends with the [`Peer`], or with its parent.
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
-use std::time::Duration;
+use std::os::fd::IntoRawFd;
 
-use anyhow::{bail, ensure, Context, Result};
-use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{self, Fault};
 use crate::link::Link;
-use crate::mm;
-use crate::raw;
-use crate::worker::Worker;
+use crate::prelude::*;
 
 /// How long an answer may take. The guest is emulated.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -5,10 +5,8 @@
 //! with that factor in `$SLOWER`.
 
 use std::env;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Result};
+use crate::prelude::*;
 
 /// A limit, scaled for this machine.
 pub fn scaled(time: Duration) -> Duration {

@@ -2,17 +2,10 @@
 //! Memory whose pages this program provides on demand (`userfaultfd`): an access, also one by the
 //! kernel in the middle of a system call, waits until then.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::time::Duration;
-
-use anyhow::{ensure, Context, Result};
-use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
-use crate::mm::{self, Mapping};
+use crate::prelude::*;
 use crate::sys::ioctl_with;
-use crate::timeout::scaled;
-use crate::{raw, uapi, PAGE};
 
 /// Bytes of `struct uffd_msg`, and where in it the address of a page fault is.
 const MESSAGE: usize = 32;

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A second process that runs a function; its exit status says whether that worked.
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::time::Duration;
 
-use anyhow::{ensure, Result};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, getppid, pipe, ForkResult, Pid};
 
-use crate::timeout::wait_until;
+use crate::prelude::*;
 
 /// A child that runs a function.
 pub struct Worker {

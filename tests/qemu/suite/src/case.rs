@@ -77,7 +77,7 @@ impl Case {
 
 /// The cases of a file: `setup => "row": [name, name => expression, …], "row": […];`.
 ///
-/// A name alone is that of the case's function; an expression is evaluated in its place. A case that
+/// A name alone is that of the case's function; an expression replaces the function. A case that
 /// proves more than one row stands in each.
 macro_rules! cases {
     ($($setup:expr => $($row:literal: [$($name:ident $(=> $run:expr)?),+ $(,)?]),+;)+) => {

@@ -121,8 +121,8 @@ pub fn each_failure(
 
 /// Makes each allocation and copy in `call` fail, one after the other.
 ///
-/// The result of a call is dropped after `after` has looked at it. Then everything must be as before
-/// the call, and the next call must work.
+/// A call's result is dropped after `after` has looked at it. Then everything must be as it was
+/// before the call, and the next call must work.
 pub fn exhaust<T>(
     what: &str,
     injector: &Injector,

@@ -2,25 +2,11 @@
 //! Devices, buffers and helpers that most cases start with.
 
 use std::env;
-use std::fs;
-use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::Duration;
 
-use anyhow::{bail, Context, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::fault::Fault;
-use guest::mm::{self, Mapping};
-use guest::module::Module;
-use guest::pci::{self, Id, Pci};
-use guest::peer::Peer;
 use guest::ptes::MemoryType;
-use guest::timeout::wait_until;
-use guest::{uapi, Errno, PAGE};
 
-use crate::case::Skip;
-use crate::check;
+use crate::prelude::*;
 
 /// edu's id register.
 pub const ID_AT: u64 = 0x00;

@@ -1,26 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the cases about importers start with.
 
-use std::fs;
-use std::os::fd::{AsRawFd, RawFd};
-use std::time::{Duration, Instant};
-
-use anyhow::{anyhow, ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
-use guest::device::{Device, Via};
 use guest::fence::Fence;
-use guest::mm::Mapping;
-use guest::pause::Pause;
-use guest::pci::{self, Pci};
-use guest::testmod::{unmaps_after, Attach, Importer, UNMAPS_AT_ONCE};
-use guest::timeout::scaled;
 use guest::windows::Window;
-use guest::{uapi, Errno, PAGE};
 
-use crate::case::Skip;
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, has_status, nth, ID, ID_AT};
+use crate::prelude::*;
 
 /// Long enough to see that something waits.
 pub const WHILE: Duration = Duration::from_millis(300);

@@ -2,26 +2,19 @@
 //! Starts each case in a process of its own, watches it, and cleans up after it.
 
 use std::env;
-use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
 use guest::kmsg;
-use guest::module::Module;
-use guest::pci::{Id, Pci};
-use guest::timeout::{scaled, wait_until};
-use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{killpg, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag};
 use nix::unistd::Pid;
 
-use crate::case::{Case, Setup, SKIPPED};
+use crate::case::{Case, SKIPPED};
 use crate::fixture;
+use crate::prelude::*;
 
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(120);

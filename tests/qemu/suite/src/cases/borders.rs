@@ -4,15 +4,16 @@
 
 use guest::feature::{Call, GET, HEADER, PROBE, SET};
 use guest::others::{others, Elsewhere, DMA_BUFS};
-use guest::raw;
 
 use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS]) =>
         "features: PROBE, allowed operations, argsz": [
-            every_argsz_and_length_of_arguments_has_its_answer => at_borders(open_bochs()?, |it| it.sizes(ALL)),
-            every_combination_of_operations_has_its_answer => at_borders(open_bochs()?, |it| it.operations(ALL, |_| true)),
+            every_argsz_and_length_of_arguments_has_its_answer =>
+                at_borders(open_bochs()?, |it| it.sizes(ALL)),
+            every_combination_of_operations_has_its_answer =>
+                at_borders(open_bochs()?, |it| it.operations(ALL, |_| true)),
         ],
         "export: EINVAL if a length is 0, not aligned, past the BAR, or the sum overflows": [
             ranges_at_every_border_have_their_answers => at_borders(open_bochs()?, Borders::ranges),
@@ -186,8 +187,8 @@ impl Borders {
         Ok(())
     }
 
-    /// Offsets and lengths at every border of a BAR at bus address `start`, as far as `wanted`: alone
-    /// and, if wrong, beside a good range.
+    /// The `wanted` offsets and lengths at every border of a BAR at bus address `start`: each range
+    /// alone and, if it is wrong, beside a good one.
     pub fn single_ranges(&self, start: u64, wanted: fn(u64, u64) -> bool) -> Result<()> {
         let size = self.size;
         let small = [0, 1, PAGE / 2, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE];

@@ -5,7 +5,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use guest::feature::{GET, SET};
-use guest::raw;
 use guest::uffd::Userfault;
 use guest::user::become_nobody;
 

@@ -8,7 +8,6 @@ use std::ffi::CString;
 use std::os::unix::fs::PermissionsExt;
 
 use guest::kmsg::Log;
-use guest::pci::Id;
 use guest::testmod::Disguise;
 use nix::sys::eventfd::EventFd;
 

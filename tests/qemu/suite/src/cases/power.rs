@@ -4,8 +4,6 @@
 //! Each case holds mappings of every kind: of BARs through the device fd, of buffers in a client
 //! process, touched and untouched. See [`Watch`].
 
-use guest::pci::Id;
-
 use crate::prelude::*;
 
 cases! {

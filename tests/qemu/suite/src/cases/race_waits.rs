@@ -4,7 +4,6 @@
 //! An access by the kernel is part of a system call: a signal cannot be delivered before the access
 //! is over, so the fault handler must check for a fatal one itself.
 
-use guest::fault;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 

@@ -18,7 +18,8 @@ use crate::prelude::*;
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
         "a signal before an operation begins: it restarts, or EINTR if sigaction says so": [
-            config_write_outlasts_sigstop => memory_is(&outlasts_sigstop(writing()?)?.device, false),
+            config_write_outlasts_sigstop =>
+                memory_is(&outlasts_sigstop(writing()?)?.device, false),
             config_write_outlasts_a_debugger =>
                 memory_is(&outlasts_a_debugger(writing()?)?.device, false),
             config_write_outlasts_a_handler_with_sa_restart,
