@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Config writes: which bytes count, and only those.
+//! Config writes: exactly the bytes that can change memory are found.
 
 use crate::pure::config_space::Capabilities;
 use kernel::prelude::*;

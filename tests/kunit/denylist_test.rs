@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The denylist: every device id of its vendor, and the same ids of others.
+//! The denylist: every device ID of its vendor, and the same IDs of other vendors.
 
 use crate::pure::denylist;
 use kernel::prelude::*;

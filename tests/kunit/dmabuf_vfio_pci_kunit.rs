@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit suites of the pure files of `src/`, which are compiled here a second time.
+//! KUnit suites of `src/pure/`, which is compiled into this module too.
 //!
-//! Loading the module runs them; the results are in the kernel log, as KTAP.
+//! Loading the module runs them. The kernel log has the results as KTAP.
 
 use kernel::{
     fmt,

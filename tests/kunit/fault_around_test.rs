@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Batches: lone accesses stay alone, walks grow, and no limit is passed.
+//! Fault-around: isolated accesses map one page, sequential ones grow the batch up to its limit.
 
 use crate::pure::fault_around::History;
 use kernel::prelude::*;
 
 const TABLE: u64 = 512;
 
-/// Accesses each page of `first..end` that is not mapped yet, page tables starting at `phase`;
-/// returns how many accesses that took.
+/// Accesses each page of `first..end` that is not mapped yet; page tables start at `phase`. Returns
+/// the number of accesses.
 fn walk(mut trace: History, first: u64, end: u64, phase: u64) -> (u64, History) {
     let mut faults = 0;
     let mut page = first;
@@ -79,7 +79,7 @@ mod tests {
     fn a_trace_survives_packing() -> Result {
         let (_, trace) = walk(History::from_raw(0), 3, 100_000, 0);
         expect_eq!(History::from_raw(trace.as_raw()), trace, "a walk")?;
-        // Whatever an atomic may hold makes a batch within the limit.
+        // Any value of the atomic gives a batch within the limit.
         for raw in [0, 1, u64::MAX, 1 << 63, 0x3ff] {
             let next = raw >> 10;
             let (count, _) = History::from_raw(raw).after(next, 100);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The link to a device: every event in every state.
+//! The state of a link: every event in every state.
 
 use crate::pure::link::{
     Event::*,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory attributes: the two numbers that exist, and all that do not.
+//! Memory attributes: the two that exist, and numbers of none.
 
 use crate::{
     pure::memattr::Memattr::{
@@ -43,12 +43,12 @@ mod tests {
         for (flags, want) in [(0, Ok(Noncached)), (1 << 28, Ok(WriteCombining))] {
             expect_eq!(Memattr::from_export_flags(flags), want, "{flags:#x}")?;
         }
-        // Every other value of the field.
+        // Every other value of the attribute field.
         for value in 2..16 {
             let got = Memattr::from_export_flags(value << 28);
             expect_eq!(got, Err(EINVAL), "attribute {value}")?;
         }
-        // Every bit outside of it, alone and along with WC.
+        // Every bit outside of the field, alone and together with WC.
         for flags in (0..28).flat_map(|bit| [1 << bit, 1 << bit | 1 << 28]) {
             let got = Memattr::from_export_flags(flags);
             expect_eq!(got, Err(EINVAL), "{flags:#x}")?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ranges against a model that knows each page by itself, over random cases.
+//! Random ranges, compared with a model that stores the PFN of each page.
 
 use crate::{
     pure::range::{
@@ -16,7 +16,7 @@ const PAGE: u64 = 4096;
 const CASES: u64 = 400;
 const BAR_PAGES: u64 = 4096;
 
-/// Ranges of which some touch their neighbour, some overlap, some are far away.
+/// Random ranges: some are adjacent, some overlap, some are far apart.
 fn random_ranges(random: &mut Random) -> Result<KVVec<Range>> {
     let count = 1 + random.below(24);
     let mut ranges = KVVec::new();
@@ -40,7 +40,7 @@ fn random_ranges(random: &mut Random) -> Result<KVVec<Range>> {
     Ok(ranges)
 }
 
-/// The PFN of each page, one by one.
+/// The PFN of each page.
 fn model(first_pfn: u64, ranges: &[Range]) -> Result<KVVec<u64>> {
     let mut pfns = KVVec::new();
     for range in ranges {
@@ -51,7 +51,7 @@ fn model(first_pfn: u64, ranges: &[Range]) -> Result<KVVec<u64>> {
     Ok(pfns)
 }
 
-/// How many pages from `page` on are in a row.
+/// The number of consecutive PFNs from `page` on.
 fn run_length(pfns: &[u64], page: usize) -> u64 {
     let mut length = 1;
     while pfns.get(page + length) == Some(&(pfns[page] + length as u64)) {

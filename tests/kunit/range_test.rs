@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ranges: what is refused, where the borders are, and how pages are found.
+//! Ranges: which are refused, up to each boundary, and how pages are found.
 
 use crate::{
     pure::range::{
@@ -74,7 +74,7 @@ mod tests {
     fn sums_that_overflow_or_have_bit_63_are_refused() -> Result {
         let half = range(0, 1 << 62);
         for (ranges, want) in [
-            // The address of each alone would be in range of such a BAR.
+            // Each range alone fits into such a BAR.
             (&[half][..], Ok((1 << 62) / PAGE)),
             (&[half, half], Err(EINVAL)),
             (&[half, half, half], Err(EINVAL)),
@@ -140,7 +140,7 @@ mod tests {
         let layout = Layout::new(START, LEN, &[range(0, PAGE), range(PAGE, 3 * PAGE)])?;
         let whole = Run { pfn: PFN, pages: 4 };
         expect_eq!(layout.lookup(0), Some(whole), "page 0")?;
-        // The same two the other way round do not touch.
+        // In the opposite order the two are not adjacent.
         let layout = Layout::new(START, LEN, &[range(PAGE, 3 * PAGE), range(0, PAGE)])?;
         let first = Run {
             pfn: PFN + 1,
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn blocks_need_alignment_and_room() -> Result {
-        // 4 MiB at 2 MiB, as 1 MiB + 3 MiB that touch, then 2 MiB of which the address is odd.
+        // 4 MiB at 2 MiB, as adjacent ranges of 1 and 3 MiB, then 2 MiB at an unaligned address.
         let mib = 1 << 20;
         let start = 0x1_0020_0000;
         let ranges = [

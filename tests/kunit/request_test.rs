@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Decoding of what user space passes, hostile values first.
+//! Decoding of arguments from user space, including hostile ones.
 
 use crate::{
     pure::{
@@ -27,7 +27,7 @@ use kernel_ext::uapi::{
 const HEADER: usize = 16;
 const RANGE: usize = 16;
 
-/// The payload as user memory has it: four 32 bit numbers.
+/// The payload as it lies in user memory: four 32-bit numbers.
 fn raw(open_flags: u32, flags: u32, nr_ranges: u32) -> FeatureDmaBuf {
     let mut bytes = [0; HEADER];
     for (chunk, word) in bytes

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Windows against a model that looks at every gap.
+//! Windows, compared with a model that searches every gap.
 
 use crate::{
     pure::windows::{
@@ -20,14 +20,14 @@ const STEPS: u64 = 200;
 
 type Bars = [usize; NUM_BARS];
 
-/// Windows as (first page, pages, what is in it), in no order.
+/// Windows as (first page, pages, value), unordered.
 struct Model {
     bars: Bars,
     taken: KVVec<(usize, usize, u64)>,
 }
 
 impl Model {
-    /// The largest gap between the windows of a region, pages.
+    /// The largest gap between windows in a region, in pages.
     fn largest_gap(&self, bar: usize) -> usize {
         let end = (bar + 1) * REGION_PAGES;
         let mut at = bar * REGION_PAGES + self.bars[bar];
@@ -43,7 +43,7 @@ impl Model {
         }
     }
 
-    /// Whether a window may be there.
+    /// Whether a window fits there.
     fn has_room(&self, first: usize, pages: usize) -> bool {
         let bar = first / REGION_PAGES;
         let overlaps =
@@ -54,7 +54,7 @@ impl Model {
     }
 }
 
-/// BARs that are absent, small, or take most or all of their region.
+/// Random BARs: absent, small, or as large as most or all of their region.
 fn random_bars(random: &mut Random) -> Bars {
     let mut bars = [0; NUM_BARS];
     for pages in &mut bars {
@@ -79,7 +79,7 @@ fn random_pages(random: &mut Random) -> usize {
     }
 }
 
-/// Takes a window or gives one back, in both.
+/// Takes a window or returns one, in the model too.
 fn step(random: &mut Random, windows: &mut Windows<u64>, model: &mut Model, value: u64) -> Result {
     if random.below(3) == 0 && !model.taken.is_empty() {
         let index = random.below(model.taken.len() as u64) as usize;
@@ -160,7 +160,7 @@ mod tests {
             let got = windows.take(bars, REGION_PAGES, ())?;
             expect_eq!(got, bar * REGION_PAGES, "region {bar}")?;
         }
-        // The cursor is at the end of all, which is the start.
+        // The cursor has wrapped to the start.
         expect_eq!(windows.take(bars, 1, ())?, 16, "third")?;
         expect_eq!(windows.take(bars, 1, ())?, 18, "fourth")
     }

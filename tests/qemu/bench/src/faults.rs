@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Faults, and walks through BARs.
+//! Page faults: single ones, and sequential reads of a whole BAR.
 
 use guest::prelude::*;
 
@@ -12,7 +12,7 @@ const GIB: u64 = 1 << 30;
 const SMALL: usize = PAGE as usize;
 const MIDDLE: usize = 2 << 20;
 
-/// With the display: 2 MiB and 4 KiB.
+/// Measures faults of 2 MiB and 4 KiB, on the display.
 pub fn small_and_middle(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
     let bar = device.region(0)?.offset;
     let big = Mapping::aligned(device, 128 * MIB, bar)?;
@@ -20,11 +20,11 @@ pub fn small_and_middle(device: &Device, ours: bool, rows: &mut Rows) -> Result<
     rows.push(("fault_2m", Unit::Instructions, fault));
     drop(big);
 
-    // A page out of phase, so that only pages of 4 KiB fit.
+    // Address and offset differ by a page, so only entries of 4 KiB fit.
     let odd = Mapping::aligned(device, 64 * MIB, bar + PAGE)?;
     (0..32).try_for_each(|table| touch(odd.address() + table * MIDDLE))?;
     let fault = median(500, |n| {
-        // Every 64 KiB, but not where the page tables were made.
+        // Every 64 KiB, except for the pages that were touched to make the page tables.
         let (table, slot) = (n / 31, 1 + n % 31);
         cost(|| touch(odd.address() + table * MIDDLE + slot * (64 << 10)))
     })?;
@@ -70,7 +70,7 @@ fn many_ranges(device: &Device, rows: &mut Rows) -> Result<()> {
     walk_all(&mapping, "touch_16384", "touch_16384_faults", rows)
 }
 
-/// With the test device: 1 GiB.
+/// Measures faults of 1 GiB, on the test device.
 pub fn huge(device: &Device, rows: &mut Rows) -> Result<()> {
     let index = (0..6)
         .find(|&index| device.region(index).is_ok_and(|region| region.size >= GIB))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Making and taking away: mappings, buffers, revocation.
+//! The cost of mmap, export and revoke.
 
 use guest::feature::Call;
 use guest::meminfo::slabs;
@@ -8,7 +8,7 @@ use guest::prelude::*;
 use crate::measure::{cost, faults, median, touch};
 use crate::{Rows, Unit};
 
-/// mmap() and munmap() of a page.
+/// Counts mmap() and munmap() of a page.
 fn map_and_unmap(fd: impl AsFd, offset: u64) -> Result<u64> {
     let fd = fd.as_fd().as_raw_fd();
     cost(|| {
@@ -17,7 +17,7 @@ fn map_and_unmap(fd: impl AsFd, offset: u64) -> Result<u64> {
     })
 }
 
-/// A page of the device fd and of a dma-buf; kernel memory of a mapping.
+/// Measures mmap of a page through the device fd and a dma-buf, and the kernel memory of a mapping.
 pub fn mappings(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
     let bar = device.region(0)?.offset;
     let cost = median(101, |_| map_and_unmap(device, bar))?;
@@ -27,7 +27,7 @@ pub fn mappings(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
         let cost = median(101, |_| map_and_unmap(&buffer, 0))?;
         rows.push(("buf_mmap", Unit::Instructions, cost));
     }
-    // So many that what the slabs keep of earlier ones does not count.
+    // With so many mappings, objects that the slabs still hold from earlier ones do not matter.
     const MAPPINGS: u64 = 40_000;
     let before = slabs()?;
     let all = (0..MAPPINGS)
@@ -38,13 +38,13 @@ pub fn mappings(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
     Ok(())
 }
 
-/// An export of so many ranges of a page each, none of which touches another.
+/// An export of `ranges` ranges of one page, none adjacent to another.
 pub fn scattered(ranges: u64) -> Export {
     let ranges: Vec<Range> = (0..ranges).map(|n| Range(n * 2 * PAGE, PAGE)).collect();
     Export::new(0, &ranges)
 }
 
-/// Export and close.
+/// Measures export and close.
 pub fn exports(device: &Device, rows: &mut Rows) -> Result<()> {
     for (row, ranges) in [("export_1", 1), ("export_4k_ranges", 4096)] {
         let mut call = scattered(ranges).call().prepared();
@@ -54,7 +54,7 @@ pub fn exports(device: &Device, rows: &mut Rows) -> Result<()> {
     Ok(())
 }
 
-/// Buffers of a page each, mapped and touched.
+/// Exports, maps and touches `count` buffers of one page.
 pub fn touched(device: &Device, count: u64) -> Result<Vec<(Buffer, Mapping)>> {
     let mut all = Vec::new();
     for n in 0..count {
@@ -76,7 +76,7 @@ fn revoke_one(device: &Device, offset: u64) -> Result<u64> {
     cost(|| call.make(device))
 }
 
-/// Revocation of one touched page, alone and among a thousand others.
+/// Measures the revocation of one touched page, alone and among a thousand others.
 pub fn revokes(device: &Device, rows: &mut Rows) -> Result<()> {
     let far = 4096 * PAGE;
     let cost = median(51, |_| revoke_one(device, far))?;

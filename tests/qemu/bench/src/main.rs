@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the driver costs, in instructions, beside the in-tree vfio-pci in the same boot.
+//! Counts the instructions that the driver and the in-tree vfio-pci need, in one boot.
 //!
-//!     bench            a line `ROW UNIT OURS UNTRACED IN_TREE` for each row, `-` where in-tree has
-//!                      no such thing; UNTRACED is this driver built without tracepoints
-//!     bench threads    times several threads instead: a line `ROW THREADS OURS/IN_TREE` for each
+//!     bench            prints `ROW UNIT OURS UNTRACED IN_TREE` for each row, `-` where in-tree has
+//!                      no counterpart; UNTRACED is this driver built without tracepoints
+//!     bench threads    times several threads; prints `ROW THREADS OURS/IN_TREE` for each row
 //!
-//! The first is meant for QEMU with `-icount shift=0`, one CPU and `norandmaps`: there the time
-//! stamp counter counts instructions, kernel and user space alike, and figures repeat. It says
+//! The first form needs QEMU with `-icount shift=0`, one CPU and `norandmaps`. There the time
+//! stamp counter counts instructions of kernel and user space, and figures repeat exactly. They say
 //! nothing about caches, contention or the cost of TLB shootdown.
 //!
 //! Devices: `bochs-display,vgamem=256M` and `pci-testdev,membar=1G`, both bound to no driver.
@@ -21,10 +21,10 @@ use std::process::ExitCode;
 
 use guest::prelude::*;
 
-/// What is measured with one driver: rows in order, each with its unit.
+/// The figures of one driver: rows in order, each with its unit.
 pub type Rows = Vec<(&'static str, Unit, u64)>;
 
-/// What a row counts.
+/// The unit of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unit {
     /// Instructions of kernel and user space.
@@ -39,7 +39,7 @@ pub enum Unit {
 pub const OURS: &str = "dmabuf-vfio-pci";
 /// The same, built without tracepoints.
 const UNTRACED: &str = "/lib/untraced/dmabuf-vfio-pci.ko";
-/// What it is measured against.
+/// The driver that it is compared with.
 pub const IN_TREE: &str = "vfio-pci";
 
 fn main() -> ExitCode {

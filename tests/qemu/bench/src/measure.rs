@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Counting instructions and faults.
+//! Counts instructions and page faults.
 
 use anyhow::{Context, Result};
 use guest::fault;
 
-/// The time stamp counter: with `-icount shift=0` one tick is one instruction.
+/// Reads the time stamp counter: with `-icount shift=0` one tick is one instruction.
 pub fn ticks() -> u64 {
     // SAFETY: every x86-64 CPU has this instruction.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The instructions of one call of `work`, less those of the counting itself.
+/// Counts the instructions of one call of `work`, less those of the counting itself.
 pub fn count<T>(work: impl FnOnce() -> T) -> (u64, T) {
     let start = ticks();
     let result = work();
@@ -18,7 +18,7 @@ pub fn count<T>(work: impl FnOnce() -> T) -> (u64, T) {
     (end - start - nothing(), result)
 }
 
-/// The instructions of `work`, which must succeed.
+/// Counts the instructions of `work`, which must succeed.
 pub fn cost<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<u64>
 where
     anyhow::Error: From<E>,
@@ -28,25 +28,25 @@ where
     Ok(count)
 }
 
-/// What [`ticks`] twice in a row counts.
+/// The instructions between two consecutive calls of [`ticks`].
 fn nothing() -> u64 {
     let start = ticks();
     ticks() - start
 }
 
-/// The median of what `work` counts in `times` calls.
+/// The median of the counts that `work` returns in `times` calls.
 pub fn median(times: usize, mut work: impl FnMut(usize) -> Result<u64>) -> Result<u64> {
     let mut counts = (0..times).map(&mut work).collect::<Result<Vec<_>>>()?;
     counts.sort_unstable();
     Ok(counts[counts.len() / 2])
 }
 
-/// Reads a word that must be there.
+/// Reads a word, which must not fault for good.
 pub fn touch(address: usize) -> Result<()> {
     fault::load32(address).with_context(|| format!("load at {address:#x}")).map(drop)
 }
 
-/// The instructions and the page faults of reading a word every `step` bytes of `start..end`.
+/// Counts instructions and page faults of reading a word every `step` bytes of `start..end`.
 pub fn walk(start: usize, end: usize, step: usize) -> Result<(u64, u64)> {
     let faults = faults();
     let cost = cost(|| (start..end).step_by(step).try_for_each(touch))?;

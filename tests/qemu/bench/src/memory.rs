@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Switching the device's memory off and on.
+//! The cost of disabling and enabling the device's memory.
 
 use std::os::unix::fs::FileExt;
 
@@ -11,7 +11,7 @@ use crate::{Rows, Unit};
 
 const COUNT: u64 = 1000;
 
-/// Writes the command register; gives the instructions of the one write.
+/// Writes the command register; returns the instructions of the write.
 fn set_memory(device: &Device, on: bool) -> Result<u64> {
     let command = u64::from(uapi::PCI_COMMAND);
     let bit = uapi::PCI_COMMAND_MEMORY as u16;
@@ -22,7 +22,7 @@ fn set_memory(device: &Device, on: bool) -> Result<u64> {
     cost(|| file.write_all_at(&new.to_le_bytes(), place))
 }
 
-/// The medians of switching off and on, `again` touching what is mapped in between.
+/// The medians of disabling and enabling memory. `again` touches the mappings after each round.
 fn off_and_on(device: &Device, mut again: impl FnMut() -> Result<()>) -> Result<(u64, u64)> {
     let mut on = Vec::new();
     let off = median(11, |_| {
@@ -35,7 +35,7 @@ fn off_and_on(device: &Device, mut again: impl FnMut() -> Result<()>) -> Result<
     Ok((off, on[on.len() / 2]))
 }
 
-/// With nothing, with a thousand mapped and with a thousand exported buffers.
+/// Measures both without buffers, with a thousand mapped and with a thousand exported ones.
 pub fn disable_and_enable(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
     let (off, _) = off_and_on(device, || Ok(()))?;
     rows.push(("memoff_0", Unit::Instructions, off));
@@ -49,7 +49,7 @@ pub fn disable_and_enable(device: &Device, ours: bool, rows: &mut Rows) -> Resul
     rows.push(("memoff_1000_bar_maps", Unit::Instructions, bars_off));
     drop(bars);
 
-    // In-tree has BAR mappings only: its figures of them are compared with our mapped buffers.
+    // In-tree has only BAR mappings: their figures are compared with those of our mapped buffers.
     let (off, on) = if ours {
         let all = touched(device, COUNT)?;
         off_and_on(device, || all.iter().try_for_each(|(_, mapping)| touch(mapping.address())))?

@@ -8,11 +8,11 @@ use crate::memory::Place;
 use crate::op::{Op, Then, Word};
 use crate::world::{open_fds, World};
 
-/// What became of a call: what it returned, or the number of the error.
+/// The result of a call: its return value or its errno.
 pub type Answer = Result<u64, i32>;
 
 impl World {
-    /// Makes a call. An export gives the buffer, too.
+    /// Makes a call. Also returns the buffer that an export made.
     pub fn run(&self, op: &Op) -> (Answer, Option<Buffer>) {
         match *op {
             Op::Device { request, ref words, place } => {
@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    /// The numbers that stand for `words` here.
+    /// The values of `words` in this process.
     fn words(&self, words: &[Word]) -> Vec<u32> {
         let number = |word: &Word| match *word {
             Word::Is(number) => number,
@@ -59,7 +59,7 @@ impl World {
     fn region(&self, write: bool, region: u64, offset: u64, len: u64, place: Place) -> Answer {
         let config = u64::from(uapi::VFIO_PCI_CONFIG_REGION_INDEX);
         let room = match place {
-            // The kernel does not get past the end of these.
+            // The kernel stops at the end of these.
             Place::Edge(_) | Place::Nowhere(_) => u64::MAX,
             _ => PAGE / 2,
         };
@@ -74,7 +74,7 @@ impl World {
     }
 }
 
-/// Does something with a mapping and unmaps it.
+/// Performs `then` on a mapping and unmaps it.
 fn leave(address: u64, len: u64, then: Then) {
     let (mut start, mut size) = (address, len);
     match then {
@@ -97,8 +97,8 @@ fn leave(address: u64, len: u64, then: Then) {
     let _ = raw::call(libc::SYS_munmap, [start, size, 0, 0, 0, 0]);
 }
 
-/// Closes the file that a dma-buf has made; its number is in the argument, unless that is memory
-/// that others change.
+/// Closes the sync file that a dma-buf has made. Its fd is in the argument, unless other threads
+/// change that memory.
 fn close_sync_file(place: Place, address: u64) {
     if let (Place::Plain, Ok(fd)) = (place, fault::load32(address as usize + 4)) {
         let _ = raw::close(fd as i32);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The devices that the hostile processes use, and the witness that must not change.
+//! The devices under attack, and the witness, which must not change.
 
 use guest::others::Elsewhere;
 use guest::prelude::*;
@@ -8,16 +8,16 @@ use crate::player::{play, Part};
 use crate::tally::Tally;
 use crate::world::{open_fds, Role, Start, Target};
 
-/// How long a round may take.
+/// The time limit of a round.
 const LIMIT: Duration = Duration::from_secs(100);
-/// Calls that a process makes in a round.
+/// The calls of a process in a round.
 const CALLS: u64 = 2000;
 const PATTERN: u32 = 0x5afe_0000;
 
 const TARGETS: [Target; 2] = [
-    // Its BAR0 is video memory, which is no more than that.
+    // BAR0 is video memory: writes have no side effects.
     Target { id: pci::BOCHS, bar: 0, scratch: 0, witness: Some(0xff_0000) },
-    // It has what a reset needs; where it has no registers, writes are lost.
+    // Can be reset. Writes where it has no registers are ignored.
     Target { id: pci::IGB, bar: 0, scratch: 0x1_f000, witness: None },
 ];
 
@@ -25,7 +25,7 @@ const TARGETS: [Target; 2] = [
 struct Scene {
     target: Target,
     device: Device,
-    /// A buffer of an earlier time.
+    /// A buffer from before the device was closed.
     dead: Buffer,
     buffer: Buffer,
     mapping: Mapping,
@@ -38,20 +38,20 @@ struct Orphan {
     mapping: Mapping,
 }
 
-/// All of it.
+/// All devices and buffers of a run.
 pub struct Stage {
-    /// What was done so far.
+    /// The counts so far.
     pub tally: Tally,
     scenes: Vec<Scene>,
     orphan: Orphan,
     elsewhere: Elsewhere,
     unbound: Pci,
-    /// Whether the kernel has them: an fd that is not bound is one of a cdev.
+    /// Whether the kernel has cdevs: only their files can be unbound.
     cdevs: bool,
     fds: usize,
 }
 
-/// Loads the driver and gives it the devices that are needed.
+/// Loads the driver and binds the devices.
 pub fn bind() -> Result<()> {
     Module::driver().load()?;
     let needed = [pci::EDU, pci::BOCHS, pci::IGB, pci::TESTDEV];
@@ -153,7 +153,7 @@ impl Stage {
         Ok(Stage { tally, scenes, orphan, elsewhere, unbound, cdevs, fds })
     }
 
-    /// One round.
+    /// Runs one round.
     pub fn round(&self, seed: u64, round: u64) -> Result<()> {
         let scene = &self.scenes[if round % 4 == 3 { 1 } else { 0 }];
         let roles = [Role::Owner, Role::DeviceHolder, Role::BufferHolder];
@@ -194,7 +194,7 @@ impl Stage {
         Ok(Device::from_fd(file.into()))
     }
 
-    /// In a child: it is not to hold the device by them.
+    /// Unmaps the witnesses in a child, so that it does not hold the device open.
     fn unmap_witnesses(&self) {
         for scene in &self.scenes {
             let _ = scene.mapping.unmap_part(0, PAGE);
@@ -202,7 +202,7 @@ impl Stage {
         }
     }
 
-    /// Closes everything; nothing may hold the module after that.
+    /// Closes everything. After that, nothing may hold a reference to the module.
     pub fn end(self) -> Result<Tally> {
         drop((self.scenes, self.orphan, self.elsewhere));
         let module = Module::driver();

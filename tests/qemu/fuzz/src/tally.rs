@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Counts, in memory that all processes share. Each has a slot of its own and is alone to write.
+//! Counts in memory that all processes share. Each process writes only to its own slot.
 
 use guest::prelude::*;
 
@@ -14,7 +14,7 @@ pub enum Count {
     Buffers,
 }
 
-/// How many slots there are.
+/// The number of slots.
 pub const SLOTS: u64 = 8;
 const SLOT: u64 = 16;
 
@@ -22,7 +22,7 @@ const SLOT: u64 = 16;
 pub struct Tally(Mapping);
 
 impl Tally {
-    /// All zero.
+    /// Makes counts of zero.
     pub fn new() -> Result<Tally> {
         Ok(Tally(Mapping::anonymous_shared(PAGE)?))
     }

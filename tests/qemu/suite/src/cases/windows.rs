@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What other cases rely on: the windows in which they stop threads, and KCSAN, which must find data
-//! races in Rust modules. Without the latter, a log without reports would mean nothing.
+//! What other cases rely on: the windows in which they stop threads, and KCSAN, which must find
+//! data races in Rust modules. Without the latter, a log without reports would mean nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
