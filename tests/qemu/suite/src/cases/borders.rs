@@ -179,7 +179,7 @@ impl Borders {
             let got = self.make(&mut call, true);
             self.answer(&format!("nr_ranges {nr:#x} argsz {argsz:#x}"), got, Some(want))?;
         }
-        self.single_ranges(nth(BOCHS, 0)?.bar_start(0)?, |_, _| true)?;
+        self.single_ranges(nth(BOCHS, 0)?.bar_start(0)?, |_, _| true, None)?;
         for region in [1, 5, 6, 7, 8, 9, 255, 256, 1 << 31, u32::MAX] {
             let got = Export::new(region, &[Range(0, PAGE)]).make(&self.device);
             self.answer(&format!("region {region:#x}"), got, Some(Errno::ENODEV))?;
@@ -188,8 +188,13 @@ impl Borders {
     }
 
     /// The `wanted` offsets and lengths at every border of a BAR at bus address `start`: each range
-    /// alone and, if it is wrong, beside a good one.
-    pub fn single_ranges(&self, start: u64, wanted: fn(u64, u64) -> bool) -> Result<()> {
+    /// alone and, if it is wrong, beside a good one. With `every`, all of them must have this error.
+    pub fn single_ranges(
+        &self,
+        start: u64,
+        wanted: fn(u64, u64) -> bool,
+        every: Option<Errno>,
+    ) -> Result<()> {
         let size = self.size;
         let small = [0, 1, PAGE / 2, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE];
         let large = [size - PAGE, size, size + PAGE, 1 << 31, 1 << 32, 1 << 40, 1 << 52, 1 << 63];
@@ -199,6 +204,7 @@ impl Borders {
         for (offset, length) in pairs.filter(|&(offset, length)| wanted(offset, length)) {
             let (range, good) = (Range(offset, length), Range(0, PAGE));
             let want = range_error(start, size, offset, length);
+            ensure!(every.is_none() || want == every, "{range:x?} has {want:?}, not {every:?}");
             let lists = [vec![range], vec![range, good], vec![good, range]];
             for ranges in lists.iter().take(if want.is_some() { 3 } else { 1 }) {
                 let got = Export::new(0, ranges).make(&self.device);

@@ -24,15 +24,16 @@ cases! {
         ],
         "export: ENODEV without such a BAR": [export_of_no_bar_is_enodev],
         "export: EINVAL if a length is 0, not aligned, past the BAR, or the sum overflows": [
-            export_of_length_zero_is_einval => borders(|_, length| length == 0),
+            export_of_length_zero_is_einval => borders(Errno::EINVAL, |_, length| length == 0),
             export_of_parts_of_pages_is_einval =>
-                borders(|offset, length| (offset | length) % PAGE != 0),
-            export_past_the_end_of_the_bar_is_einval => borders(is_past_the_end),
+                borders(Errno::EINVAL, |offset, length| (offset | length) % PAGE != 0),
+            export_past_the_end_of_the_bar_is_einval => borders(Errno::EINVAL, is_past_the_end),
             export_whose_sum_overflows_is_einval,
             export_with_one_bad_range_among_good_ones_is_refused,
         ],
         "export: EOVERFLOW if an address overflows": [
-            export_whose_addresses_overflow_is_eoverflow => borders(has_no_address),
+            export_whose_addresses_overflow_is_eoverflow =>
+                borders(Errno::EOVERFLOW, has_no_address),
         ],
         "export, REVOKE: EFAULT if the arguments cannot be read": [
             export_from_unreadable_memory_is_efault,
@@ -56,9 +57,9 @@ fn refused<W: Display>(want: Errno, exports: impl IntoIterator<Item = (W, Export
     export_edu(&device).map(drop)
 }
 
-/// Checks the answers to such ranges of BAR0 at its borders as are `wanted`, which are errors.
-fn borders(wanted: fn(u64, u64) -> bool) -> Result<()> {
-    at_borders(open_edu()?, |it| it.single_ranges(edu()?.bar_start(0)?, wanted))
+/// Checks that exports of the `wanted` ranges at the borders of BAR0 fail with `error`.
+fn borders(error: Errno, wanted: fn(u64, u64) -> bool) -> Result<()> {
+    at_borders(open_edu()?, |it| it.single_ranges(edu()?.bar_start(0)?, wanted, Some(error)))
 }
 
 /// edu's BAR0 is 1 MiB.
