@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Config writes: which bytes count, and only those.
+//! Config writes: exactly the bytes that can change memory are found.
 
-use crate::{
-    expect_eq,
-    pure::config_space::Capabilities, //
-};
+use crate::pure::config_space::Capabilities;
 use kernel::prelude::*;
 
 const ALL: Capabilities = Capabilities {
@@ -28,13 +25,9 @@ mod tests {
         for offset in 0..4096 {
             let want = matches!(offset, 0x04 | 0x44 | 0x59 | 0x94);
             let got = ALL.memory_may_change(offset, 1);
-            expect_eq(fmt!("byte {:#x}", offset), got, want)?;
+            expect_eq!(got, want, "byte {offset:#x}")?;
             let got = NONE.memory_may_change(offset, 1);
-            expect_eq(
-                fmt!("byte {:#x} without capabilities", offset),
-                got,
-                offset == 4,
-            )?;
+            expect_eq!(got, offset == 4, "byte {offset:#x} without capabilities")?;
         }
         Ok(())
     }
@@ -59,7 +52,7 @@ mod tests {
             (u64::MAX, 1, false),
         ] {
             let got = ALL.memory_may_change(offset, count);
-            expect_eq(fmt!("{} bytes at {:#x}", count, offset), got, want)?;
+            expect_eq!(got, want, "{count} bytes at {offset:#x}")?;
         }
         Ok(())
     }

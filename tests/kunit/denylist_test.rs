@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The denylist: every device id of its vendor, and the same ids of others.
+//! The denylist: every device ID of its vendor, and the same IDs of other vendors.
 
-use crate::{
-    expect_eq,
-    pure::denylist, //
-};
+use crate::pure::denylist;
 use kernel::prelude::*;
 
 #[kunit_tests(dmabuf_vfio_pci_denylist)]
@@ -21,7 +18,7 @@ mod tests {
         for device in 0..=u16::MAX {
             let got = denylist::has(0x8086, device);
             let want = LISTED.contains(&device);
-            expect_eq(fmt!("8086:{:04x}", device), got, want)?;
+            expect_eq!(got, want, "8086:{device:04x}")?;
         }
         Ok(())
     }
@@ -31,7 +28,7 @@ mod tests {
         for vendor in (0..=u16::MAX).filter(|vendor| *vendor != 0x8086) {
             for device in LISTED {
                 let got = denylist::has(vendor, device);
-                expect_eq(fmt!("{:04x}:{:04x}", vendor, device), got, false)?;
+                expect_eq!(got, false, "{vendor:04x}:{device:04x}")?;
             }
         }
         Ok(())

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit suites of the pure files of `src/`, which are compiled here a second time.
+//! KUnit suites of `src/pure/`, which is compiled into this module too.
 //!
-//! Loading the module runs them; the results are in the kernel log, as KTAP.
+//! Loading the module runs them. The kernel log has the results as KTAP.
 
 use kernel::{
     fmt,
@@ -14,6 +14,13 @@ use kernel::{
 mod pure;
 
 mod random;
+
+/// Fails a test with a message and both values in the log. KUnit's `assert_eq!` logs no values.
+macro_rules! expect_eq {
+    ($got:expr, $want:expr, $($what:tt)+) => {
+        crate::expect_eq(fmt!($($what)+), $got, $want)
+    };
+}
 
 mod config_space_test;
 mod denylist_test;
@@ -42,7 +49,6 @@ module! {
     license: "GPL",
 }
 
-/// Fails a test with both values in the log; `assert_eq!` of KUnit shows neither.
 fn expect_eq<T: PartialEq + fmt::Debug>(what: fmt::Arguments<'_>, got: T, want: T) -> Result {
     if got == want {
         return Ok(());

@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Batches: lone accesses stay alone, walks grow, and no limit is passed.
+//! Fault-around: isolated accesses map one page, sequential ones grow the batch up to its limit.
 
-use crate::{
-    expect_eq,
-    pure::fault_around::History, //
-};
+use crate::pure::fault_around::History;
 use kernel::prelude::*;
 
 const TABLE: u64 = 512;
 
-/// Accesses each page of `first..end` that is not mapped yet, page tables starting at `phase`;
-/// returns how many accesses that took.
+/// Accesses each page of `first..end` that is not mapped yet; page tables start at `phase`. Returns
+/// the number of accesses.
 fn walk(mut trace: History, first: u64, end: u64, phase: u64) -> (u64, History) {
     let mut faults = 0;
     let mut page = first;
@@ -34,7 +31,7 @@ mod tests {
         let mut trace = History::from_raw(0);
         for page in (0..4096).step_by(16) {
             let (count, after) = trace.after(page, TABLE);
-            expect_eq(fmt!("page {}", page), count, 1)?;
+            expect_eq!(count, 1, "page {page}")?;
             trace = after;
         }
         Ok(())
@@ -46,18 +43,18 @@ mod tests {
         let mut page = 7;
         for want in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 512] {
             let (count, after) = trace.after(page, u64::MAX);
-            expect_eq(fmt!("page {}", page), count, want)?;
+            expect_eq!(count, want, "page {page}")?;
             page += count;
             trace = after;
         }
         let (count, _) = trace.after(page + 1, u64::MAX);
-        expect_eq(fmt!("somewhere else"), count, 1)
+        expect_eq!(count, 1, "somewhere else")
     }
 
     #[test]
     fn the_first_access_ever_is_no_walk() -> Result {
         let (count, _) = History::from_raw(0).after(0, TABLE);
-        expect_eq(fmt!("page 0"), count, 1)
+        expect_eq!(count, 1, "page 0")
     }
 
     #[test]
@@ -69,15 +66,11 @@ mod tests {
             (0, 262144, 1, 523),
         ] {
             let (faults, _) = walk(History::from_raw(0), first, end, phase);
-            expect_eq(
-                fmt!("{}..{}: {} faults", first, end, faults),
-                faults <= most,
-                true,
-            )?;
+            expect_eq!(faults <= most, true, "{first}..{end}: {faults} faults")?;
         }
         for limit in [0, 1] {
             let (count, _) = History::from_raw(u64::MAX).after(5, limit);
-            expect_eq(fmt!("limit {}", limit), count, 1)?;
+            expect_eq!(count, 1, "limit {limit}")?;
         }
         Ok(())
     }
@@ -85,16 +78,12 @@ mod tests {
     #[test]
     fn a_trace_survives_packing() -> Result {
         let (_, trace) = walk(History::from_raw(0), 3, 100_000, 0);
-        expect_eq(fmt!("a walk"), History::from_raw(trace.as_raw()), trace)?;
-        // Whatever an atomic may hold makes a batch within the limit.
+        expect_eq!(History::from_raw(trace.as_raw()), trace, "a walk")?;
+        // Any value of the atomic gives a batch within the limit.
         for raw in [0, 1, u64::MAX, 1 << 63, 0x3ff] {
             let next = raw >> 10;
             let (count, _) = History::from_raw(raw).after(next, 100);
-            expect_eq(
-                fmt!("{:#x}: {}", raw, count),
-                (1..=100).contains(&count),
-                true,
-            )?;
+            expect_eq!((1..=100).contains(&count), true, "{raw:#x}: {count}")?;
         }
         Ok(())
     }

@@ -1,23 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The link to a device: every event in every state.
+//! The state of a link: every event in every state.
 
-use crate::{
-    expect_eq,
-    pure::link::{
-        Event::{
-            Abandoned,
-            Fatal,
-            NotRecovered,
-            Recovered,
-            Restored, //
-        },
-        Link::{
-            Lost,
-            Recovering,
-            Works, //
-        }, //
-    }, //
+use crate::pure::link::{
+    Event::*,
+    Link::*, //
 };
 use kernel::prelude::*;
 
@@ -46,7 +33,7 @@ mod tests {
         ];
         for (link, row) in table {
             for (event, want) in events.into_iter().zip(row) {
-                expect_eq(fmt!("{:?} in {:?}", event, link), link.after(event), want)?;
+                expect_eq!(link.after(event), want, "{event:?} in {link:?}")?;
             }
         }
         Ok(())

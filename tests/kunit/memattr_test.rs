@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory attributes: the two numbers that exist, and all that do not.
+//! Memory attributes: the two that exist, and numbers of none.
 
 use crate::{
-    expect_eq,
     pure::memattr::Memattr::{
         self,
         Noncached,
@@ -28,13 +27,13 @@ mod tests {
             (1 << 31, Err(EOPNOTSUPP)),
             (u32::MAX, Err(EOPNOTSUPP)),
         ] {
-            expect_eq(fmt!("{:#x}", raw), Memattr::from_raw(raw), want)?;
+            expect_eq!(Memattr::from_raw(raw), want, "{raw:#x}")?;
         }
         for memattr in [Noncached, WriteCombining] {
-            expect_eq(
-                fmt!("{:?}", memattr),
+            expect_eq!(
                 Memattr::from_raw(memattr.as_raw()),
                 Ok(memattr),
+                "{memattr:?}"
             )?;
         }
         Ok(())
@@ -42,45 +41,25 @@ mod tests {
 
     #[test]
     fn export_flags_have_the_attribute_and_nothing_else() -> Result {
-        expect_eq(fmt!("UC"), Memattr::from_export_flags(0), Ok(Noncached))?;
-        expect_eq(
-            fmt!("WC"),
-            Memattr::from_export_flags(1 << 28),
-            Ok(WriteCombining),
-        )?;
-        // Every other value of the field.
-        for value in 2..16 {
-            expect_eq(
-                fmt!("attribute {}", value),
-                Memattr::from_export_flags(value << 28),
-                Err(EINVAL),
-            )?;
+        for (flags, want) in [(0, Ok(Noncached)), (1 << 28, Ok(WriteCombining))] {
+            expect_eq!(Memattr::from_export_flags(flags), want, "{flags:#x}")?;
         }
-        // Every bit outside of it, alone and along with WC.
-        for bit in 0..28 {
-            let flags = 1 << bit;
-            expect_eq(
-                fmt!("bit {}", bit),
-                Memattr::from_export_flags(flags),
-                Err(EINVAL),
-            )?;
-            let flags = 1 << bit | 1 << 28;
-            expect_eq(
-                fmt!("WC, bit {}", bit),
-                Memattr::from_export_flags(flags),
-                Err(EINVAL),
-            )?;
+        // Every other value of the attribute field.
+        for value in 2..16 {
+            let got = Memattr::from_export_flags(value << 28);
+            expect_eq!(got, Err(EINVAL), "attribute {value}")?;
+        }
+        // Every bit outside of the field, alone and together with WC.
+        for flags in (0..28).flat_map(|bit| [1 << bit, 1 << bit | 1 << 28]) {
+            let got = Memattr::from_export_flags(flags);
+            expect_eq!(got, Err(EINVAL), "{flags:#x}")?;
         }
         Ok(())
     }
 
     #[test]
     fn cache_modes_match() -> Result {
-        expect_eq(fmt!("NC"), Noncached.cache_mode(), CacheMode::Noncached)?;
-        expect_eq(
-            fmt!("WC"),
-            WriteCombining.cache_mode(),
-            CacheMode::WriteCombining,
-        )
+        expect_eq!(Noncached.cache_mode(), CacheMode::Noncached, "NC")?;
+        expect_eq!(WriteCombining.cache_mode(), CacheMode::WriteCombining, "WC")
     }
 }

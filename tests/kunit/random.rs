@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random numbers that can be had again.
+//! Repeatable random numbers.
 
-/// xorshift64*: repeatable, so that a failing seed can be named. The seed is not 0.
+/// xorshift64*. A failing test names its seed, which must not be 0.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

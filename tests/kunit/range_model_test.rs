@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ranges against a model that knows each page by itself, over random cases.
+//! Random ranges, compared with a model that stores the PFN of each page.
 
 use crate::{
-    expect_eq,
     pure::range::{
         Layout,
         Range,
@@ -17,7 +16,7 @@ const PAGE: u64 = 4096;
 const CASES: u64 = 400;
 const BAR_PAGES: u64 = 4096;
 
-/// Ranges of which some touch their neighbour, some overlap, some are far away.
+/// Random ranges: some are adjacent, some overlap, some are far apart.
 fn random_ranges(random: &mut Random) -> Result<KVVec<Range>> {
     let count = 1 + random.below(24);
     let mut ranges = KVVec::new();
@@ -41,7 +40,7 @@ fn random_ranges(random: &mut Random) -> Result<KVVec<Range>> {
     Ok(ranges)
 }
 
-/// The PFN of each page, one by one.
+/// The PFN of each page.
 fn model(first_pfn: u64, ranges: &[Range]) -> Result<KVVec<u64>> {
     let mut pfns = KVVec::new();
     for range in ranges {
@@ -52,7 +51,7 @@ fn model(first_pfn: u64, ranges: &[Range]) -> Result<KVVec<u64>> {
     Ok(pfns)
 }
 
-/// How many pages from `page` on are in a row.
+/// The number of consecutive PFNs from `page` on.
 fn run_length(pfns: &[u64], page: usize) -> u64 {
     let mut length = 1;
     while pfns.get(page + length) == Some(&(pfns[page] + length as u64)) {
@@ -68,41 +67,25 @@ fn check_case(seed: u64) -> Result {
     let pfns = model(first_pfn, &ranges)?;
     let layout = Layout::new(first_pfn * PAGE, BAR_PAGES * PAGE, &ranges)?;
 
-    expect_eq(
-        fmt!("seed {}: pages", seed),
-        layout.pages(),
-        pfns.len() as u64,
-    )?;
+    expect_eq!(layout.pages(), pfns.len() as u64, "seed {seed}: pages")?;
     for (page, &pfn) in pfns.iter().enumerate() {
         let pages = run_length(&pfns, page);
         let got = layout.lookup(page as u64);
-        expect_eq(
-            fmt!("seed {} page {}", seed, page),
-            got,
-            Some(Run { pfn, pages }),
-        )?;
+        expect_eq!(got, Some(Run { pfn, pages }), "seed {seed} page {page}")?;
         let block = (pages >= 512 && pfn % 512 == 0).then_some(pfn);
         let got = layout.block(page as u64, 9);
-        expect_eq(fmt!("seed {} page {}: block", seed, page), got, block)?;
+        expect_eq!(got, block, "seed {seed} page {page}: block")?;
     }
     let mut page = random.below(pfns.len() as u64);
     for run in layout.runs(page) {
         let pages = run_length(&pfns, page as usize);
         let pfn = pfns[page as usize];
-        expect_eq(
-            fmt!("seed {} run at {}", seed, page),
-            run,
-            Run { pfn, pages },
-        )?;
+        expect_eq!(run, Run { pfn, pages }, "seed {seed} run at {page}")?;
         page += pages;
     }
-    expect_eq(
-        fmt!("seed {}: end of the runs", seed),
-        page,
-        pfns.len() as u64,
-    )?;
+    expect_eq!(page, pfns.len() as u64, "seed {seed}: end of the runs")?;
     let past = layout.lookup(pfns.len() as u64);
-    expect_eq(fmt!("seed {}: past the end", seed), past, None)
+    expect_eq!(past, None, "seed {seed}: past the end")
 }
 
 #[kunit_tests(dmabuf_vfio_pci_range_model)]

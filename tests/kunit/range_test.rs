@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ranges: what is refused, where the borders are, and how pages are found.
+//! Ranges: which are refused, up to each boundary, and how pages are found.
 
 use crate::{
-    expect_eq,
     pure::range::{
         Layout,
         Range,
@@ -50,14 +49,14 @@ mod tests {
             (1 << 40, PAGE, Err(EINVAL)),
         ] {
             let got = pages(START, LEN, &[range(offset, length)]);
-            expect_eq(fmt!("{:#x}+{:#x}", offset, length), got, want)?;
+            expect_eq!(got, want, "{offset:#x}+{length:#x}")?;
         }
         Ok(())
     }
 
     #[test]
     fn no_range_is_refused() -> Result {
-        expect_eq(fmt!("no range"), pages(START, LEN, &[]), Err(EINVAL))
+        expect_eq!(pages(START, LEN, &[]), Err(EINVAL), "no range")
     }
 
     #[test]
@@ -65,11 +64,7 @@ mod tests {
         let good = range(0, PAGE);
         for bad in [range(0, 0), range(1, PAGE), range(LEN, PAGE)] {
             for ranges in [[bad, good, good], [good, bad, good], [good, good, bad]] {
-                expect_eq(
-                    fmt!("{:?}", ranges),
-                    pages(START, LEN, &ranges),
-                    Err(EINVAL),
-                )?;
+                expect_eq!(pages(START, LEN, &ranges), Err(EINVAL), "{ranges:?}")?;
             }
         }
         Ok(())
@@ -79,7 +74,7 @@ mod tests {
     fn sums_that_overflow_or_have_bit_63_are_refused() -> Result {
         let half = range(0, 1 << 62);
         for (ranges, want) in [
-            // The address of each alone would be in range of such a BAR.
+            // Each range alone fits into such a BAR.
             (&[half][..], Ok((1 << 62) / PAGE)),
             (&[half, half], Err(EINVAL)),
             (&[half, half, half], Err(EINVAL)),
@@ -91,14 +86,14 @@ mod tests {
                 Err(EINVAL),
             ),
         ] {
-            expect_eq(fmt!("{:?}", ranges), pages(0, 1 << 63, ranges), want)?;
+            expect_eq!(pages(0, 1 << 63, ranges), want, "{ranges:?}")?;
         }
         // One page less than bit 63.
         let most = [range(0, (1 << 63) - PAGE)];
-        expect_eq(
-            fmt!("most"),
+        expect_eq!(
             pages(0, 1 << 63, &most),
             Ok(((1 << 63) - PAGE) / PAGE),
+            "most"
         )
     }
 
@@ -114,7 +109,7 @@ mod tests {
             (START, LEN, last_page - START - PAGE, PAGE, Err(EINVAL)),
         ] {
             let got = pages(start, len, &[range(offset, length)]);
-            expect_eq(fmt!("{:#x}: {:#x}+{:#x}", start, offset, length), got, want)?;
+            expect_eq!(got, want, "{start:#x}: {offset:#x}+{length:#x}")?;
         }
         Ok(())
     }
@@ -132,10 +127,10 @@ mod tests {
                 pfn: PFN + pfn,
                 pages,
             };
-            expect_eq(fmt!("page {}", page), layout.lookup(page), Some(want))?;
+            expect_eq!(layout.lookup(page), Some(want), "page {page}")?;
         }
         for page in [4, 5, u64::MAX] {
-            expect_eq(fmt!("page {}", page), layout.lookup(page), None)?;
+            expect_eq!(layout.lookup(page), None, "page {page}")?;
         }
         Ok(())
     }
@@ -144,19 +139,19 @@ mod tests {
     fn ranges_that_touch_become_one_span() -> Result {
         let layout = Layout::new(START, LEN, &[range(0, PAGE), range(PAGE, 3 * PAGE)])?;
         let whole = Run { pfn: PFN, pages: 4 };
-        expect_eq(fmt!("page 0"), layout.lookup(0), Some(whole))?;
-        // The same two the other way round do not touch.
+        expect_eq!(layout.lookup(0), Some(whole), "page 0")?;
+        // In the opposite order the two are not adjacent.
         let layout = Layout::new(START, LEN, &[range(PAGE, 3 * PAGE), range(0, PAGE)])?;
         let first = Run {
             pfn: PFN + 1,
             pages: 3,
         };
-        expect_eq(fmt!("turned round"), layout.lookup(0), Some(first))
+        expect_eq!(layout.lookup(0), Some(first), "turned round")
     }
 
     #[test]
     fn blocks_need_alignment_and_room() -> Result {
-        // 4 MiB at 2 MiB, as 1 MiB + 3 MiB that touch, then 2 MiB of which the address is odd.
+        // 4 MiB at 2 MiB, as adjacent ranges of 1 and 3 MiB, then 2 MiB at an unaligned address.
         let mib = 1 << 20;
         let start = 0x1_0020_0000;
         let ranges = [
@@ -182,7 +177,7 @@ mod tests {
             (u64::MAX, 0, None),
         ] {
             let got = layout.block(page, order);
-            expect_eq(fmt!("page {} order {}", page, order), got, want)?;
+            expect_eq!(got, want, "page {page} order {order}")?;
         }
         Ok(())
     }
@@ -191,12 +186,12 @@ mod tests {
     fn a_whole_bar_has_its_partial_page() -> Result {
         for (len, want) in [(1, 1), (PAGE - 1, 1), (PAGE, 1), (PAGE + 1, 2), (LEN, 256)] {
             let layout = Layout::whole_bar(START, len)?;
-            expect_eq(fmt!("{} bytes", len), layout.pages(), want)?;
-            expect_eq(fmt!("{} bytes", len), layout.size(), want * PAGE)?;
+            expect_eq!(layout.pages(), want, "{len} bytes")?;
+            expect_eq!(layout.size(), want * PAGE, "{len} bytes")?;
         }
         let empty = Layout::whole_bar(START, 0).map(|layout| layout.pages());
-        expect_eq(fmt!("empty"), empty, Err(EINVAL))?;
+        expect_eq!(empty, Err(EINVAL), "empty")?;
         let huge = Layout::whole_bar(0, u64::MAX).map(|layout| layout.pages());
-        expect_eq(fmt!("huge"), huge, Err(EOVERFLOW))
+        expect_eq!(huge, Err(EOVERFLOW), "huge")
     }
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Decoding of what user space passes, hostile values first.
+//! Decoding of arguments from user space, including hostile ones.
 
 use crate::{
-    expect_eq,
     pure::{
         memattr::Memattr,
         request::{
@@ -28,7 +27,7 @@ use kernel_ext::uapi::{
 const HEADER: usize = 16;
 const RANGE: usize = 16;
 
-/// The payload as user memory has it: four 32 bit numbers.
+/// The payload as it lies in user memory: four 32-bit numbers.
 fn raw(open_flags: u32, flags: u32, nr_ranges: u32) -> FeatureDmaBuf {
     let mut bytes = [0; HEADER];
     for (chunk, word) in bytes
@@ -53,7 +52,7 @@ mod tests {
             (1 << 27 | 2 << 28, Err(EINVAL)),
         ] {
             let got = Export::decode(&raw(2, flags, 1), HEADER + RANGE);
-            expect_eq(fmt!("{:#x}", flags), got.map(|export| export.memattr), want)?;
+            expect_eq!(got.map(|export| export.memattr), want, "{flags:#x}")?;
         }
         Ok(())
     }
@@ -74,11 +73,7 @@ mod tests {
             (GET, 0, GET, Err(EINVAL)),
         ] {
             let got = Request::check(flags | 0xff0d, argsz, ops, 8);
-            expect_eq(
-                fmt!("{:#x} of {:#x}, {} bytes", flags, ops, argsz),
-                got,
-                want,
-            )?;
+            expect_eq!(got, want, "{flags:#x} of {ops:#x}, {argsz} bytes")?;
         }
         Ok(())
     }
@@ -93,7 +88,7 @@ mod tests {
             (PROBE | GET | SET, SET, Err(EINVAL)),
         ] {
             let got = Request::check(flags, 0, ops, 8);
-            expect_eq(fmt!("{:#x} of {:#x}", flags, ops), got, want)?;
+            expect_eq!(got, want, "{flags:#x} of {ops:#x}")?;
         }
         Ok(())
     }
@@ -108,7 +103,7 @@ mod tests {
             memattr: Memattr::WriteCombining,
             nr_ranges: 3,
         };
-        expect_eq(fmt!("export"), got, want)
+        expect_eq!(got, want, "export")
     }
 
     #[test]
@@ -120,7 +115,7 @@ mod tests {
             (1 << 28 | 1 << 27 | 1 << 26, Followers::All),
         ] {
             let got = Export::decode(&raw(0, flags, 1), HEADER + RANGE).map(|it| it.followers);
-            expect_eq(fmt!("{:#x}", flags), got, Ok(want))?;
+            expect_eq!(got, Ok(want), "{flags:#x}")?;
         }
         Ok(())
     }
@@ -145,7 +140,7 @@ mod tests {
             ),
         ] {
             let got = Export::decode(&raw(0, 0, nr_ranges), argsz).map(|it| it.nr_ranges);
-            expect_eq(fmt!("{} ranges in {} bytes", nr_ranges, argsz), got, want)?;
+            expect_eq!(got, want, "{nr_ranges} ranges in {argsz} bytes")?;
         }
         Ok(())
     }
@@ -166,7 +161,7 @@ mod tests {
         ] {
             let got = Export::decode(&raw(open_flags, 0, 1), HEADER + RANGE);
             let want = if ok { Ok(open_flags) } else { Err(EINVAL) };
-            expect_eq(fmt!("{:#o}", open_flags), got.map(|it| it.open_flags), want)?;
+            expect_eq!(got.map(|it| it.open_flags), want, "{open_flags:#o}")?;
         }
         Ok(())
     }
@@ -175,7 +170,7 @@ mod tests {
     fn flags_without_a_meaning_are_refused() -> Result {
         for flags in [1, 1 << 25, 2 << 28, 0xf << 28, u32::MAX] {
             let got = Export::decode(&raw(0, flags, 1), HEADER + RANGE);
-            expect_eq(fmt!("{:#x}", flags), got, Err(EINVAL))?;
+            expect_eq!(got, Err(EINVAL), "{flags:#x}")?;
         }
         Ok(())
     }

@@ -2,24 +2,16 @@
 
 //! The life of a buffer: every event in every state.
 
-use crate::{
-    expect_eq,
-    pure::state::{
-        Event::{
-            self,
-            Close,
-            Drained,
-            Revoke, //
-        },
-        Life::{
-            self,
-            Closed,
-            Live,
-            Revoked,
-            Revoking, //
-        },
-        Status, //
-    }, //
+use crate::pure::state::{
+    Event::{
+        self,
+        *, //
+    },
+    Life::{
+        self,
+        *, //
+    },
+    Status, //
 };
 use kernel::prelude::*;
 use kernel_ext::errno::EBADFD;
@@ -41,7 +33,7 @@ mod tests {
         ];
         for (life, row) in LIVES.into_iter().zip(table) {
             for (event, want) in EVENTS.into_iter().zip(row) {
-                expect_eq(fmt!("{:?} in {:?}", event, life), life.after(event), want)?;
+                expect_eq!(life.after(event), want, "{event:?} in {life:?}")?;
             }
         }
         Ok(())
@@ -52,7 +44,7 @@ mod tests {
         for life in [Revoking, Revoked, Closed] {
             for event in EVENTS {
                 let dead = life.after(event).map_or(true, |after| !after.is_live());
-                expect_eq(fmt!("{:?} in {:?}", event, life), dead, true)?;
+                expect_eq!(dead, true, "{event:?} in {life:?}")?;
             }
         }
         Ok(())
@@ -66,8 +58,8 @@ mod tests {
             (Revoked, Status::Revoked, Status::Revoked),
             (Closed, Status::Closed, Status::Closed),
         ] {
-            expect_eq(fmt!("{:?}, memory on", life), life.status(true), enabled)?;
-            expect_eq(fmt!("{:?}, memory off", life), life.status(false), disabled)?;
+            expect_eq!(life.status(true), enabled, "{life:?}, memory on")?;
+            expect_eq!(life.status(false), disabled, "{life:?}, memory off")?;
         }
         Ok(())
     }
@@ -75,12 +67,12 @@ mod tests {
     #[test]
     fn numbers_decode_to_what_they_encode() -> Result {
         for life in LIVES {
-            expect_eq(fmt!("{:?}", life), Life::from_raw(life as u32), life)?;
-            expect_eq(fmt!("{:?}", life), life.is_live(), life == Live)?;
-            expect_eq(fmt!("{:?}", life), life.is_closed(), life == Closed)?;
+            expect_eq!(Life::from_raw(life as u32), life, "{life:?}")?;
+            expect_eq!(life.is_live(), life == Live, "{life:?}")?;
+            expect_eq!(life.is_closed(), life == Closed, "{life:?}")?;
         }
         for raw in [4, 5, u32::MAX] {
-            expect_eq(fmt!("{}", raw), Life::from_raw(raw), Closed)?;
+            expect_eq!(Life::from_raw(raw), Closed, "{raw}")?;
         }
         Ok(())
     }
@@ -93,7 +85,7 @@ mod tests {
             (Status::Revoked, 2),
             (Status::Closed, 3),
         ] {
-            expect_eq(fmt!("{:?}", status), status as u32, number)?;
+            expect_eq!(status as u32, number, "{status:?}")?;
         }
         Ok(())
     }

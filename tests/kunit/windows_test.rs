@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Windows against a model that looks at every gap.
+//! Windows, compared with a model that searches every gap.
 
 use crate::{
-    expect_eq,
     pure::windows::{
         Windows,
         BAR_SPACE, //
@@ -21,14 +20,14 @@ const STEPS: u64 = 200;
 
 type Bars = [usize; NUM_BARS];
 
-/// Windows as (first page, pages, what is in it), in no order.
+/// Windows as (first page, pages, value), unordered.
 struct Model {
     bars: Bars,
     taken: KVVec<(usize, usize, u64)>,
 }
 
 impl Model {
-    /// The largest gap between the windows of a region, pages.
+    /// The largest gap between windows in a region, in pages.
     fn largest_gap(&self, bar: usize) -> usize {
         let end = (bar + 1) * REGION_PAGES;
         let mut at = bar * REGION_PAGES + self.bars[bar];
@@ -44,7 +43,7 @@ impl Model {
         }
     }
 
-    /// Whether a window may be there.
+    /// Whether a window fits there.
     fn has_room(&self, first: usize, pages: usize) -> bool {
         let bar = first / REGION_PAGES;
         let overlaps =
@@ -55,7 +54,7 @@ impl Model {
     }
 }
 
-/// BARs that are absent, small, or take most or all of their region.
+/// Random BARs: absent, small, or as large as most or all of their region.
 fn random_bars(random: &mut Random) -> Bars {
     let mut bars = [0; NUM_BARS];
     for pages in &mut bars {
@@ -80,26 +79,26 @@ fn random_pages(random: &mut Random) -> usize {
     }
 }
 
-/// Takes a window or gives one back, in both.
+/// Takes a window or returns one, in the model too.
 fn step(random: &mut Random, windows: &mut Windows<u64>, model: &mut Model, value: u64) -> Result {
     if random.below(3) == 0 && !model.taken.is_empty() {
         let index = random.below(model.taken.len() as u64) as usize;
         let (first, _, value) = model.taken.remove(index).map_err(|_| EINVAL)?;
-        expect_eq(fmt!("given back"), windows.give_back(first), Some(value))?;
-        return expect_eq(fmt!("once more"), windows.give_back(first), None);
+        expect_eq!(windows.give_back(first), Some(value), "given back")?;
+        return expect_eq!(windows.give_back(first), None, "once more");
     }
     let pages = random_pages(random);
     match windows.take(|bar| model.bars[bar], pages, value) {
         Ok(first) => {
-            expect_eq(fmt!("room"), model.has_room(first, pages), true)?;
+            expect_eq!(model.has_room(first, pages), true, "room")?;
             let inside = windows.get_mut(first).map(|value| *value);
-            expect_eq(fmt!("what is in it"), inside, Some(value))?;
+            expect_eq!(inside, Some(value), "what is in it")?;
             Ok(model.taken.push((first, pages, value), GFP_KERNEL)?)
         }
         Err(error) => {
-            expect_eq(fmt!("error"), error, ENOSPC)?;
+            expect_eq!(error, ENOSPC, "error")?;
             let largest = (0..NUM_BARS).map(|bar| model.largest_gap(bar)).max();
-            expect_eq(fmt!("there is a gap"), largest >= Some(pages), false)
+            expect_eq!(largest >= Some(pages), false, "there is a gap")
         }
     }
 }
@@ -115,7 +114,7 @@ fn check_case(seed: u64) -> Result {
         step(&mut random, &mut windows, &mut model, number)
             .inspect_err(|_| pr_err!("seed {} step {}\n", seed, number))?;
         let (got, want) = (windows.values().count(), model.taken.len());
-        expect_eq(fmt!("seed {}: windows", seed), got, want)?;
+        expect_eq!(got, want, "seed {seed}: windows")?;
     }
     Ok(())
 }
@@ -145,7 +144,7 @@ mod tests {
             (1, 4 * REGION_PAGES),
         ] {
             let got = windows.take(bars, pages, ())?;
-            expect_eq(fmt!("window of {} pages", pages), got, want)?;
+            expect_eq!(got, want, "window of {pages} pages")?;
         }
         Ok(())
     }
@@ -154,16 +153,16 @@ mod tests {
     fn what_became_free_is_used_when_the_space_has_come_round() -> Result {
         let mut windows = Windows::new();
         let bars = |bar| [16, 0, 0, 0, 0, 0][bar];
-        expect_eq(fmt!("first"), windows.take(bars, 1, ())?, 16)?;
-        expect_eq(fmt!("given back"), windows.give_back(16), Some(()))?;
-        expect_eq(fmt!("second"), windows.take(bars, 1, ())?, 17)?;
+        expect_eq!(windows.take(bars, 1, ())?, 16, "first")?;
+        expect_eq!(windows.give_back(16), Some(()), "given back")?;
+        expect_eq!(windows.take(bars, 1, ())?, 17, "second")?;
         for bar in 1..NUM_BARS {
             let got = windows.take(bars, REGION_PAGES, ())?;
-            expect_eq(fmt!("region {}", bar), got, bar * REGION_PAGES)?;
+            expect_eq!(got, bar * REGION_PAGES, "region {bar}")?;
         }
-        // The cursor is at the end of all, which is the start.
-        expect_eq(fmt!("third"), windows.take(bars, 1, ())?, 16)?;
-        expect_eq(fmt!("fourth"), windows.take(bars, 1, ())?, 18)
+        // The cursor has wrapped to the start.
+        expect_eq!(windows.take(bars, 1, ())?, 16, "third")?;
+        expect_eq!(windows.take(bars, 1, ())?, 18, "fourth")
     }
 
     #[test]
@@ -173,17 +172,13 @@ mod tests {
         for bar in 0..NUM_BARS {
             windows.take(bars, REGION_PAGES, bar)?;
         }
-        expect_eq(fmt!("full"), windows.take(bars, 1, 9), Err(ENOSPC))?;
+        expect_eq!(windows.take(bars, 1, 9), Err(ENOSPC), "full")?;
         let page = 2 * REGION_PAGES;
-        expect_eq(fmt!("given back"), windows.give_back(page), Some(2))?;
+        expect_eq!(windows.give_back(page), Some(2), "given back")?;
         for pages in [REGION_PAGES + 1, BAR_SPACE, usize::MAX] {
             let got = windows.take(bars, pages, 9);
-            expect_eq(fmt!("{} pages", pages), got, Err(ENOSPC))?;
+            expect_eq!(got, Err(ENOSPC), "{pages} pages")?;
         }
-        expect_eq(
-            fmt!("a region"),
-            windows.take(bars, REGION_PAGES, 9),
-            Ok(page),
-        )
+        expect_eq!(windows.take(bars, REGION_PAGES, 9), Ok(page), "a region")
     }
 }

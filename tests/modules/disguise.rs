@@ -3,26 +3,18 @@
 //! A disguise: a PCI device that a driver takes for one of another kind.
 
 use crate::{
+    ioctl::{
+        self,
+        *, //
+    },
     sys::pci,
     uapi, //
 };
-use core::mem::size_of;
 use kernel::{
     device::Device,
-    fs::File,
-    miscdevice::{
-        MiscDevice,
-        MiscDeviceRegistration, //
-    },
-    new_mutex,
-    prelude::*,
     sync::{
         aref::ARef,
         Mutex, //
-    },
-    uaccess::{
-        UserPtr,
-        UserSlice, //
     }, //
 };
 
@@ -53,8 +45,7 @@ impl MiscDevice for Disguise {
         if cmd != uapi::DISGUISE {
             return Err(ENOTTY);
         }
-        let user = UserSlice::new(UserPtr::from_addr(arg), size_of::<uapi::Disguise>());
-        let arg: uapi::Disguise = user.reader().read()?;
+        let arg: uapi::Disguise = ioctl::read(arg)?;
         let device = pci::find(arg.domain, arg.bus, arg.devfn).ok_or(ENXIO)?;
         let mut worn = this.worn.lock();
         if worn.is_some() {

@@ -24,6 +24,7 @@ use kernel::{
 
 mod disguise;
 mod importer;
+mod ioctl;
 #[cfg_attr(not(CONFIG_KPROBES), path = "no_pause.rs")]
 mod pause;
 mod ptes;

@@ -7,6 +7,10 @@
 //! former.
 
 use crate::{
+    ioctl::{
+        self,
+        *, //
+    },
     sys::{
         dma_buf::{
             Attachment,
@@ -21,16 +25,8 @@ use crate::{
     },
     uapi, //
 };
-use core::mem::size_of;
 use kernel::{
     device::Device,
-    fs::File,
-    miscdevice::{
-        MiscDevice,
-        MiscDeviceRegistration, //
-    },
-    new_mutex,
-    prelude::*,
     sync::{
         aref::ARef,
         atomic::{
@@ -45,10 +41,6 @@ use kernel::{
         delay::fsleep,
         msecs_to_jiffies,
         Delta, //
-    },
-    uaccess::{
-        UserPtr,
-        UserSlice, //
     },
     workqueue::{
         self,
@@ -256,17 +248,12 @@ impl MiscDevice for Importer {
     }
 
     fn ioctl(this: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
-        let user = |size| UserSlice::new(UserPtr::from_addr(arg), size);
         match cmd {
-            uapi::ATTACH => {
-                let arg: uapi::Attach = user(size_of::<uapi::Attach>()).reader().read()?;
-                Self::attach(this, &arg)?;
-            }
+            uapi::ATTACH => Self::attach(this, &ioctl::read(arg)?)?,
             uapi::MAP => {
-                let (mut reader, mut writer) = user(size_of::<uapi::Map>()).reader_writer();
-                let mut arg: uapi::Map = reader.read()?;
-                this.map(&mut arg)?;
-                writer.write(&arg)?;
+                let mut map = ioctl::read(arg)?;
+                this.map(&mut map)?;
+                ioctl::write(arg, &map)?;
             }
             uapi::UNMAP => this.unmap()?,
             uapi::DETACH => {
@@ -274,9 +261,7 @@ impl MiscDevice for Importer {
                     return Err(ENOTCONN);
                 }
             }
-            uapi::STATS => user(size_of::<uapi::Stats>())
-                .writer()
-                .write(&this.stats())?,
+            uapi::STATS => ioctl::write(arg, &this.stats())?,
             _ => return Err(ENOTTY),
         }
         Ok(0)

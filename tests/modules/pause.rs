@@ -5,6 +5,10 @@
 //! One pause per open file. See [`uapi::ARM`].
 
 use crate::{
+    ioctl::{
+        self,
+        *, //
+    },
     sys::{
         kprobe::{
             Probe,
@@ -14,16 +18,8 @@ use crate::{
     },
     uapi, //
 };
-use core::mem::size_of;
 use kernel::{
-    fs::File,
-    miscdevice::{
-        MiscDevice,
-        MiscDeviceOptions,
-        MiscDeviceRegistration, //
-    },
-    new_mutex,
-    prelude::*,
+    miscdevice::MiscDeviceOptions,
     sync::{
         atomic::{
             Acquire,
@@ -39,10 +35,6 @@ use kernel::{
     time::{
         delay::fsleep,
         Delta, //
-    },
-    uaccess::{
-        UserPtr,
-        UserSlice, //
     }, //
 };
 use kernel_ext::errno::ENOTCONN;
@@ -188,14 +180,10 @@ impl MiscDevice for Pauser {
     }
 
     fn ioctl(pauser: Pin<&Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
-        let user = |size| UserSlice::new(UserPtr::from_addr(arg), size);
         match cmd {
-            uapi::ARM => pauser.arm(&user(size_of::<uapi::Arm>()).reader().read()?)?,
+            uapi::ARM => pauser.arm(&ioctl::read(arg)?)?,
             uapi::RELEASE => pauser.with_window(Window::release)?,
-            uapi::PAUSE_STATS => {
-                let stats = pauser.with_window(Window::stats)?;
-                user(size_of::<uapi::PauseStats>()).writer().write(&stats)?;
-            }
+            uapi::PAUSE_STATS => ioctl::write(arg, &pauser.with_window(Window::stats)?)?,
             _ => return Err(ENOTTY),
         }
         Ok(0)

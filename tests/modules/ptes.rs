@@ -3,21 +3,12 @@
 //! The reader of page table entries.
 
 use crate::{
+    ioctl::{
+        self,
+        *, //
+    },
     sys::ptes::entry_at,
     uapi, //
-};
-use core::mem::size_of;
-use kernel::{
-    fs::File,
-    miscdevice::{
-        MiscDevice,
-        MiscDeviceRegistration, //
-    },
-    prelude::*,
-    uaccess::{
-        UserPtr,
-        UserSlice, //
-    }, //
 };
 
 /// An open file.
@@ -35,9 +26,7 @@ impl MiscDevice for Reader {
         if cmd != uapi::READ_PTE {
             return Err(ENOTTY);
         }
-        let user = UserSlice::new(UserPtr::from_addr(arg), size_of::<uapi::Pte>());
-        let (mut reader, mut writer) = user.reader_writer();
-        let asked: uapi::Pte = reader.read()?;
+        let asked: uapi::Pte = ioctl::read(arg)?;
         // CAST: Addresses fit the machine word.
         let entry = entry_at(asked.pid, asked.address as usize)?;
         let answer = uapi::Pte {
@@ -45,7 +34,7 @@ impl MiscDevice for Reader {
             pid: asked.pid,
             ..entry
         };
-        writer.write(&answer)?;
+        ioctl::write(arg, &answer)?;
         Ok(0)
     }
 }

@@ -3,16 +3,9 @@
 //! The data race.
 
 use crate::{
+    ioctl::*,
     sys::unlocked::Unlocked,
     uapi, //
-};
-use kernel::{
-    fs::File,
-    miscdevice::{
-        MiscDevice,
-        MiscDeviceRegistration, //
-    },
-    prelude::*, //
 };
 
 static NUMBER: Unlocked = Unlocked::new();

@@ -1,30 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Making and taking away: mappings, buffers, revocation.
+//! The cost of mmap, export and revoke.
 
-use std::os::fd::{AsFd, AsRawFd};
+use guest::feature::Call;
+use guest::meminfo::slabs;
+use guest::prelude::*;
 
-use anyhow::Result;
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::Device;
-use guest::feature::{self, Call};
-use guest::mm::{self, Mapping};
-use guest::{uapi, PAGE};
-
-use crate::measure::{close, count, faults, median, slab, touch, Prepared};
+use crate::measure::{cost, faults, median, touch};
 use crate::{Rows, Unit};
 
-/// mmap() and munmap() of a page.
+/// Counts mmap() and munmap() of a page.
 fn map_and_unmap(fd: impl AsFd, offset: u64) -> Result<u64> {
     let fd = fd.as_fd().as_raw_fd();
-    let (count, result) = count(|| {
+    cost(|| {
         let address = mm::map(fd, PAGE, mm::RW, mm::SHARED, offset)?;
         mm::unmap(address, PAGE)
-    });
-    result?;
-    Ok(count)
+    })
 }
 
-/// A page of the device fd and of a dma-buf; kernel memory of a mapping.
+/// Measures mmap of a page through the device fd and a dma-buf, and the kernel memory of a mapping.
 pub fn mappings(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
     let bar = device.region(0)?.offset;
     let cost = median(101, |_| map_and_unmap(device, bar))?;
@@ -34,34 +27,34 @@ pub fn mappings(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
         let cost = median(101, |_| map_and_unmap(&buffer, 0))?;
         rows.push(("buf_mmap", Unit::Instructions, cost));
     }
-    // So many that what the slabs keep of earlier ones does not count.
+    // With so many mappings, objects that the slabs still hold from earlier ones do not matter.
     const MAPPINGS: u64 = 40_000;
-    let before = slab()?;
+    let before = slabs()?;
     let all = (0..MAPPINGS)
         .map(|n| device.map_bar_part(0, n * PAGE, PAGE))
         .collect::<Result<Vec<_>, _>>()?;
-    rows.push(("slab_per_bar_map", Unit::Bytes, (slab()? - before) / MAPPINGS));
+    rows.push(("slab_per_bar_map", Unit::Bytes, (slabs()? - before) / MAPPINGS));
     drop(all);
     Ok(())
 }
 
-/// Export and close.
+/// An export of `ranges` ranges of one page, none adjacent to another.
+pub fn scattered(ranges: u64) -> Export {
+    let ranges: Vec<Range> = (0..ranges).map(|n| Range(n * 2 * PAGE, PAGE)).collect();
+    Export::new(0, &ranges)
+}
+
+/// Measures export and close.
 pub fn exports(device: &Device, rows: &mut Rows) -> Result<()> {
     for (row, ranges) in [("export_1", 1), ("export_4k_ranges", 4096)] {
-        let ranges: Vec<Range> = (0..ranges).map(|n| Range(n * 2 * PAGE, PAGE)).collect();
-        let export = Export::new(0, &ranges);
-        let mut call = Prepared::new(&export.call());
-        let cost = median(101, |_| {
-            let (count, result) = count(|| call.make(device).map(close));
-            result?;
-            Ok(count)
-        })?;
+        let mut call = scattered(ranges).call().prepared();
+        let cost = median(101, |_| cost(|| call.make(device).map(raw::close)))?;
         rows.push((row, Unit::Instructions, cost));
     }
     Ok(())
 }
 
-/// Buffers of a page each, mapped and touched.
+/// Exports, maps and touches `count` buffers of one page.
 pub fn touched(device: &Device, count: u64) -> Result<Vec<(Buffer, Mapping)>> {
     let mut all = Vec::new();
     for n in 0..count {
@@ -79,13 +72,11 @@ fn revoke_one(device: &Device, offset: u64) -> Result<u64> {
     touch(mapping.address())?;
     let fd = buffer.raw() as u32;
     let call = Call::new(feature::SET | uapi::VFIO_DMABUF_REVOKE, vec![fd]);
-    let mut call = Prepared::new(&call);
-    let (count, result) = count(|| call.make(device));
-    result?;
-    Ok(count)
+    let mut call = call.prepared();
+    cost(|| call.make(device))
 }
 
-/// Revocation of one touched page, alone and among a thousand others.
+/// Measures the revocation of one touched page, alone and among a thousand others.
 pub fn revokes(device: &Device, rows: &mut Rows) -> Result<()> {
     let far = 4096 * PAGE;
     let cost = median(51, |_| revoke_one(device, far))?;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the driver costs, in instructions, beside the in-tree vfio-pci in the same boot.
+//! Counts the instructions that the driver and the in-tree vfio-pci need, in one boot.
 //!
-//!     bench            a line `ROW UNIT OURS UNTRACED IN_TREE` for each row, `-` where in-tree has
-//!                      no such thing; UNTRACED is this driver built without tracepoints
-//!     bench threads    times several threads instead: a line `ROW THREADS OURS/IN_TREE` for each
+//!     bench            prints `ROW UNIT OURS UNTRACED IN_TREE` for each row, `-` where in-tree has
+//!                      no counterpart; UNTRACED is this driver built without tracepoints
+//!     bench threads    times several threads; prints `ROW THREADS OURS/IN_TREE` for each row
 //!
-//! The first is meant for QEMU with `-icount shift=0`, one CPU and `norandmaps`: there the time
-//! stamp counter counts instructions, kernel and user space alike, and figures repeat. It says
+//! The first form needs QEMU with `-icount shift=0`, one CPU and `norandmaps`. There the time
+//! stamp counter counts instructions of kernel and user space, and figures repeat exactly. They say
 //! nothing about caches, contention or the cost of TLB shootdown.
 //!
 //! Devices: `bochs-display,vgamem=256M` and `pci-testdev,membar=1G`, both bound to no driver.
@@ -19,15 +19,12 @@ mod threads;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use guest::device::{Device, Via};
-use guest::module::Module;
-use guest::pci::{Id, Pci, BOCHS, TESTDEV};
+use guest::prelude::*;
 
-/// What is measured with one driver: rows in order, each with its unit.
+/// The figures of one driver: rows in order, each with its unit.
 pub type Rows = Vec<(&'static str, Unit, u64)>;
 
-/// What a row counts.
+/// The unit of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unit {
     /// Instructions of kernel and user space.
@@ -38,21 +35,11 @@ pub enum Unit {
     Bytes,
 }
 
-impl Unit {
-    fn name(self) -> &'static str {
-        match self {
-            Unit::Instructions => "instructions",
-            Unit::Faults => "faults",
-            Unit::Bytes => "bytes",
-        }
-    }
-}
-
 /// The driver under test.
 pub const OURS: &str = "dmabuf-vfio-pci";
 /// The same, built without tracepoints.
 const UNTRACED: &str = "/lib/untraced/dmabuf-vfio-pci.ko";
-/// What it is measured against.
+/// The driver that it is compared with.
 pub const IN_TREE: &str = "vfio-pci";
 
 fn main() -> ExitCode {
@@ -81,7 +68,8 @@ fn run() -> Result<()> {
             let row = rows.iter().find(|row| row.0 == *id);
             row.map_or("-".to_string(), |row| row.2.to_string())
         });
-        println!("{id} {} {value} {bare} {peer}", unit.name());
+        let unit = format!("{unit:?}").to_lowercase();
+        println!("{id} {unit} {value} {bare} {peer}");
     }
     Ok(())
 }
@@ -108,7 +96,7 @@ fn measure_driver(driver: &str) -> Result<Rows> {
 }
 
 fn open(id: Id, driver: &str) -> Result<(Pci, Device)> {
-    let pci = Pci::find(id)?.into_iter().next().with_context(|| format!("no {id:?}"))?;
+    let pci = Pci::nth(id, 0)?;
     pci.bind(driver)?;
     let device = Device::open(&pci, Via::Group)?;
     Ok((pci, device))

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Counting instructions and faults.
+//! Counts instructions and page faults.
 
-use anyhow::{ensure, Result};
-use guest::device::Device;
-use guest::feature::Call;
-use guest::{fault, uapi, Errno};
+use anyhow::{Context, Result};
+use guest::fault;
 
-/// The time stamp counter: with `-icount shift=0` one tick is one instruction.
+/// Reads the time stamp counter: with `-icount shift=0` one tick is one instruction.
 pub fn ticks() -> u64 {
     // SAFETY: every x86-64 CPU has this instruction.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The instructions of one call of `work`, less those of the counting itself.
+/// Counts the instructions of one call of `work`, less those of the counting itself.
 pub fn count<T>(work: impl FnOnce() -> T) -> (u64, T) {
     let start = ticks();
     let result = work();
@@ -20,31 +18,39 @@ pub fn count<T>(work: impl FnOnce() -> T) -> (u64, T) {
     (end - start - nothing(), result)
 }
 
-/// What [`ticks`] twice in a row counts.
+/// Counts the instructions of `work`, which must succeed.
+pub fn cost<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<u64>
+where
+    anyhow::Error: From<E>,
+{
+    let (count, result) = count(work);
+    result?;
+    Ok(count)
+}
+
+/// The instructions between two consecutive calls of [`ticks`].
 fn nothing() -> u64 {
     let start = ticks();
     ticks() - start
 }
 
-/// The median of what `work` counts in `times` calls.
+/// The median of the counts that `work` returns in `times` calls.
 pub fn median(times: usize, mut work: impl FnMut(usize) -> Result<u64>) -> Result<u64> {
     let mut counts = (0..times).map(&mut work).collect::<Result<Vec<_>>>()?;
     counts.sort_unstable();
     Ok(counts[counts.len() / 2])
 }
 
-/// Reads a word that must be there.
+/// Reads a word, which must not fault for good.
 pub fn touch(address: usize) -> Result<()> {
-    fault::load32(address).map_err(|fault| anyhow::anyhow!("{address:#x}: {fault:?}"))?;
-    Ok(())
+    fault::load32(address).with_context(|| format!("load at {address:#x}")).map(drop)
 }
 
-/// The instructions and the page faults of reading a word every `step` bytes of `start..end`.
+/// Counts instructions and page faults of reading a word every `step` bytes of `start..end`.
 pub fn walk(start: usize, end: usize, step: usize) -> Result<(u64, u64)> {
     let faults = faults();
-    let (count, result) = count(|| (start..end).step_by(step).try_for_each(touch));
-    result?;
-    Ok((count, self::faults() - faults))
+    let cost = cost(|| (start..end).step_by(step).try_for_each(touch))?;
+    Ok((cost, self::faults() - faults))
 }
 
 /// The page faults of this process so far.
@@ -54,36 +60,4 @@ pub fn faults() -> u64 {
     // SAFETY: `usage` is there to be written.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
     usage.ru_minflt as u64 + usage.ru_majflt as u64
-}
-
-/// Kernel memory in slabs, bytes.
-pub fn slab() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find(|line| line.starts_with("Slab:"));
-    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    ensure!(number.is_some(), "no Slab in meminfo");
-    Ok(number.unwrap_or(0) * 1024)
-}
-
-/// A feature call as it lies in memory, so that only the system call is counted.
-pub struct Prepared(Vec<u32>);
-
-impl Prepared {
-    /// Lays it out.
-    pub fn new(call: &Call) -> Prepared {
-        let mut words = vec![call.argsz, call.flags];
-        words.extend(&call.payload);
-        Prepared(words)
-    }
-
-    /// Makes the call.
-    pub fn make(&mut self, device: &Device) -> Result<i32, Errno> {
-        device.ioctl(uapi::VFIO_DEVICE_FEATURE, self.0.as_mut_ptr() as usize)
-    }
-}
-
-/// close()
-pub fn close(fd: i32) {
-    // SAFETY: the caller got the fd from a system call and has no owner for it.
-    unsafe { libc::close(fd) };
 }

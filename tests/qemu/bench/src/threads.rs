@@ -1,23 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Several threads of one process on one device: wall clock, so only ratios mean anything.
+//! Times several threads of one process on one device. Only ratios of wall-clock times are useful.
 
-use std::thread;
-use std::time::Instant;
-
-use anyhow::{Context, Result};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{Pci, BOCHS};
-use guest::PAGE;
+use guest::prelude::*;
 
 use crate::measure::touch;
-use crate::{IN_TREE, OURS};
+use crate::{open, IN_TREE, OURS};
 
 const MIB: u64 = 1 << 20;
 const THREADS: [usize; 3] = [1, 2, 4];
 const ROUNDS: usize = 15;
 
-/// What each thread does, and how many times in a round.
+/// The work of each thread, and how often a round repeats it.
 struct Work {
     row: &'static str,
     times: usize,
@@ -30,22 +23,21 @@ const WORK: [Work; 3] = [
     Work { row: "mmaps", times: 400, run: map_and_unmap },
 ];
 
-/// A fault every 64 KiB, one page each.
+/// Isolated faults: one page every 64 KiB.
 fn lone_faults(device: &Device, offset: u64) -> Result<()> {
     touch_every(device, offset, 64 << 10)
 }
 
-/// Each page of 16 MiB, one after the other.
+/// Sequential faults: each page of 16 MiB.
 fn walk(device: &Device, offset: u64) -> Result<()> {
     touch_every(device, offset, PAGE as usize)
 }
 
 fn touch_every(device: &Device, offset: u64, step: usize) -> Result<()> {
-    // A page out of phase, so that only pages of 4 KiB fit.
-    let address = mm::map_aligned(device.raw(), 16 * MIB, mm::RW, offset + PAGE)?;
-    let mapping = Mapping::from_raw(address, 16 * MIB);
-    let end = address + mapping.size() as usize;
-    (address..end).step_by(step).try_for_each(touch)
+    // Address and offset differ by a page, so only entries of 4 KiB fit.
+    let mapping = Mapping::aligned(device, 16 * MIB, offset + PAGE)?;
+    let end = mapping.address() + mapping.size() as usize;
+    (mapping.address()..end).step_by(step).try_for_each(touch)
 }
 
 fn map_and_unmap(device: &Device, offset: u64) -> Result<()> {
@@ -53,7 +45,7 @@ fn map_and_unmap(device: &Device, offset: u64) -> Result<()> {
     Ok(mm::unmap(address, PAGE)?)
 }
 
-/// Prints a line `ROW THREADS RATIO` for each: our time divided by that of the in-tree driver.
+/// Prints `ROW THREADS RATIO` for each row: our time divided by that of the in-tree driver.
 pub fn compare() -> Result<()> {
     let in_tree = measure_driver(IN_TREE)?;
     let ours = measure_driver(OURS)?;
@@ -64,9 +56,7 @@ pub fn compare() -> Result<()> {
 }
 
 fn measure_driver(driver: &str) -> Result<Vec<(&'static str, usize, f64)>> {
-    let pci = Pci::find(BOCHS)?.into_iter().next().context("no display")?;
-    pci.bind(driver)?;
-    let device = Device::open(&pci, Via::Group)?;
+    let (pci, device) = open(BOCHS, driver)?;
     let base = device.region(0)?.offset;
     let mut rows = Vec::new();
     for work in &WORK {
@@ -79,8 +69,8 @@ fn measure_driver(driver: &str) -> Result<Vec<(&'static str, usize, f64)>> {
     Ok(rows)
 }
 
-/// The time of the best round, as the machine has other things to do; in a round each thread does
-/// the work on a part of the BAR of its own.
+/// The time of the best round, because the machine may be busy. In a round each thread does the
+/// work on its own part of the BAR.
 fn best_round(device: &Device, base: u64, work: &Work, threads: usize) -> Result<f64> {
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {

@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The process that gets one page, for a while.
 
-use std::fs;
 use std::process;
 
-use anyhow::{bail, ensure, Context, Result};
-use guest::buffer::Buffer;
 use guest::link::Link;
-use guest::mm;
-use guest::{Errno, PAGE};
+use guest::prelude::*;
 
 use crate::owner::{ID, INVERTER};
 use crate::say::{say, say_maps};

@@ -13,18 +13,11 @@ mod owner;
 mod say;
 
 use std::env;
-use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, ExitCode};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
-use guest::module::Module;
-use guest::pci::{self, Pci};
-use serde::{Deserialize, Serialize};
-
+use guest::prelude::*;
 use say::say;
+use serde::{Deserialize, Serialize};
 
 /// Where owner and client meet.
 const SOCKET: &str = "/tmp/dmabuf-demo.sock";
@@ -104,18 +97,17 @@ fn device() -> Result<Pci> {
 
 /// Runs owner and client to their ends, or to the end of [`LIMIT`].
 fn show(pci: &Pci) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
     let mut owner = start("owner", pci)?;
     let client = start("client", pci);
     let result = client.and_then(|mut client| {
-        let result = wait("client", &mut client, deadline);
+        let result = wait("client", &mut client, LIMIT);
         let _ = client.kill();
         let _ = client.wait();
         result
     });
     // A client that failed leaves the owner waiting: do not.
-    let deadline = if result.is_ok() { deadline } else { Instant::now() };
-    let result = result.and(wait("owner", &mut owner, deadline));
+    let limit = if result.is_ok() { LIMIT } else { Duration::ZERO };
+    let result = result.and(wait("owner", &mut owner, limit));
     let _ = owner.kill();
     let _ = owner.wait();
     let _ = fs::remove_file(SOCKET);
@@ -130,17 +122,11 @@ fn start(role: &str, pci: &Pci) -> Result<Child> {
         .with_context(|| format!("start the {role}"))
 }
 
-fn wait(role: &str, child: &mut Child, deadline: Instant) -> Result<()> {
-    loop {
-        if let Some(status) = child.try_wait()? {
-            ensure!(status.success(), "the {role} ended with {status}");
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            bail!("the {role} did not come to an end");
-        }
-        sleep(Duration::from_millis(10));
-    }
+fn wait(role: &str, child: &mut Child, limit: Duration) -> Result<()> {
+    wait_until(limit, &format!("the end of the {role}"), || Ok(child.try_wait()?.is_some()))?;
+    let status = child.wait()?;
+    ensure!(status.success(), "the {role} ended with {status}");
+    Ok(())
 }
 
 /// Path of the socket.

@@ -4,12 +4,8 @@
 use std::env;
 use std::process;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
 use guest::link::Link;
-use guest::pci::Pci;
-use guest::PAGE;
+use guest::prelude::*;
 
 use crate::say::{say, say_maps};
 use crate::{socket, Turn, LIMIT};

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Hostile calls of all that the driver answers.
+//! Makes hostile calls of every interface of the driver.
 //!
 //!     fuzz [--seed N] [--from ROUND] [--minutes N] [--rounds N]
 //!
-//! In each round some processes ([`player`]) make calls by chance on one device at the same time:
+//! In each round several processes ([`player`]) make random calls on one device at the same time:
 //! its owner, an unprivileged holder of its fd, an unprivileged holder of buffers only, and, where
-//! there are cdevs, one that has not bound the device's file. Each call may answer only what
-//! [`verdict`] has for it. After each round a witness, which only this program has, must be as it
-//! was ([`stage`]).
+//! there are cdevs, a process whose device file is not bound. [`verdict`] lists what each call may
+//! answer. After each round a buffer that only this program holds, the witness, must be unchanged
+//! ([`stage`]).
 //!
-//! The calls of a process depend on its seed alone; what they meet depends on the others. A failure
-//! names the seed of the run and the round: `make fuzz SEED=N FROM=ROUND` starts there.
+//! The calls of a process depend only on its seed; their results also depend on the other processes.
+//! A failure names the seed of the run and the round. `make fuzz SEED=N FROM=ROUND` starts there.
 
 #![forbid(unsafe_code)]
 
@@ -24,19 +24,16 @@ mod verdict;
 mod words;
 mod world;
 
-use std::fs;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
 use guest::kmsg;
-
+use guest::prelude::*;
 use stage::Stage;
 use tally::Count;
 
 const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
 
-/// What the command line says.
+/// The command line.
 struct Options {
     seed: u64,
     from: u64,
@@ -62,7 +59,7 @@ fn options() -> Result<Options> {
 }
 
 fn main() -> ExitCode {
-    // Private mappings of any length are to reach the driver.
+    // Private mappings of any length must reach the driver.
     let before = fs::read(OVERCOMMIT).unwrap_or_default();
     let _ = fs::write(OVERCOMMIT, "1");
     let done = options().and_then(|options| fuzz(&options));

@@ -1,31 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory for arguments, of every kind that a system call may be given.
+//! Memory of every kind for the arguments of system calls.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use anyhow::Result;
-use guest::buffer::Buffer;
-use guest::device::Device;
-use guest::mm::{self, Mapping};
+use guest::prelude::*;
 use guest::uffd::Userfault;
-use guest::{fault, raw, PAGE};
 use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::world::Target;
 
-/// Where the argument of a call lies.
+/// The memory that holds the argument of a call.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
     /// Ordinary memory.
     Plain,
-    /// Ordinary memory, so many bytes past an aligned address.
+    /// Ordinary memory, this many bytes past an aligned address.
     Unaligned(u64),
-    /// Memory that another thread changes meanwhile and passes to its own calls.
+    /// Memory that another thread changes during the call and passes to its own calls.
     Changing,
-    /// So many bytes are at the end of a page, and what would follow is not accessible.
+    /// The last bytes of a page, this many; the next page is not accessible.
     Edge(u64),
     /// A page that cannot be written.
     ReadOnly,
@@ -35,14 +30,14 @@ pub enum Place {
     Buffer,
     /// A mapping of a buffer that was revoked.
     Revoked,
-    /// Memory that comes late.
+    /// Memory that another thread provides at the page fault (userfaultfd).
     Late,
-    /// No memory of this process.
+    /// An address without memory of this process.
     Nowhere(u64),
 }
 
 impl Place {
-    /// Any of them.
+    /// A random one.
     pub fn random(rng: &mut Pcg64Mcg) -> Place {
         const NOWHERE: [u64; 8] =
             [0, 1, 0x1000, 1 << 47, 1 << 63, 0xffff_8880_0000_0000, u64::MAX - 7, u64::MAX];
@@ -61,7 +56,7 @@ impl Place {
     }
 }
 
-/// All of it.
+/// Memory of all kinds.
 pub struct Memory {
     plain: Mapping,
     changing: Mapping,
@@ -74,27 +69,22 @@ pub struct Memory {
     over: AtomicBool,
 }
 
-fn anonymous(pages: u64) -> Result<Mapping> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    Ok(Mapping::from_raw(mm::map(-1, pages * PAGE, mm::RW, flags, 0)?, pages * PAGE))
-}
-
 impl Memory {
-    /// With mappings of the device, if there is one, and of buffers.
+    /// Makes it, with mappings of the device and of the buffers that are given.
     pub fn new(
         target: &Target,
         device: Option<&Device>,
         buffer: Option<&Buffer>,
         revoked: Option<Mapping>,
     ) -> Result<Memory> {
-        let edge = anonymous(2)?;
+        let edge = Mapping::anonymous(2 * PAGE)?;
         edge.protect_part(PAGE, PAGE, libc::PROT_NONE)?;
         let bar = device.map(|device| device.map_bar_part(target.bar, target.scratch, PAGE));
         Ok(Memory {
-            plain: anonymous(4)?,
-            changing: anonymous(1)?,
+            plain: Mapping::anonymous(4 * PAGE)?,
+            changing: Mapping::anonymous(PAGE)?,
             edge,
-            read_only: anonymous(1)?,
+            read_only: Mapping::anonymous(PAGE)?,
             bar: bar.transpose()?,
             buffer: buffer.map(|buffer| buffer.map(0, PAGE)).transpose()?,
             revoked,
@@ -103,7 +93,7 @@ impl Memory {
         })
     }
 
-    /// Puts `words` somewhere, as far as that is possible, and gives the address.
+    /// Stores `words` up to the first fault; returns the address.
     pub fn put(&self, place: Place, words: &[u32]) -> u64 {
         let bytes = words.len() as u64 * 4;
         let address = match place {
@@ -135,7 +125,7 @@ impl Memory {
         address
     }
 
-    /// The fd that the late memory needs.
+    /// The userfaultfd of the late memory.
     pub fn fd(&self) -> i32 {
         self.late.raw()
     }
@@ -149,7 +139,7 @@ impl Memory {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Changes what others pass to calls, over and over; and lets the kernel write there.
+    /// Keeps changing the arguments of other threads' calls, and lets the kernel write there.
     pub fn meddle(&self, device: i32, rng: &mut Pcg64Mcg) {
         while !self.is_over() {
             for _ in 0..64 {
@@ -168,7 +158,7 @@ impl Memory {
         }
     }
 
-    /// Provides pages for faults on the late memory, after having `done` something else.
+    /// Provides pages for faults on the late memory; calls `done` before each.
     pub fn serve(&self, mut done: impl FnMut()) -> Result<()> {
         while !self.is_over() {
             if let Some(offset) = self.late.wait(5)? {
@@ -176,7 +166,7 @@ impl Memory {
                 let _ = self.late.fill(offset);
             }
         }
-        // No fault may wait for ever.
+        // A fault that still waits can end.
         let _ = self.late.fill(0);
         Ok(())
     }

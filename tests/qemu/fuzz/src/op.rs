@@ -13,11 +13,11 @@ use crate::world::{Handle, Role};
 /// One call.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// An ioctl of the device. A word that stands for an fd says so.
+    /// An ioctl of the device.
     Device { request: u32, words: Vec<Word>, place: Place },
     /// An ioctl of any file.
     File { file: Handle, request: u32, words: Vec<Word>, place: Place },
-    /// mmap() of any file, then something with what it gave.
+    /// mmap() of any file, then one operation on the mapping.
     Mmap { file: Handle, len: u64, prot: i32, flags: i32, offset: u64, then: Then },
     /// pread() or pwrite() of the device.
     Region { write: bool, region: u64, offset: u64, len: u64, place: Place },
@@ -34,19 +34,15 @@ pub enum Word {
     Fd(Handle),
 }
 
-/// What is done with a mapping before it goes away.
+/// The operation on a mapping before it is unmapped.
 #[derive(Clone, Copy, Debug)]
 pub enum Then {
     /// Nothing.
     Nothing,
-    /// A load, so far from its start.
+    /// A load at this offset.
     Load(u64),
     /// remap_file_pages() of its first page to another page.
     Remap(u64),
-    /// madvise() of it.
-    Advise(i32),
-    /// mprotect() of it.
-    Protect(i32),
     /// mremap() to another length.
     Grow(u64),
     /// A system call on its address and length.
@@ -59,7 +55,7 @@ const MAX: u32 = uapi::VFIO_DMABUF_MAX_RANGES;
 const RANGE_COUNTS: [u32; 7] = [0, 2, 3, MAX, MAX + 1, 0x1000_0000, u32::MAX];
 
 impl Op {
-    /// What a process of this role may try.
+    /// A random call of a process of this role.
     pub fn random(rng: &mut Pcg64Mcg, role: Role) -> Op {
         let most = if role == Role::BufferHolder { 8..16 } else { 0..16 };
         match rng.random_range(most) {
@@ -75,7 +71,7 @@ impl Op {
     }
 }
 
-/// Mostly as it should be, but for one or two words.
+/// An export that is mostly valid, except for up to two words.
 fn export(rng: &mut Pcg64Mcg) -> Op {
     let count = rng.random_range(1..6u32);
     let open_flags = (libc::O_RDWR | libc::O_CLOEXEC) as u32;
@@ -116,7 +112,7 @@ fn ioctl_revoke(rng: &mut Pcg64Mcg) -> Op {
     device(rng, uapi::VFIO_DMABUF_IOCTL_REVOKE, words)
 }
 
-/// What goes to the core.
+/// An ioctl that the core handles.
 fn core(rng: &mut Pcg64Mcg) -> Op {
     const REQUESTS: [u32; 8] = [
         uapi::VFIO_DEVICE_GET_INFO,
@@ -151,7 +147,7 @@ fn device(rng: &mut Pcg64Mcg, request: u32, words: Vec<Word>) -> Op {
     Op::Device { request, words, place: Place::random(rng) }
 }
 
-/// What a dma-buf answers, and what no file does.
+/// An ioctl that a dma-buf handles, or that no file does.
 fn file_ioctl(rng: &mut Pcg64Mcg) -> Op {
     const REQUESTS: [u32; 7] = [
         uapi::DMA_BUF_IOCTL_SYNC,
@@ -189,7 +185,7 @@ fn mmap(rng: &mut Pcg64Mcg) -> Op {
     let len = match rng.random_range(0..8) {
         0 => long(rng),
         1 => word(rng).into(),
-        // What fits in the buffers of a page that are of no use any more.
+        // The size of the revoked, closed and orphaned buffers.
         2..5 => PAGE,
         _ => rng.random_range(1..9) << 12,
     };
@@ -202,7 +198,7 @@ fn mmap(rng: &mut Pcg64Mcg) -> Op {
     let flags = match rng.random_range(0..6) {
         0 => libc::MAP_PRIVATE,
         1 => libc::MAP_SHARED_VALIDATE,
-        // Those would hit this program's own memory, or fill the machine's.
+        // The removed flags would replace this program's memory, or fill the machine's.
         2 => word(rng) as i32 & !(FIXED | libc::MAP_ANONYMOUS),
         3 => libc::MAP_SHARED | libc::MAP_POPULATE,
         _ => libc::MAP_SHARED,
@@ -217,15 +213,15 @@ fn then(rng: &mut Pcg64Mcg) -> Then {
     match rng.random_range(0..16) {
         0..6 => Then::Load(rng.random_range(0..9) << 12),
         6..9 => Then::Remap(long(rng) >> 12),
-        9 => Then::Advise(rng.random_range(0..26)),
-        10 => Then::Protect(rng.random_range(0..8)),
+        9 => Then::Call(libc::SYS_madvise, rng.random_range(0..26)),
+        10 => Then::Call(libc::SYS_mprotect, rng.random_range(0..8)),
         11..13 => Then::Grow(rng.random_range(0..12) << 12),
         13 => Then::Call(CALLS[rng.random_range(0..4)], rng.random_range(0..8)),
         _ => Then::Nothing,
     }
 }
 
-/// Mostly configuration space, around the bytes that the driver looks for.
+/// A read or write, mostly of configuration space near the bytes that the driver checks.
 fn region(rng: &mut Pcg64Mcg) -> Op {
     let region = match rng.random_range(0..8) {
         0 => rng.random_range(0..12),
@@ -246,7 +242,7 @@ fn region(rng: &mut Pcg64Mcg) -> Op {
     Op::Region { write: rng.random_bool(0.5), region, offset, len, place: Place::random(rng) }
 }
 
-/// Calls that take an fd first. None of them closes it or makes another one.
+/// A system call whose first argument is an fd. None closes it or makes another one.
 fn call(rng: &mut Pcg64Mcg) -> Op {
     const NUMBERS: [i64; 18] = [
         libc::SYS_lseek,

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! One hostile process: it makes so many calls, and looks at what each answers.
+//! One hostile process: makes a number of calls and judges each answer.
 
-use std::thread;
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::{raw, uapi, user, PAGE};
+use guest::prelude::*;
+use guest::user;
 use rand_pcg::rand_core::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
@@ -14,25 +11,25 @@ use crate::tally::{Count, Tally};
 use crate::verdict::{is_ours, judge};
 use crate::world::{open_fds, Role, Start, Target, World};
 
-/// How many fds a process may have.
+/// The limit of fds of a process.
 const FDS: u64 = 200;
 
-/// What a process is to do.
+/// The task of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     /// Its role.
     pub role: Role,
-    /// What it is hostile to.
+    /// The device that it attacks.
     pub target: Target,
-    /// Where its choices come from.
+    /// The seed of its random choices.
     pub seed: u64,
-    /// Where it counts.
+    /// Its slot in the tally.
     pub slot: u64,
-    /// How many calls it makes.
+    /// The number of its calls.
     pub calls: u64,
 }
 
-/// Plays a part, in a process made for it.
+/// Plays a part in this process.
 pub fn play(part: Part, start: Start<'_>, tally: &Tally) -> Result<()> {
     user::limit_fds(FDS)?;
     let mut world = World::new(part.role, part.target, start).context("preparation")?;
@@ -55,7 +52,7 @@ pub fn play(part: Part, start: Start<'_>, tally: &Tally) -> Result<()> {
     let open = open_fds()?.len();
     ensure!(open == others + world.pool.len(), "{open} fds are open, {others} were");
     for handle in &world.pool {
-        // What it has is still a buffer.
+        // The file must still be a buffer.
         let Some(device) = world.device.as_ref() else { continue };
         let info = buffer::info(device, handle.raw()).context("INFO of a buffer")?;
         ensure!(info.size % PAGE == 0 && info.size > 0, "INFO says {info:?}");
@@ -63,7 +60,7 @@ pub fn play(part: Part, start: Start<'_>, tally: &Tally) -> Result<()> {
     Ok(())
 }
 
-/// Does what may get into the way of a call that waits for its argument.
+/// Makes one call that can conflict with a call that waits for its argument.
 fn interfere(device: i32, buffer: i32, turn: usize) {
     let command = (7u64 << 40) + 4;
     let value = [2 * (turn as u16 % 2); 1];

@@ -8,17 +8,18 @@ use crate::memory::Place;
 use crate::op::{Op, Then, Word};
 use crate::world::{open_fds, World};
 
-/// What became of a call: what it returned, or the number of the error.
+/// The result of a call: its return value or its errno.
 pub type Answer = Result<u64, i32>;
 
 impl World {
-    /// Makes a call. An export gives the buffer, too.
+    /// Makes a call. Also returns the buffer that an export made.
     pub fn run(&self, op: &Op) -> (Answer, Option<Buffer>) {
         match *op {
             Op::Device { request, ref words, place } => {
                 let address = self.memory.put(place, &self.words(words));
                 let answer = raw::ioctl(self.device_fd(), request, address);
-                let made = answer.ok().filter(|&fd| fd > 0 && self.is_feature(request));
+                let feature = request == uapi::VFIO_DEVICE_FEATURE;
+                let made = answer.ok().filter(|&fd| fd > 0 && feature);
                 (answer, made.map(|fd| raw::own(fd as i32).into()))
             }
             Op::File { file, request, ref words, place } => {
@@ -46,11 +47,7 @@ impl World {
         }
     }
 
-    fn is_feature(&self, request: u32) -> bool {
-        request == uapi::VFIO_DEVICE_FEATURE
-    }
-
-    /// The numbers that stand for `words` here.
+    /// The values of `words` in this process.
     fn words(&self, words: &[Word]) -> Vec<u32> {
         let number = |word: &Word| match *word {
             Word::Is(number) => number,
@@ -62,7 +59,7 @@ impl World {
     fn region(&self, write: bool, region: u64, offset: u64, len: u64, place: Place) -> Answer {
         let config = u64::from(uapi::VFIO_PCI_CONFIG_REGION_INDEX);
         let room = match place {
-            // The kernel does not get past the end of these.
+            // The kernel stops at the end of these.
             Place::Edge(_) | Place::Nowhere(_) => u64::MAX,
             _ => PAGE / 2,
         };
@@ -77,7 +74,7 @@ impl World {
     }
 }
 
-/// Does something with a mapping and unmaps it.
+/// Performs `then` on a mapping and unmaps it.
 fn leave(address: u64, len: u64, then: Then) {
     let (mut start, mut size) = (address, len);
     match then {
@@ -85,12 +82,6 @@ fn leave(address: u64, len: u64, then: Then) {
         Then::Load(at) => drop(fault::load32((address + at) as usize)),
         Then::Remap(page) => {
             let _ = raw::call(libc::SYS_remap_file_pages, [address, PAGE, 0, page, 0, 0]);
-        }
-        Then::Advise(advice) => {
-            let _ = raw::call(libc::SYS_madvise, [address, len, advice as u64, 0, 0, 0]);
-        }
-        Then::Protect(prot) => {
-            let _ = raw::call(libc::SYS_mprotect, [address, len, prot as u64, 0, 0, 0]);
         }
         Then::Grow(new) => {
             let args = [address, len, new, libc::MREMAP_MAYMOVE as u64, 0, 0];
@@ -106,8 +97,8 @@ fn leave(address: u64, len: u64, then: Then) {
     let _ = raw::call(libc::SYS_munmap, [start, size, 0, 0, 0, 0]);
 }
 
-/// Closes the file that a dma-buf has made; its number is in the argument, unless that is memory
-/// that others change.
+/// Closes the sync file that a dma-buf has made. Its fd is in the argument, unless other threads
+/// change that memory.
 fn close_sync_file(place: Place, address: u64) {
     if let (Place::Plain, Ok(fd)) = (place, fault::load32(address as usize + 4)) {
         let _ = raw::close(fd as i32);

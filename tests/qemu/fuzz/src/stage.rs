@@ -1,36 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The devices that the hostile processes use, and the witness that must not change.
+//! The devices under attack, and the witness, which must not change.
 
-use std::fs::File;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::fault::Fault;
-use guest::mm::Mapping;
-use guest::module::Module;
-use guest::pci::{self, Pci};
-use guest::timeout::scaled;
-use guest::worker::Worker;
-use guest::{uapi, Errno, PAGE};
+use guest::others::Elsewhere;
+use guest::prelude::*;
 
 use crate::player::{play, Part};
 use crate::tally::Tally;
 use crate::world::{open_fds, Role, Start, Target};
-use guest::others::Elsewhere;
 
-/// How long a round may take.
+/// The time limit of a round.
 const LIMIT: Duration = Duration::from_secs(100);
-/// Calls that a process makes in a round.
+/// The calls of a process in a round.
 const CALLS: u64 = 2000;
 const PATTERN: u32 = 0x5afe_0000;
 
 const TARGETS: [Target; 2] = [
-    // Its BAR0 is video memory, which is no more than that.
+    // BAR0 is video memory: writes have no side effects.
     Target { id: pci::BOCHS, bar: 0, scratch: 0, witness: Some(0xff_0000) },
-    // It has what a reset needs; where it has no registers, writes are lost.
+    // Can be reset. Writes where it has no registers are ignored.
     Target { id: pci::IGB, bar: 0, scratch: 0x1_f000, witness: None },
 ];
 
@@ -38,7 +25,7 @@ const TARGETS: [Target; 2] = [
 struct Scene {
     target: Target,
     device: Device,
-    /// A buffer of an earlier time.
+    /// A buffer from before the device was closed.
     dead: Buffer,
     buffer: Buffer,
     mapping: Mapping,
@@ -51,29 +38,24 @@ struct Orphan {
     mapping: Mapping,
 }
 
-/// All of it.
+/// All devices and buffers of a run.
 pub struct Stage {
-    /// What was done so far.
+    /// The counts so far.
     pub tally: Tally,
     scenes: Vec<Scene>,
     orphan: Orphan,
     elsewhere: Elsewhere,
     unbound: Pci,
-    /// Whether the kernel has them: an fd that is not bound is one of a cdev.
+    /// Whether the kernel has cdevs: only their files can be unbound.
     cdevs: bool,
     fds: usize,
 }
 
-fn find(id: pci::Id, index: usize) -> Result<Pci> {
-    let found = Pci::find(id)?;
-    found.get(index).cloned().with_context(|| format!("no device {index} {id:x?}"))
-}
-
-/// Loads the driver and gives it the devices that are needed.
+/// Loads the driver and binds the devices.
 pub fn bind() -> Result<()> {
     Module::driver().load()?;
     let needed = [pci::EDU, pci::BOCHS, pci::IGB, pci::TESTDEV];
-    needed.iter().try_for_each(|&id| find(id, 0)?.bind(&driver()))
+    needed.iter().try_for_each(|&id| Pci::nth(id, 0)?.bind(&driver()))
 }
 
 fn driver() -> String {
@@ -82,7 +64,7 @@ fn driver() -> String {
 
 impl Orphan {
     fn new() -> Result<Orphan> {
-        let pci = find(pci::EDU, 1)?;
+        let pci = Pci::nth(pci::EDU, 1)?;
         pci.bind(&driver())?;
         let device = Device::open(&pci, Via::Group)?;
         let buffer = Buffer::export(&device, 0, 0, PAGE)?;
@@ -104,7 +86,7 @@ impl Orphan {
 
 impl Scene {
     fn new(target: Target) -> Result<Scene> {
-        let pci = find(target.id, 0)?;
+        let pci = Pci::nth(target.id, 0)?;
         let device = Device::open(&pci, Via::Group)?;
         let dead = Buffer::export(&device, target.bar, target.scratch, PAGE)?;
         device.close();
@@ -149,20 +131,21 @@ impl Scene {
 
 /// Opens a device that was just closed.
 fn reopen(pci: &Pci) -> Result<Device> {
-    let deadline = Instant::now() + scaled(Duration::from_secs(10));
-    loop {
-        match Device::open(pci, Via::Group) {
-            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
-            done => return done,
+    let mut opened = Device::open(pci, Via::Group);
+    wait_until(Duration::from_secs(10), "the device to be closed", || {
+        if opened.is_err() {
+            opened = Device::open(pci, Via::Group);
         }
-    }
+        Ok(opened.is_ok())
+    })?;
+    opened
 }
 
 impl Stage {
     /// Opens the devices.
     pub fn new() -> Result<Stage> {
         let scenes = TARGETS.into_iter().map(Scene::new).collect::<Result<Vec<_>>>()?;
-        let unbound = find(pci::EDU, 0)?;
+        let unbound = Pci::nth(pci::EDU, 0)?;
         let cdevs = Via::all().contains(&Via::Cdev);
         let orphan = Orphan::new().context("an orphan")?;
         let elsewhere = Elsewhere::new(pci::TESTDEV)?;
@@ -170,7 +153,7 @@ impl Stage {
         Ok(Stage { tally, scenes, orphan, elsewhere, unbound, cdevs, fds })
     }
 
-    /// One round.
+    /// Runs one round.
     pub fn round(&self, seed: u64, round: u64) -> Result<()> {
         let scene = &self.scenes[if round % 4 == 3 { 1 } else { 0 }];
         let roles = [Role::Owner, Role::DeviceHolder, Role::BufferHolder];
@@ -211,7 +194,7 @@ impl Stage {
         Ok(Device::from_fd(file.into()))
     }
 
-    /// In a child: it is not to hold the device by them.
+    /// Unmaps the witnesses in a child, so that it does not hold the device open.
     fn unmap_witnesses(&self) {
         for scene in &self.scenes {
             let _ = scene.mapping.unmap_part(0, PAGE);
@@ -219,15 +202,12 @@ impl Stage {
         }
     }
 
-    /// Closes everything; nothing may hold the module after that.
+    /// Closes everything. After that, nothing may hold a reference to the module.
     pub fn end(self) -> Result<Tally> {
         drop((self.scenes, self.orphan, self.elsewhere));
         let module = Module::driver();
-        let deadline = Instant::now() + scaled(Duration::from_secs(10));
-        while module.references()? != 0 {
-            ensure!(Instant::now() < deadline, "{} references are left", module.references()?);
-            sleep(Duration::from_millis(10));
-        }
+        let gone = || Ok(module.references()? == 0);
+        wait_until(Duration::from_secs(10), "the last reference to the module", gone)?;
         Ok(self.tally)
     }
 }

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Counts, in memory that all processes share. Each has a slot of its own and is alone to write.
+//! Counts in memory that all processes share. Each process writes only to its own slot.
 
-use anyhow::Result;
-use guest::mm::{self, Mapping};
-use guest::PAGE;
+use guest::prelude::*;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +14,7 @@ pub enum Count {
     Buffers,
 }
 
-/// How many slots there are.
+/// The number of slots.
 pub const SLOTS: u64 = 8;
 const SLOT: u64 = 16;
 
@@ -24,10 +22,9 @@ const SLOT: u64 = 16;
 pub struct Tally(Mapping);
 
 impl Tally {
-    /// All zero.
+    /// Makes counts of zero.
     pub fn new() -> Result<Tally> {
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        Ok(Tally(Mapping::from_raw(mm::map(-1, PAGE, mm::RW, flags, 0)?, PAGE)))
+        Ok(Tally(Mapping::anonymous_shared(PAGE)?))
     }
 
     fn at(slot: u64, what: Count) -> u64 {

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which call may answer what.
+//! The permitted answers of each call.
 
-use anyhow::{bail, ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::{feature, raw, uapi, PAGE};
+use guest::prelude::*;
 use libc::*;
 
 use crate::memory::Place;
@@ -22,20 +20,20 @@ const REGION: &[i32] = &[EINVAL, EFAULT, EIO, EBADF, ENOMEM, ENODEV, EPERM, EBUS
 const SYNC: &[i32] = &[EINVAL, EFAULT];
 const SYNC_FILE: &[i32] = &[EINVAL, EFAULT, EMFILE, ENOMEM];
 const SET_NAME: &[i32] = &[EINVAL, EFAULT, ENOMEM];
-/// A file that answers no such ioctl.
+/// The file has no such ioctl.
 const NO_IOCTL: &[i32] = &[ENOTTY];
-/// A device file that was not bound.
+/// The device file is not bound.
 const UNBOUND: &[i32] = &[EINVAL];
 const NO_FILE: &[i32] = &[EBADF];
 
-/// The last error that programs know (EHWPOISON); the kernel's own are above.
+/// The highest errno of user space (EHWPOISON). Higher ones are internal to the kernel.
 const LAST: i32 = 133;
 
-/// The errors that `op` may give, or `None` for any.
+/// The errors that `op` may return, or `None` for any.
 fn allowed(op: &Op, world: &World) -> Option<&'static [i32]> {
     match *op {
         Op::Device { .. } if world.device.is_none() => Some(NO_FILE),
-        // The VFS answers some of the others before the file is asked.
+        // The VFS handles some other ioctls before the file does.
         Op::Device { request, .. } if world.role == Role::Unbound => {
             (request >> 8 == u32::from(b';')).then_some(UNBOUND)
         }
@@ -59,7 +57,7 @@ fn allowed(op: &Op, world: &World) -> Option<&'static [i32]> {
     }
 }
 
-/// Whether the kernel finds in memory what was put there, as far as it finds something.
+/// Whether the bytes that the kernel can read are those that were stored.
 fn is_exact(place: Place) -> bool {
     matches!(place, Place::Plain | Place::Unaligned(_) | Place::Edge(_) | Place::ReadOnly)
 }
@@ -76,7 +74,7 @@ fn of_feature(words: &[Word]) -> Option<&'static [i32]> {
     }
 }
 
-/// Whether `op` may have answered this, and made this buffer.
+/// Checks that `op` may return this answer and make this buffer.
 pub fn judge(op: &Op, world: &World, answer: Answer, made: Option<&Buffer>) -> Result<()> {
     match answer {
         Ok(value) => good(op, world, value, made),
@@ -122,7 +120,7 @@ fn good(op: &Op, world: &World, value: u64, made: Option<&Buffer>) -> Result<()>
     Ok(())
 }
 
-/// A feature that takes a buffer has worked: the fd was of one that it works on.
+/// Checks that a feature that succeeded was given a buffer on which it works.
 fn has_a_buffer(words: &[Word]) -> Result<()> {
     let (Some(&Word::Is(flags)), Some(&Word::Fd(handle))) = (words.get(1), words.get(2)) else {
         return Ok(());
@@ -130,29 +128,22 @@ fn has_a_buffer(words: &[Word]) -> Result<()> {
     let fine = match flags & uapi::VFIO_DEVICE_FEATURE_MASK {
         _ if flags & feature::PROBE != 0 => true,
         uapi::VFIO_DMABUF_REVOKE => can_be_revoked(handle),
-        uapi::VFIO_DMABUF_MEMATTR => is_buffer(handle) && !is_dead(handle),
-        uapi::VFIO_DMABUF_INFO => is_buffer(handle),
+        uapi::VFIO_DMABUF_MEMATTR => matches!(handle, Handle::Live(_) | Handle::Revoked),
+        uapi::VFIO_DMABUF_INFO => {
+            matches!(handle, Handle::Live(_) | Handle::Revoked | Handle::Dead)
+        }
         _ => true,
     };
     ensure!(fine, "it worked on {handle:?}");
     Ok(())
 }
 
-/// Whether it is a buffer of the device.
-fn is_buffer(handle: Handle) -> bool {
-    matches!(handle, Handle::Live(_) | Handle::Revoked | Handle::Dead)
-}
-
-fn is_dead(handle: Handle) -> bool {
-    matches!(handle, Handle::Dead)
-}
-
-/// Whether REVOKE of it may work.
+/// Whether REVOKE of it may succeed.
 fn can_be_revoked(handle: Handle) -> bool {
     matches!(handle, Handle::Live(_))
 }
 
-/// How far a file can be mapped at all, where a mapping starts at `offset`.
+/// The end of the mappable part of a file around `offset`.
 fn mappable(world: &World, file: Handle, offset: u64) -> Result<u64> {
     match file {
         Handle::Live(_) => Ok(raw::call(libc::SYS_lseek, [world.fd(file) as u64, 0, 2, 0, 0, 0])
@@ -167,12 +158,12 @@ fn mappable(world: &World, file: Handle, offset: u64) -> Result<u64> {
     }
 }
 
-/// Whether an address may be one of a program.
+/// Whether an address can belong to user space.
 fn user(address: u64) -> bool {
     address < 1 << 47
 }
 
-/// A buffer has what was asked for: only GET of DMA_BUF makes one, and its size is the sum.
+/// Checks that only GET of DMA_BUF made a buffer, and that its size is the sum of the lengths.
 fn size_is_right(world: &World, words: &[Word], buffer: &Buffer) -> Result<()> {
     let number = |at: usize| match words.get(at) {
         Some(&Word::Is(number)) => u64::from(number),
@@ -186,7 +177,7 @@ fn size_is_right(world: &World, words: &[Word], buffer: &Buffer) -> Result<()> {
     ensure!(number(1) == wanted.into() && is_ours(buffer), "it made a buffer");
     let ranges = number(5) as usize;
     let sum: u64 = (0..ranges).map(|at| number(8 + 4 * at) + (number(9 + 4 * at) << 32)).sum();
-    // The ranges behind those that were put there are what was there before.
+    // Ranges past those that were stored hold earlier contents of the memory.
     let Some(device) = world.device.as_ref().filter(|_| words.len() as u64 >= 6 + 4 * number(5))
     else {
         return Ok(());
@@ -197,7 +188,7 @@ fn size_is_right(world: &World, words: &[Word], buffer: &Buffer) -> Result<()> {
     Ok(())
 }
 
-/// Whether it is a buffer, and not a dma-buf that the core has made for iommufd.
+/// Whether it is a buffer of this driver, not a dma-buf that the core made for iommufd.
 pub fn is_ours(buffer: &Buffer) -> bool {
     buffer.fdinfo().is_ok_and(|text| text.contains("exp_name:\tdmabuf-vfio-pci\n"))
 }

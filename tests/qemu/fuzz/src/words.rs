@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Numbers that are likely to be a border of something.
+//! Random numbers that are often at a boundary.
 
 use guest::{feature, uapi};
 use rand::seq::IndexedRandom;
@@ -20,7 +20,7 @@ pub const FEATURES: [u32; 10] = [
     0xffff,
 ];
 
-/// 32 bits.
+/// A random 32-bit number.
 pub fn word(rng: &mut Pcg64Mcg) -> u32 {
     match rng.random_range(0..6) {
         0 => rng.random(),
@@ -31,7 +31,7 @@ pub fn word(rng: &mut Pcg64Mcg) -> u32 {
     }
 }
 
-/// 64 bits; often a multiple of a page.
+/// A random 64-bit number, often page-aligned.
 pub fn long(rng: &mut Pcg64Mcg) -> u64 {
     let value = match rng.random_range(0..6) {
         0 => rng.random(),
@@ -48,7 +48,7 @@ pub fn long(rng: &mut Pcg64Mcg) -> u64 {
     }
 }
 
-/// Operation bits and number of a feature.
+/// Random operation bits with the number of a feature.
 pub fn flags(rng: &mut Pcg64Mcg) -> u32 {
     let number = *FEATURES.choose(rng).unwrap_or(&0);
     let ops = match rng.random_range(0..16) {

@@ -1,39 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a hostile process has: fds of every kind, memory of every kind.
+//! The fds and the memory of a hostile process.
 
-use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::Device;
-use guest::pci::Id;
-use guest::{raw, user, PAGE};
+use guest::others::{others, Elsewhere};
+use guest::prelude::*;
+use guest::user;
 use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::memory::Memory;
-use guest::others::{others, Elsewhere};
 
-/// How many buffers a process holds at most.
+/// The most buffers that a process holds.
 const POOL: usize = 12;
 
-/// A device to be hostile to.
+/// A device under attack.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// Its kind.
     pub id: Id,
-    /// The BAR that is used.
+    /// The BAR under attack.
     pub bar: u32,
-    /// Where in it one page is that may be written.
+    /// The offset of a page that may be written.
     pub scratch: u64,
-    /// Where in it one page is that keeps what was written there; nothing else writes there.
+    /// The offset of a page of plain memory that only the witness writes.
     pub witness: Option<u64>,
 }
 
-/// What privileges and fds a process has.
+/// The privileges and fds of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Root, with the device.
@@ -42,31 +37,31 @@ pub enum Role {
     DeviceHolder,
     /// User nobody, with buffers only.
     BufferHolder,
-    /// Root, with the device's own file, which was not bound to an iommufd.
+    /// Root, with a device file that is not bound to an iommufd.
     Unbound,
 }
 
-/// What an fd is of.
+/// The file behind an fd.
 #[derive(Clone, Copy, Debug)]
 pub enum Handle {
     /// One of the live buffers, by number.
     Live(usize),
     /// A buffer that was revoked.
     Revoked,
-    /// A buffer whose device was closed since.
+    /// A buffer whose device was closed after the export.
     Dead,
-    /// A buffer of a PCI device that has no driver any more.
+    /// A buffer of a PCI device that was unbound.
     Orphan,
     /// The device.
     Device,
-    /// Something else that is open, by number.
+    /// Another open file, by number.
     Other(usize),
-    /// Perhaps nothing.
+    /// A number that may be no fd.
     Number(i32),
 }
 
 impl Handle {
-    /// Any of them.
+    /// A random one.
     pub fn random(rng: &mut Pcg64Mcg) -> Handle {
         const NUMBERS: [i32; 8] = [-1, -2, -100, i32::MIN, i32::MAX, 255, 4096, 1 << 20];
         match rng.random_range(0..17) {
@@ -80,33 +75,33 @@ impl Handle {
         }
     }
 
-    /// A live buffer, unless all were revoked.
+    /// A random one of the live buffers.
     pub fn live(rng: &mut Pcg64Mcg) -> Handle {
         Handle::Live(rng.random_range(0..POOL))
     }
 }
 
-/// What a process begins with.
+/// The files that a process starts with.
 pub struct Start<'a> {
     /// The device, open.
     pub device: Device,
-    /// A buffer of an earlier time.
+    /// A buffer from before the device was closed.
     pub dead: Buffer,
-    /// A buffer of a PCI device that has no driver any more.
+    /// A buffer of a PCI device that was unbound.
     pub orphan: Buffer,
-    /// Where other fds come from.
+    /// The source of other files.
     pub elsewhere: &'a Elsewhere,
 }
 
-/// What a process has.
+/// The state of a process.
 pub struct World {
     /// Its role.
     pub role: Role,
-    /// What it is hostile to.
+    /// The device that it attacks.
     pub target: Target,
-    /// The device, if it has it.
+    /// The device, if the role has it.
     pub device: Option<Device>,
-    /// Buffers that it made or was given.
+    /// Its live buffers.
     pub pool: Vec<Buffer>,
     /// Memory for arguments.
     pub memory: Arc<Memory>,
@@ -117,7 +112,7 @@ pub struct World {
 }
 
 impl World {
-    /// Collects it; the privileges are gone afterwards.
+    /// Opens and maps everything, then drops the privileges that the role lacks.
     pub fn new(role: Role, target: Target, start: Start<'_>) -> Result<World> {
         let Start { device, dead, orphan, elsewhere } = start;
         let opened = role != Role::Unbound;
@@ -144,7 +139,7 @@ impl World {
         Ok(world)
     }
 
-    /// Closes what this process has from its parent and is not to have.
+    /// Closes all inherited fds that the role does not have.
     fn forget_the_rest(&self) -> Result<()> {
         let mut keep: Vec<i32> = vec![0, 1, 2];
         keep.extend([&self.revoked, &self.dead, &self.orphan].map(Buffer::raw));
@@ -179,7 +174,7 @@ impl World {
         self.fd(Handle::Device)
     }
 
-    /// Keeps a new buffer, and lets go of another one when there are many.
+    /// Keeps a new buffer; replaces a random one if the pool is full.
     pub fn keep(&mut self, buffer: Buffer, rng: &mut Pcg64Mcg) {
         if self.pool.len() < POOL {
             self.pool.push(buffer);
@@ -190,7 +185,7 @@ impl World {
     }
 }
 
-/// The fds of this process but the one that this takes.
+/// The fds of this process, except the one that reads them.
 pub fn open_fds() -> Result<Vec<i32>> {
     let mut fds = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {

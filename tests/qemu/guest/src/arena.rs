@@ -9,6 +9,8 @@ use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
+use crate::mm::address_or_errno;
+
 /// Its first address: 64 GiB.
 pub const START: usize = 0x10_0000_0000;
 /// The first address behind it.
@@ -36,11 +38,7 @@ pub fn map(
     // SAFETY: never replaces a mapping.
     let got =
         unsafe { libc::mmap(address as *mut _, len as usize, prot, flags, fd, offset as i64) };
-    if got == libc::MAP_FAILED {
-        return Err(Errno::last());
-    }
-    assert_eq!(got as usize, address);
-    Ok(())
+    address_or_errno(got).map(|got| assert_eq!(got, address))
 }
 
 /// mremap() to `target`; whatever of the arena was there is unmapped.
@@ -51,10 +49,7 @@ pub fn move_to(address: usize, len: u64, target: usize) -> Result<(), Errno> {
     let (old, new) = (address as *mut libc::c_void, target as *mut libc::c_void);
     // SAFETY: no Rust object lives in the arena.
     let got = unsafe { libc::mremap(old, len as usize, len as usize, flags, new) };
-    if got == libc::MAP_FAILED {
-        return Err(Errno::last());
-    }
-    Ok(())
+    address_or_errno(got).map(drop)
 }
 
 /// mremap() to another size, without moving.
@@ -63,10 +58,7 @@ pub fn resize(address: usize, len: u64, new_len: u64) -> Result<(), Errno> {
     check(address, new_len);
     // SAFETY: no Rust object lives in the arena, and nothing outside of it is touched.
     let got = unsafe { libc::mremap(address as *mut _, len as usize, new_len as usize, 0) };
-    if got == libc::MAP_FAILED {
-        return Err(Errno::last());
-    }
-    Ok(())
+    address_or_errno(got).map(drop)
 }
 
 /// munmap(); the part may have holes.

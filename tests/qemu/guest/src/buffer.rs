@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Buffers: slices of BARs as dma-bufs.
 
-use std::fs::{self, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::fs::OpenOptions;
+use std::os::fd::BorrowedFd;
 
-use anyhow::{Context, Result};
-use nix::errno::Errno;
-
-use crate::device::Device;
-use crate::feature::{self, Call, Prepared};
-use crate::mm::{self, Mapping};
+use crate::feature::{Call, Prepared};
+use crate::prelude::*;
 use crate::sys::ioctl_with;
-use crate::uapi;
 
 /// A range of a BAR: offset and length, bytes.
 #[derive(Clone, Copy, Debug)]
@@ -69,16 +64,12 @@ impl Buffer {
 
     /// Makes a [`Export::call`], which may have been changed.
     pub fn by_call(device: &Device, call: &mut Call) -> Result<Buffer, Errno> {
-        let fd = call.make(device)?;
-        // SAFETY: the call made this fd, and nobody else has it.
-        Ok(Buffer(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Buffer(raw::own(call.make(device)?)))
     }
 
     /// Makes an [`Export::call`] that was prepared.
     pub fn by_prepared(device: &Device, call: &mut Prepared) -> Result<Buffer, Errno> {
-        let fd = call.make(device)?;
-        // SAFETY: the call made this fd, and nobody else has it.
-        Ok(Buffer(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Buffer(raw::own(call.make(device)?)))
     }
 
     /// A dma-buf that no VFIO device made: `len` bytes of the system heap.
@@ -91,8 +82,7 @@ impl Buffer {
             ..Default::default()
         };
         ioctl_with(heap.as_raw_fd(), uapi::DMA_HEAP_IOCTL_ALLOC, &mut arg)?;
-        // SAFETY: the ioctl made this fd, and nobody else has it.
-        Ok(Buffer(unsafe { OwnedFd::from_raw_fd(arg.fd as RawFd) }))
+        Ok(Buffer(raw::own(arg.fd as RawFd)))
     }
 
     /// Another fd of the same buffer.
@@ -167,4 +157,17 @@ pub fn info(device: &Device, fd: RawFd) -> Result<uapi::vfio_dmabuf_feature_info
     let mut info = uapi::vfio_dmabuf_feature_info { dmabuf_fd: fd, ..Default::default() };
     feature::get(device, uapi::VFIO_DMABUF_INFO, &mut info)?;
     Ok(info)
+}
+
+/// MEMATTR GET of whatever `fd` is.
+pub fn memattr(device: &Device, fd: RawFd) -> Result<u32, Errno> {
+    let mut memattr = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, ..Default::default() };
+    feature::get(device, uapi::VFIO_DMABUF_MEMATTR, &mut memattr)?;
+    Ok(memattr.memattr)
+}
+
+/// MEMATTR SET of whatever `fd` is.
+pub fn set_memattr(device: &Device, fd: RawFd, memattr: u32) -> Result<(), Errno> {
+    let payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, memattr };
+    feature::set(device, uapi::VFIO_DMABUF_MEMATTR, &payload)
 }

@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A system call that may take its time, made by a child process.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-use anyhow::{bail, ensure, Result};
-use nix::errno::Errno;
 use nix::sys::signal::{kill, sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
-use crate::timeout::{scaled, scaled_delay};
+use crate::prelude::*;
+use crate::timeout::scaled_delay;
 use crate::waiting::is_asleep;
 use crate::worker::start_child;
 
@@ -54,12 +50,10 @@ impl Call {
 
     /// Checks that it comes to wait for something, and does so for at least `time`.
     pub fn hangs_for(&mut self, time: Duration) -> Result<()> {
-        let limit = Instant::now() + scaled(LIMIT);
-        while !is_asleep(self.pid()) {
+        wait_until(LIMIT, "the call to wait", || {
             ensure!(!self.is_over()?, "it did not wait: {:?}", self.result);
-            ensure!(Instant::now() < limit, "it is at work and does not wait");
-            sleep(Duration::from_millis(1));
-        }
+            Ok(is_asleep(self.pid()))
+        })?;
         let deadline = Instant::now() + scaled_delay(time);
         while Instant::now() < deadline {
             ensure!(!self.is_over()?, "it did not wait: {:?}", self.result);
@@ -70,11 +64,7 @@ impl Call {
 
     /// Waits for what comes of it.
     pub fn finish(mut self) -> Result<Result<(), Errno>> {
-        let deadline = Instant::now() + scaled(LIMIT);
-        while !self.is_over()? {
-            ensure!(Instant::now() < deadline, "the call does not end");
-            sleep(Duration::from_millis(2));
-        }
+        wait_until(LIMIT, "the end of the call", || self.is_over())?;
         Ok(self.result.unwrap_or(Ok(())))
     }
 
@@ -88,14 +78,16 @@ impl Call {
 
     /// Interrupts it with a signal that has a handler, and waits for what comes of it.
     pub fn interrupt(mut self) -> Result<Result<(), Errno>> {
-        let deadline = Instant::now() + scaled(LIMIT);
         // A signal that comes before the call waits interrupts nothing.
-        while !self.is_over()? {
-            ensure!(Instant::now() < deadline, "the call cannot be interrupted");
+        wait_until(LIMIT, "the end of the interrupted call", || {
+            if self.is_over()? {
+                return Ok(true);
+            }
             kill(self.pid, Signal::SIGUSR1)?;
             sleep(Duration::from_millis(20));
-        }
-        Ok(self.result.unwrap_or(Ok(())))
+            Ok(false)
+        })?;
+        self.finish()
     }
 }
 

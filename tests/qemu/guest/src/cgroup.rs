@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Memory cgroups (version 2).
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
 use nix::mount::{mount, MsFlags};
+
+use crate::prelude::*;
 
 const ROOT: &str = "/sys/fs/cgroup";
 

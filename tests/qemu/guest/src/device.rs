@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A VFIO device, opened in either of the two ways.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::fs::OpenOptions;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use anyhow::{ensure, Context, Result};
-use nix::errno::Errno;
-
-use crate::mm::{self, Mapping};
-use crate::pci::Pci;
+use crate::prelude::*;
 use crate::sys::{ioctl, ioctl_with};
-use crate::uapi;
 
 /// How a VFIO device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +235,12 @@ impl Device {
         Ok(())
     }
 
+    /// Disables and enables memory, which takes away all entries.
+    pub fn renew_memory(&self) -> Result<()> {
+        self.set_memory(false)?;
+        self.set_memory(true)
+    }
+
     /// VFIO_DEVICE_RESET.
     pub fn reset(&self) -> Result<(), Errno> {
         self.ioctl(uapi::VFIO_DEVICE_RESET, 0).map(drop)
@@ -265,8 +265,7 @@ fn from_group(pci: &Pci, group: impl AsFd, options: &str) -> Result<File> {
     let group = group.as_fd().as_raw_fd();
     let fd = ioctl_with(group, uapi::VFIO_GROUP_GET_DEVICE_FD, &mut name)
         .context("VFIO_GROUP_GET_DEVICE_FD")?;
-    // SAFETY: the ioctl made this fd, and nobody else has it.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    Ok(raw::own(fd).into())
 }
 
 fn from_cdev(pci: &Pci, iommufd: impl AsFd) -> Result<File> {

@@ -4,15 +4,7 @@
 //! The device must have no driver. QEMU has to give it a `dma_mask` of 32 bits, for the addresses
 //! that the DMA layer gives it end there.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-use anyhow::{ensure, Context, Result};
-
-use crate::mm::{self, Mapping};
-use crate::pci::Pci;
-use crate::timeout::scaled;
-use crate::uapi;
+use crate::prelude::*;
 
 const SOURCE: u64 = 0x80;
 const DESTINATION: u64 = 0x88;
@@ -45,28 +37,34 @@ impl Engine {
 
     /// Reads `count` bytes at a DMA address into the engine.
     pub fn read(&self, address: u64, count: u32) -> Result<()> {
-        self.transfer(u32::try_from(address)?, OWN_MEMORY, count, START)
+        read(&self.registers, address, count)
     }
 
     /// Writes `count` bytes from the engine to a DMA address.
     pub fn write(&self, address: u64, count: u32) -> Result<()> {
-        self.transfer(OWN_MEMORY, u32::try_from(address)?, count, START | FROM_ENGINE)
+        write(&self.registers, address, count)
     }
+}
 
-    fn transfer(&self, from: u32, to: u32, count: u32, command: u32) -> Result<()> {
-        assert!(count <= CAPACITY);
-        for (register, value) in
-            [(SOURCE, from), (DESTINATION, to), (COUNT, count), (COMMAND, command)]
-        {
-            self.registers.store(register, value)?;
-        }
-        let deadline = Instant::now() + scaled(Duration::from_secs(20));
-        while self.registers.load(COMMAND)? & START != 0 {
-            ensure!(Instant::now() < deadline, "the engine of {} does not end", self.pci);
-            sleep(Duration::from_millis(5));
-        }
-        Ok(())
+/// As [`Engine::read`], by the registers of an edu that has a driver.
+pub fn read(registers: &Mapping, address: u64, count: u32) -> Result<()> {
+    transfer(registers, u32::try_from(address)?, OWN_MEMORY, count, START)
+}
+
+/// As [`Engine::write`], by the registers of an edu that has a driver.
+pub fn write(registers: &Mapping, address: u64, count: u32) -> Result<()> {
+    transfer(registers, OWN_MEMORY, u32::try_from(address)?, count, START | FROM_ENGINE)
+}
+
+fn transfer(registers: &Mapping, from: u32, to: u32, count: u32, command: u32) -> Result<()> {
+    assert!(count <= CAPACITY);
+    for (register, value) in [(SOURCE, from), (DESTINATION, to), (COUNT, count), (COMMAND, command)]
+    {
+        registers.store(register, value)?;
     }
+    wait_until(Duration::from_secs(20), "the end of a DMA transfer", || {
+        Ok(registers.load(COMMAND)? & START == 0)
+    })
 }
 
 impl Drop for Engine {

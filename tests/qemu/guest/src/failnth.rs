@@ -4,13 +4,9 @@
 //! `/proc/thread-self/fail-nth`, see Documentation/fault-injection in the kernel. The calling
 //! thread only is hit. In a kernel that cannot, [`Injector::new`] says so.
 
-use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Context, Result};
-use nix::errno::Errno;
-
+use crate::prelude::*;
 use crate::windows::Window;
 
 const DEBUGFS: &str = "/sys/kernel/debug";

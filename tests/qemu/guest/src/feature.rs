@@ -3,12 +3,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use nix::errno::Errno;
-
-use crate::device::Device;
-use crate::mm;
-use crate::uapi;
-use crate::PAGE;
+use crate::prelude::*;
 
 /// GET.
 pub const GET: u32 = uapi::VFIO_DEVICE_FEATURE_GET;
@@ -38,15 +33,12 @@ impl Call {
 
     /// The same call, for [`Prepared::make`].
     pub fn prepared(&self) -> Prepared {
-        let mut words = vec![self.argsz, self.flags];
-        words.extend(&self.payload);
-        Prepared(words)
+        Prepared(self.words())
     }
 
     /// Makes the call; the kernel may change the payload.
     pub fn make(&mut self, device: &Device) -> Result<i32, Errno> {
-        let mut words = vec![self.argsz, self.flags];
-        words.extend(&self.payload);
+        let mut words = self.words();
         let result = device.ioctl(uapi::VFIO_DEVICE_FEATURE, words.as_mut_ptr() as usize);
         self.payload.copy_from_slice(&words[2..]);
         result
@@ -55,18 +47,22 @@ impl Call {
     /// Makes the call with the structure at the very end of a page, so that whatever of it the
     /// kernel reads or writes behind the given payload is an EFAULT.
     pub fn make_at_edge(&mut self, device: &Device) -> Result<i32, Errno> {
-        let mut words = vec![self.argsz, self.flags];
-        words.extend(&self.payload);
-        let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let words = self.words();
         let area = (words.len() as u64 * 4).next_multiple_of(PAGE);
-        let base = mm::map(-1, area + PAGE, mm::RW, anonymous, 0)?;
-        let area = mm::Mapping::from_raw(base, area + PAGE);
+        let area = Mapping::anonymous(area + PAGE)?;
         area.protect_part(area.size() - PAGE, PAGE, libc::PROT_NONE)?;
         let start = area.size() - PAGE - words.len() as u64 * 4;
         for (at, word) in words.iter().enumerate() {
             area.store(start + at as u64 * 4, *word).map_err(|_| Errno::EFAULT)?;
         }
-        device.ioctl(uapi::VFIO_DEVICE_FEATURE, base + start as usize)
+        device.ioctl(uapi::VFIO_DEVICE_FEATURE, area.address() + start as usize)
+    }
+
+    /// The call as it lies in memory.
+    fn words(&self) -> Vec<u32> {
+        let mut words = vec![self.argsz, self.flags];
+        words.extend(&self.payload);
+        words
     }
 }
 

@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Fences that user space signals (`CONFIG_SW_SYNC`), for the devices that have not finished yet.
 
-use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-
-use anyhow::{Context, Result};
-use nix::errno::Errno;
-
-use crate::buffer::Buffer;
+use crate::prelude::*;
 use crate::sys::ioctl_with;
-use crate::uapi;
 
 const SW_SYNC: &str = "/sys/kernel/debug/sync/sw_sync";
 
@@ -43,9 +36,7 @@ impl Fence {
         };
         let mut arg = Create { value: 1, name: [0; 32], fence: -1 };
         ioctl_with(timeline.as_raw_fd(), CREATE, &mut arg).context("SW_SYNC_IOC_CREATE_FENCE")?;
-        // SAFETY: the ioctl made this fd, and nobody else has it.
-        let sync_file = unsafe { OwnedFd::from_raw_fd(arg.fence) };
-        Ok(Some(Fence { timeline, sync_file }))
+        Ok(Some(Fence { timeline, sync_file: raw::own(arg.fence) }))
     }
 
     /// Makes it one of the fences of `buffer`: a device that writes, and is not done.

@@ -2,12 +2,9 @@
 //! What happens to the machine from outside, on request: `scripts/vm/machine.py` does it.
 
 use std::env;
-use std::fs::{self, File};
 use std::io::Write;
 
-use anyhow::{Context, Result};
-
-use crate::pci::Pci;
+use crate::prelude::*;
 
 /// An error of PCI Express.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

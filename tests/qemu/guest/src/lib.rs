@@ -13,10 +13,10 @@
 //! * [`testmod`]: the test module's importers; [`pause`], [`windows`]: threads that it stops in the
 //!   kernel; [`engine`]: a device that does DMA; [`fence`]: a fence that a test signals
 //! * [`uffd`]: memory that a test provides on a page fault; [`user`], [`cgroup`]: processes without
-//!   privileges, and how much memory they use
+//!   privileges, and how much memory they use; [`meminfo`]: how much the kernel uses
 //! * [`failnth`]: allocations and copies that fail on request; [`kmsg`]: marks in the kernel log
 //! * [`host`]: requests to the host of this machine; [`timeout`]: limits on slow machines
-//! * [`readme`]: the programs that the README shows
+//! * [`prelude`]: what most programs use; [`readme`]: the programs that the README shows
 //!
 //! All `unsafe` code of the guest programs is in this crate. A mapping is handled by its address
 //! and accessed through [`fault`] only, never by a Rust reference: device memory may change or
@@ -36,6 +36,7 @@ pub mod host;
 pub mod kmsg;
 pub mod link;
 pub mod maps;
+pub mod meminfo;
 pub mod mm;
 pub mod module;
 pub mod others;
@@ -43,6 +44,7 @@ pub mod pause;
 pub mod pci;
 pub mod peer;
 pub mod power;
+pub mod prelude;
 pub mod ptes;
 pub mod raw;
 pub mod readme;

@@ -4,11 +4,7 @@
 
 use std::fmt::Debug;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
 use nix::cmsg_space;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
@@ -20,7 +16,7 @@ use nix::sys::time::TimeVal;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use crate::timeout::scaled;
+use crate::prelude::*;
 
 /// The longest message, bytes.
 const LONGEST: usize = 32 << 10;
@@ -45,8 +41,7 @@ impl Link {
         setsockopt(&door, sockopt::ReceiveTimeout, &time_val(limit))?;
         listen(&door, Backlog::new(1)?)?;
         let fd = accept(door.as_raw_fd()).context("no connection")?;
-        // SAFETY: accept() returned it, and nobody else has it.
-        Ok(Link(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Link(raw::own(fd)))
     }
 
     /// Calls the process that serves `path`; tries until `limit` is over.
@@ -94,8 +89,7 @@ impl Link {
         let mut fd = None;
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = control {
-                // SAFETY: the kernel made these fds for this message, and nobody else has them.
-                fd = fds.first().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
+                fd = fds.first().map(|&fd| raw::own(fd));
             }
         }
         let count = message.bytes;

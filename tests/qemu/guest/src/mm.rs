@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Mappings, as addresses that are touched through [`crate::fault`] only.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::ptr;
 
-use nix::errno::Errno;
-
-use crate::fault::{self, Fault};
+use crate::prelude::*;
 
 /// PROT_READ.
 pub const RO: i32 = libc::PROT_READ;
@@ -23,10 +20,7 @@ pub fn map(fd: RawFd, len: u64, prot: i32, flags: i32, offset: u64) -> Result<us
     // SAFETY: without MAP_FIXED the kernel picks unused addresses.
     let address =
         unsafe { libc::mmap(ptr::null_mut(), len as usize, prot, flags, fd, offset as i64) };
-    if address == libc::MAP_FAILED {
-        return Err(Errno::last());
-    }
-    Ok(address as usize)
+    address_or_errno(address)
 }
 
 /// mmap() at the start of a 2 MiB boundary, so that the kernel may use huge pages.
@@ -67,12 +61,17 @@ fn map_at_multiple_of(
     let flags = libc::MAP_SHARED | libc::MAP_FIXED;
     // SAFETY: [address, address + len) is the rest of the reservation made above.
     let got = unsafe { libc::mmap(address as *mut _, len, prot, flags, fd, offset as i64) };
-    if got == libc::MAP_FAILED {
-        let errno = Errno::last();
-        unmap(address, len as u64)?;
-        return Err(errno);
+    address_or_errno(got).inspect_err(|_| {
+        let _ = unmap(address, len as u64);
+    })
+}
+
+/// The result of a system call that returns an address or `MAP_FAILED`.
+pub(crate) fn address_or_errno(returned: *mut libc::c_void) -> Result<usize, Errno> {
+    if returned == libc::MAP_FAILED {
+        return Err(Errno::last());
     }
-    Ok(address)
+    Ok(returned as usize)
 }
 
 /// munmap(). Only for addresses that came from this module.
@@ -95,10 +94,7 @@ pub fn remap(address: usize, len: u64, new_len: u64) -> Result<usize, Errno> {
     let (address, len, new_len) = (address as *mut _, len as usize, new_len as usize);
     // SAFETY: as for unmap(); the new place is of the kernel's choice.
     let address = unsafe { libc::mremap(address, len, new_len, libc::MREMAP_MAYMOVE) };
-    if address == libc::MAP_FAILED {
-        return Err(Errno::last());
-    }
-    Ok(address as usize)
+    address_or_errno(address)
 }
 
 /// mremap() that certainly moves the mapping, to a place that was unused.
@@ -114,10 +110,7 @@ pub fn move_to(address: usize, len: u64, target: usize) -> Result<usize, Errno> 
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     // SAFETY: both places are mappings of this module, in which no Rust object lives.
     let got = unsafe { libc::mremap(old, len, len, flags, target as *mut libc::c_void) };
-    if got == libc::MAP_FAILED {
-        return Err(Errno::last());
-    }
-    Ok(got as usize)
+    address_or_errno(got)
 }
 
 /// remap_file_pages(): lets part of a mapping show the file from page `page` on. Only for addresses
@@ -205,9 +198,21 @@ impl Mapping {
         Ok(Mapping { address, len })
     }
 
+    /// Maps `len` bytes from `offset` of `fd`, readable and writable, at a multiple of 2 MiB.
+    pub fn aligned(fd: impl AsFd, len: u64, offset: u64) -> Result<Mapping, Errno> {
+        let address = map_aligned(fd.as_fd().as_raw_fd(), len, RW, offset)?;
+        Ok(Mapping { address, len })
+    }
+
     /// Private memory that belongs to no file.
     pub fn anonymous(len: u64) -> Result<Mapping, Errno> {
-        let address = map(-1, len, RW, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0)?;
+        let address = map(-1, len, RW, PRIVATE | libc::MAP_ANONYMOUS, 0)?;
+        Ok(Mapping { address, len })
+    }
+
+    /// Memory that belongs to no file, which later children share.
+    pub fn anonymous_shared(len: u64) -> Result<Mapping, Errno> {
+        let address = map(-1, len, RW, SHARED | libc::MAP_ANONYMOUS, 0)?;
         Ok(Mapping { address, len })
     }
 
@@ -248,11 +253,7 @@ impl Mapping {
         let (at, fd) = ((self.address + offset as usize) as *mut _, fd.as_fd().as_raw_fd());
         // SAFETY: in memory that this module mapped there is no Rust object.
         let got = unsafe { libc::mmap(at, len as usize, RW, SHARED | libc::MAP_FIXED, fd, 0) };
-        if got == libc::MAP_FAILED {
-            Err(Errno::last())
-        } else {
-            Ok(())
-        }
+        address_or_errno(got).map(drop)
     }
 
     /// mprotect() of a part.

@@ -3,16 +3,10 @@
 
 use std::env;
 use std::ffi::{CStr, CString};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
-use nix::errno::Errno;
 use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
 
-use crate::timeout::scaled;
+use crate::prelude::*;
 
 /// A kernel module in a file.
 pub struct Module {
@@ -96,16 +90,11 @@ impl Module {
 
     /// rmmod, waiting a little for references that a file's deferred release still holds.
     pub fn unload_soon(&self) -> Result<()> {
-        let deadline = Instant::now() + scaled(Duration::from_secs(10));
-        loop {
-            match self.unload() {
-                Ok(()) => return Ok(()),
-                Err(Errno::EWOULDBLOCK) if Instant::now() < deadline => {
-                    sleep(Duration::from_millis(20));
-                }
-                Err(errno) => bail!("rmmod {}: {errno}, refcnt {:?}", self.name, self.references()),
-            }
-        }
+        let done = wait_until(Duration::from_secs(10), "EWOULDBLOCK", || match self.unload() {
+            Err(Errno::EWOULDBLOCK) => Ok(false),
+            done => Ok(done.map(|()| true)?),
+        });
+        done.with_context(|| format!("rmmod {}, refcnt {:?}", self.name, self.references()))
     }
 
     /// How many references to it there are.

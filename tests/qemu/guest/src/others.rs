@@ -1,22 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Open files that are no buffers of the device: of every kind that a kernel may take for one.
 
-use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
-use anyhow::{Context, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::EventFd;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::SignalFd;
 
-use crate::buffer::{Buffer, Export, Range};
-use crate::device::{Device, Via};
-use crate::pci::{Id, Pci};
-use crate::{feature, raw, uapi, PAGE};
+use crate::prelude::*;
 
 /// How many of [`others`] are dma-bufs. They are the first.
 pub const DMA_BUFS: usize = 3;
@@ -31,8 +25,7 @@ pub struct Elsewhere {
 impl Elsewhere {
     /// The first device of a kind, which nobody has opened.
     pub fn new(id: Id) -> Result<Elsewhere> {
-        let pci = Pci::find(id)?.into_iter().next().context("another device")?;
-        let device = Device::open(&pci, Via::Group)?;
+        let device = Device::open(&Pci::nth(id, 0)?, Via::Group)?;
         let buffer = Buffer::export(&device, 0, 0, PAGE).context("export")?;
         let mut call = Export::new(0, &[Range(0, PAGE)]).call();
         call.flags = feature::GET | uapi::VFIO_DMABUF_IOMMUFD;

@@ -3,19 +3,13 @@
 //! the case does something else.
 
 use std::fmt::Debug;
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
-use nix::errno::Errno;
 use nix::unistd::gettid;
 
 use crate::call::Call;
+use crate::prelude::*;
 use crate::sys::{ioctl, ioctl_with};
 use crate::testmod::{self, uapi};
-use crate::timeout::scaled;
 use crate::windows::Window;
 
 /// How long a thread stops at most, unless a case sets a shorter limit.
@@ -70,10 +64,10 @@ impl Pause {
             pause.arm_here()?;
             call()
         })?;
-        while !pause.is_inside()? {
-            ensure!(!made.is_over()?, "it did not stop in {window:?}: {:?}", made.finish()?);
-            sleep(Duration::from_millis(1));
-        }
+        wait_until(LIMIT, "the call to stop", || {
+            ensure!(!made.is_over()?, "it did not stop in {window:?}");
+            pause.is_inside()
+        })?;
         Ok((pause, made))
     }
 
@@ -84,12 +78,14 @@ impl Pause {
 
     /// Waits until the thread has stopped.
     pub fn wait(&self) -> Result<()> {
-        let deadline = Instant::now() + scaled(LIMIT);
-        while !self.is_inside()? {
-            ensure!(Instant::now() < deadline, "no thread came: {:?}", self.stats());
-            sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        wait_until(LIMIT, "a thread to stop", || self.is_inside())
+            .with_context(|| format!("{}: {:?}", self.function, self.stats()))
+    }
+
+    /// Waits until the thread has stopped, and lets it continue.
+    pub fn pass(self) -> Result<()> {
+        self.wait()?;
+        self.end()
     }
 
     /// Checks that the thread is still where it stopped.

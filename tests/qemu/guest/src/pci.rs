@@ -2,13 +2,10 @@
 //! PCI devices in sysfs: finding, binding, resetting.
 
 use std::fmt;
-use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Context, Result};
-use nix::errno::Errno;
+use crate::prelude::*;
 
 /// Vendor and device id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,13 +47,15 @@ impl Pci {
 
     /// All functions with this id, in the order of their addresses.
     pub fn find(id: Id) -> Result<Vec<Pci>> {
-        let mut found = Vec::new();
-        for pci in Pci::all()? {
-            if pci.id()? == id {
-                found.push(pci);
-            }
-        }
+        let mut found = Pci::all()?;
+        found.retain(|pci| pci.id().is_ok_and(|other| other == id));
         Ok(found)
+    }
+
+    /// The `nth` of these.
+    pub fn nth(id: Id, nth: usize) -> Result<Pci> {
+        let found = Pci::find(id)?.into_iter().nth(nth);
+        found.with_context(|| format!("there is no device {nth} with id {id:x?}"))
     }
 
     /// Its address.
@@ -89,15 +88,12 @@ impl Pci {
 
     /// The name of its driver, if it has one.
     pub fn driver(&self) -> Option<String> {
-        let link = fs::read_link(self.dir().join("driver")).ok()?;
-        Some(link.file_name()?.to_string_lossy().into_owned())
+        self.link("driver").ok()
     }
 
     /// The number of its IOMMU group.
     pub fn group(&self) -> Result<String> {
-        let link = fs::read_link(self.dir().join("iommu_group"))
-            .with_context(|| format!("{self} has no IOMMU group"))?;
-        Ok(link.file_name().context("iommu_group")?.to_string_lossy().into_owned())
+        self.link("iommu_group")
     }
 
     /// The name of its VFIO device (`vfio0`), while a VFIO driver has it.
@@ -193,9 +189,7 @@ impl Pci {
 
     /// Its `nth` virtual function.
     pub fn virtual_function(&self, nth: u32) -> Result<Pci> {
-        let path = self.dir().join(format!("virtfn{nth}"));
-        let link = fs::read_link(&path).with_context(|| path.display().to_string())?;
-        Pci::at(&link.file_name().context("virtfn")?.to_string_lossy())
+        Pci::at(&self.link(&format!("virtfn{nth}"))?)
     }
 
     /// Reads two bytes of configuration space, past VFIO.
@@ -209,6 +203,13 @@ impl Pci {
     pub fn set_config16(&self, offset: u64, value: u16) -> Result<()> {
         let file = fs::File::options().write(true).open(self.dir().join("config"))?;
         Ok(file.write_all_at(&value.to_le_bytes(), offset)?)
+    }
+
+    /// The last part of what a link in its directory names.
+    fn link(&self, file: &str) -> Result<String> {
+        let path = self.dir().join(file);
+        let link = fs::read_link(&path).with_context(|| path.display().to_string())?;
+        Ok(link.file_name().context("link")?.to_string_lossy().into_owned())
     }
 
     fn read(&self, file: &str) -> Result<String> {

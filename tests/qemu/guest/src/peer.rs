@@ -6,20 +6,15 @@
 //! happen. The child holds what its parent held at the fork, and what was sent to it: fork it first
 //! and it has no VFIO fd. It ends with the [`Peer`], or with its parent.
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
-use std::time::Duration;
+use std::os::fd::IntoRawFd;
 
-use anyhow::{bail, ensure, Context, Result};
-use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{self, Fault};
 use crate::link::Link;
-use crate::mm;
-use crate::worker::Worker;
+use crate::prelude::*;
 
 /// How long an answer may take. The guest is emulated.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -29,26 +24,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 enum Order {
     /// Keep the fd that comes with this.
     Take,
-    Map {
-        fd: RawFd,
-        len: u64,
-        prot: i32,
-        offset: u64,
-    },
-    Unmap {
-        address: usize,
-        len: u64,
-    },
-    Protect {
-        address: usize,
-        len: u64,
-        prot: i32,
-    },
-    /// mremap() to an unused place.
-    Move {
-        address: usize,
-        len: u64,
-    },
+    /// A system call, by its number.
+    Call(i64, [u64; 6]),
     Load(usize),
     Store(usize, u32),
     /// Load again and again until [`Order::Stop`]; only that is answered.
@@ -57,7 +34,6 @@ enum Order {
         want: u32,
     },
     Stop,
-    Close(RawFd),
     Ioctl {
         fd: RawFd,
         request: u32,
@@ -125,7 +101,9 @@ impl Peer {
 
     /// Starts an mmap() there without waiting for its result.
     pub fn begin_map(&self, fd: RawFd, len: u64, prot: i32, offset: u64) -> Result<()> {
-        self.link.send(&Order::Map { fd, len, prot, offset }, None)
+        let flags = mm::SHARED as u64;
+        let args = [0, len, prot as u64, flags, fd as u64, offset];
+        self.link.send(&Order::Call(libc::SYS_mmap, args), None)
     }
 
     /// The result of [`Peer::begin_map`].
@@ -135,17 +113,14 @@ impl Peer {
 
     /// munmap() there.
     pub fn unmap(&self, address: usize, len: u64) -> Result<()> {
-        self.call(&Order::Unmap { address, len })?.map(drop).context("munmap in the peer")
+        let args = [address as u64, len, 0, 0, 0, 0];
+        self.call(&Order::Call(libc::SYS_munmap, args))?.map(drop).context("munmap in the peer")
     }
 
     /// mprotect() there.
     pub fn protect(&self, address: usize, len: u64, prot: i32) -> Result<Result<(), Errno>> {
-        Ok(self.call(&Order::Protect { address, len, prot })?.map(drop))
-    }
-
-    /// mremap() there, to an unused place.
-    pub fn move_away(&self, address: usize, len: u64) -> Result<Result<usize, Errno>> {
-        Ok(self.call(&Order::Move { address, len })?.map(|address| address as usize))
+        let args = [address as u64, len, prot as u64, 0, 0, 0];
+        Ok(self.call(&Order::Call(libc::SYS_mprotect, args))?.map(drop))
     }
 
     /// Reads four bytes there.
@@ -186,7 +161,8 @@ impl Peer {
 
     /// close() there.
     pub fn close(&self, fd: RawFd) -> Result<()> {
-        self.call(&Order::Close(fd))?.map(drop).context("close in the peer")
+        let args = [fd as u64, 0, 0, 0, 0, 0];
+        self.call(&Order::Call(libc::SYS_close, args))?.map(drop).context("close in the peer")
     }
 
     /// ioctl() there with two 32-bit words behind its pointer.
@@ -261,25 +237,13 @@ fn obey(link: &Link) -> Result<()> {
             Order::Load(address) => fault::load32(address).map(u64::from).into(),
             Order::Store(address, value) => fault::store32(address, value).map(|()| 0).into(),
             Order::LoadUntilStopped { address, want } => load_until_stopped(link, address, want)?,
-            order => perform(order).into(),
+            Order::Call(number, args) => raw::call(number, args).map_err(Errno::from_raw).into(),
+            Order::Ioctl { fd, request, mut arg } => {
+                crate::sys::ioctl_with(fd, request, &mut arg).map(|value| value as u64).into()
+            }
+            Order::Stop => bail!("there is nothing to stop"),
         };
         link.send(&answer, None)?;
-    }
-}
-
-fn perform(order: Order) -> Result<u64, Errno> {
-    match order {
-        Order::Map { fd, len, prot, offset } => {
-            mm::map(fd, len, prot, mm::SHARED, offset).map(|address| address as u64)
-        }
-        Order::Unmap { address, len } => mm::unmap(address, len).map(|()| 0),
-        Order::Protect { address, len, prot } => mm::protect(address, len, prot).map(|()| 0),
-        Order::Move { address, len } => mm::move_away(address, len).map(|address| address as u64),
-        Order::Close(fd) => nix::unistd::close(fd).map(|()| 0),
-        Order::Ioctl { fd, request, mut arg } => {
-            crate::sys::ioctl_with(fd, request, &mut arg).map(|value| value as u64)
-        }
-        _ => Err(Errno::ENOSYS),
     }
 }
 

@@ -2,14 +2,7 @@
 //! The ways in which a VFIO user takes a device's memory away for a while: power states, function
 //! and bus resets.
 
-use std::os::fd::RawFd;
-
-use anyhow::{ensure, Context, Result};
-use nix::errno::Errno;
-
-use crate::device::Device;
-use crate::feature;
-use crate::uapi;
+use crate::prelude::*;
 
 impl Device {
     /// Where in configuration space capability `id` is, as VFIO shows it.

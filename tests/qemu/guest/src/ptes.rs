@@ -2,14 +2,7 @@
 //! Page table entries: as the test module reads them, in any process, and as the kernel dumps those
 //! of this process in debugfs (`CONFIG_PTDUMP_DEBUGFS`), which takes seconds on a debug kernel.
 
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
-use std::path::Path;
-
-use anyhow::{bail, Context, Result};
-use nix::errno::Errno;
-
-use crate::mm::Mapping;
+use crate::prelude::*;
 use crate::sys::ioctl_with;
 use crate::testmod::{open, uapi};
 

@@ -3,16 +3,8 @@
 //! and [`crate::pause`] have the rest.
 
 use std::ffi::CStr;
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::path::Path;
 
-use anyhow::{Context, Result};
-use nix::errno::Errno;
-
-use crate::buffer::Buffer;
-use crate::module::Module;
-use crate::pci::{Id, Pci};
+use crate::prelude::*;
 use crate::sys::{ioctl, ioctl_with};
 
 /// The interface, from the file that the module is compiled with.
@@ -21,7 +13,7 @@ use crate::sys::{ioctl, ioctl_with};
 #[rustfmt::skip]
 pub mod uapi;
 
-pub use uapi::{Attach, Entry, Stats};
+pub use self::uapi::{Attach, Entry, Stats};
 
 /// An importer that unmaps from its invalidate callback.
 pub const UNMAPS_AT_ONCE: Attach = Attach {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Time limits on slow machines.
+//! Time limits on slow machines, and waiting within one.
 //!
 //! Limits are written for the usual kernel. A debug kernel is ten times slower; `scripts` starts it
 //! with that factor in `$SLOWER`.
 
 use std::env;
-use std::time::Duration;
+
+use crate::prelude::*;
 
 /// A limit, scaled for this machine.
 pub fn scaled(time: Duration) -> Duration {
@@ -15,6 +16,20 @@ pub fn scaled(time: Duration) -> Duration {
 /// Scales a delay that always passes in full, by less than [`scaled`] does a limit.
 pub fn scaled_delay(time: Duration) -> Duration {
     time * slower().min(3)
+}
+
+/// Waits until `done` returns true; fails with `what` once the scaled limit has passed.
+pub fn wait_until(
+    limit: Duration,
+    what: &str,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + scaled(limit);
+    while !done()? {
+        ensure!(Instant::now() < deadline, "timed out: {what}");
+        sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 fn slower() -> u32 {

@@ -2,18 +2,10 @@
 //! Memory whose pages this program provides on demand (`userfaultfd`): an access, also one by the
 //! kernel in the middle of a system call, waits until then.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
-
-use anyhow::{ensure, Context, Result};
-use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
-use crate::mm::{self, Mapping};
+use crate::prelude::*;
 use crate::sys::ioctl_with;
-use crate::timeout::scaled;
-use crate::uapi;
-use crate::PAGE;
 
 /// Bytes of `struct uffd_msg`, and where in it the address of a page fault is.
 const MESSAGE: usize = 32;
@@ -30,18 +22,13 @@ impl Userfault {
     /// `pages` pages, none of which is there.
     pub fn new(pages: u64) -> Result<Userfault> {
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
-        // SAFETY: makes an fd, that is all.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
-        let fd = Errno::result(fd).context("userfaultfd")? as RawFd;
-        // SAFETY: the kernel made this fd, and nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = raw::call(libc::SYS_userfaultfd, [flags as u64, 0, 0, 0, 0, 0]);
+        let fd = raw::own(fd.map_err(Errno::from_raw).context("userfaultfd")? as RawFd);
         let mut api = uapi::uffdio_api { api: uapi::UFFD_API.into(), ..Default::default() };
         ioctl_with(fd.as_raw_fd(), uapi::UFFDIO_API, &mut api).context("UFFDIO_API")?;
 
-        let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let start = mm::map(-1, pages * PAGE, mm::RW, anonymous, 0)?;
-        let area = Mapping::from_raw(start, pages * PAGE);
-        let range = uapi::uffdio_range { start: start as u64, len: pages * PAGE };
+        let area = Mapping::anonymous(pages * PAGE)?;
+        let range = uapi::uffdio_range { start: area.address() as u64, len: area.size() };
         let mode = uapi::UFFDIO_REGISTER_MODE_MISSING.into();
         let mut register = uapi::uffdio_register { range, mode, ..Default::default() };
         ioctl_with(fd.as_raw_fd(), uapi::UFFDIO_REGISTER, &mut register)

@@ -5,11 +5,7 @@
 //! No other file names such functions. After code was moved or renamed, edit this one: the case
 //! `every_window_is_one_function` says which window has lost its function.
 
-use std::fs;
-
-use anyhow::{ensure, Result};
-
-use crate::module::Module;
+use crate::prelude::*;
 
 /// A moment in the kernel, by the function that begins then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A second process that runs a function; its exit status says whether that worked.
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Result};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, getppid, pipe, ForkResult, Pid};
 
-use crate::timeout::scaled;
+use crate::prelude::*;
 
 /// A child that runs a function.
 pub struct Worker {
@@ -48,23 +45,14 @@ impl Worker {
 
     /// Waits for its end, which must come within `limit` and be a good one.
     pub fn finish(mut self, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + scaled(limit);
-        loop {
-            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG))? {
-                WaitStatus::StillAlive => {
-                    ensure!(Instant::now() < deadline, "process {} does not end", self.pid);
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                WaitStatus::Exited(_, 0) => {
-                    self.over = true;
-                    return Ok(());
-                }
-                status => {
-                    self.over = true;
-                    bail!("process {}: {status:?}", self.pid);
-                }
-            }
-        }
+        let pid = self.pid;
+        wait_until(limit, &format!("the end of process {pid}"), || {
+            let status = waitpid(pid, Some(WaitPidFlag::WNOHANG))?;
+            self.over = status != WaitStatus::StillAlive;
+            let fine = !self.over || matches!(status, WaitStatus::Exited(_, 0));
+            ensure!(fine, "process {pid}: {status:?}");
+            Ok(self.over)
+        })
     }
 }
 

@@ -75,12 +75,12 @@ impl Case {
     }
 }
 
-/// The cases of a file: `setup => "row": [name, name, …], "row": […];` for functions of these
-/// names.
+/// The cases of a file: `setup => "row": [name, name => expression, …], "row": […];`.
 ///
-/// A case that proves more than one row stands in each.
+/// A name alone is that of the case's function; an expression replaces the function. A case that
+/// proves more than one row stands in each.
 macro_rules! cases {
-    ($($setup:expr => $($row:literal: [$($name:ident),+ $(,)?]),+;)+) => {
+    ($($setup:expr => $($row:literal: [$($name:ident $(=> $run:expr)?),+ $(,)?]),+;)+) => {
         /// The cases of this file.
         pub const CASES: &[$crate::case::Case] = &[$($($(
             $crate::case::Case {
@@ -88,9 +88,20 @@ macro_rules! cases {
                 file: file!(),
                 row: $row,
                 setup: $setup,
-                run: $name,
+                run: $crate::case::function!($name $(=> $run)?),
             },
         )+)+)+];
     };
 }
 pub(crate) use cases;
+
+/// The function of a case in [`cases!`].
+macro_rules! function {
+    ($name:ident) => {
+        $name
+    };
+    ($name:ident => $run:expr) => {
+        || $run
+    };
+}
+pub(crate) use function;

@@ -2,18 +2,11 @@
 //! Makes each allocation and copy of a call fail, one per run.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::os::fd::{AsRawFd, RawFd};
 
-use anyhow::{bail, ensure, Context, Result};
 use guest::failnth::{Injector, Kind, Whose};
 use guest::kmsg;
-use guest::module::Module;
-use guest::Errno;
 
-use crate::case::Skip;
-use crate::check;
-use crate::fixture::{driver, fds, wait_for};
+use crate::prelude::*;
 
 /// Allocations, and copies of user memory.
 pub const ALL: &[Kind] = &[Kind::Memory, Kind::UserCopy];
@@ -23,7 +16,7 @@ pub const MEMORY: &[Kind] = &[Kind::Memory];
 pub const COPIES: &[Kind] = &[Kind::UserCopy];
 
 /// How many failures a call may have before something is wrong with the case.
-pub const MANY: u32 = 20_000;
+const MANY: u32 = 20_000;
 
 /// Skips the case if the kernel cannot do it.
 pub fn injector(kinds: &[Kind], whose: Whose) -> Result<Injector> {
@@ -67,18 +60,18 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts what came of a call; without a failure that is the end, which has to be a good one.
-    pub fn is_over<T>(
+    /// Counts the result of a call; returns true for a call without a failure, which must succeed.
+    fn is_over(
         &mut self,
         injected: bool,
-        result: &Result<T, Errno>,
+        result: Result<(), Errno>,
         errnos: &[Errno],
     ) -> Result<bool> {
         match (result, injected) {
-            (Ok(_), true) => self.absorbed += 1,
-            (Ok(_), false) => return Ok(true),
-            (Err(errno), true) if errnos.contains(errno) => {
-                self.errnos.insert(*errno as i32);
+            (Ok(()), true) => self.absorbed += 1,
+            (Ok(()), false) => return Ok(true),
+            (Err(errno), true) if errnos.contains(&errno) => {
+                self.errnos.insert(errno as i32);
                 self.failed += 1;
             }
             (Err(errno), _) => bail!("{errno}"),
@@ -87,7 +80,7 @@ impl Tally {
     }
 
     /// Writes it to the kernel log, where all tallies of a run can be read.
-    pub fn tell(&self, what: &str) {
+    fn log(&self, what: &str) {
         let errnos: Vec<Errno> = self.errnos.iter().map(|&errno| Errno::from_raw(errno)).collect();
         let (failed, absorbed) = (self.failed, self.absorbed);
         kmsg::mark(&format!(
@@ -101,10 +94,35 @@ impl Tally {
     }
 }
 
-/// Lets everything in `call` fail, one thing after the other.
+/// Repeats `step`, which makes a call with its n-th failure, until the call has no n-th failure.
 ///
-/// What the call makes goes away when it is dropped. `after` looks whether all is as before the
-/// call, which it gets the result of.
+/// `step` returns the result and whether the failure was injected. Each errno of `errnos` must
+/// occur, and no other one may.
+pub fn each_failure(
+    what: &str,
+    errnos: &[Errno],
+    mut step: impl FnMut(u32) -> Result<(Result<(), Errno>, bool)>,
+) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for n in 1..MANY {
+        let context = || format!("{what}, failure {n}");
+        let (result, injected) = step(n).with_context(context)?;
+        if tally.is_over(injected, result, errnos).with_context(context)? {
+            tally.log(what);
+            for &errno in errnos {
+                let found = tally.errnos.contains(&(errno as i32));
+                ensure!(found, "{what}: no call failed with {errno}: {tally:?}");
+            }
+            return Ok(tally);
+        }
+    }
+    bail!("{what}: there is no end of it: {tally:?}")
+}
+
+/// Makes each allocation and copy in `call` fail, one after the other.
+///
+/// A call's result is dropped after `after` has looked at it. Then everything must be as it was
+/// before the call, and the next call must work.
 pub fn exhaust<T>(
     what: &str,
     injector: &Injector,
@@ -115,27 +133,12 @@ pub fn exhaust<T>(
     // Also so that all of this program that it needs is in memory.
     drop(check::works(what, call())?);
     let before = Left::now()?;
-    let mut tally = Tally::default();
-    for n in 1..MANY {
+    each_failure(what, errnos, |n| {
         let (result, injected) = injector.run(n, &mut call)?;
-        let step = || format!("{what}, failure {n} (injected: {injected})");
-        if tally.is_over(injected, &result, errnos).with_context(step)? {
-            tally.tell(what);
-            return Ok(tally);
-        }
-        after(&result).with_context(step)?;
-        drop(result);
-        wait_for(&format!("{}: everything is given back", step()), || Ok(Left::now()? == before))?;
-        drop(check::works(&format!("{}: the next call", step()), call())?);
-    }
-    bail!("{what}: there is no end of it: {tally:?}")
-}
-
-/// Checks that there were failures at all, with these errnos.
-pub fn failed(tally: &Tally, errnos: &[Errno]) -> Result<()> {
-    for &errno in errnos {
-        let found = tally.errnos.contains(&(errno as i32));
-        ensure!(found, "no call failed with {errno}: {tally:?}");
-    }
-    Ok(())
+        after(&result)?;
+        let result = result.map(drop);
+        wait_for("everything is given back", || Ok(Left::now()? == before))?;
+        drop(check::works("the next call", call())?);
+        Ok((result, injected))
+    })
 }

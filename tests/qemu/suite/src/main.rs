@@ -20,6 +20,7 @@ mod cases;
 mod check;
 mod failing;
 mod fixture;
+mod prelude;
 mod program;
 mod rig;
 mod runner;

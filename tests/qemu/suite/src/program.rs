@@ -57,3 +57,10 @@ pub fn json(args: &[&str], status: i32) -> Result<Value> {
     ensure!(output.status.code() == Some(status), "{what}expected status {status}");
     serde_json::from_slice(printed).with_context(|| what)
 }
+
+/// Runs `vfio-dmabuf --json`, which has to end with `status` and an error that contains `why`.
+pub fn refuses(args: &[&str], status: i32, why: &str) -> Result<()> {
+    let said = json(args, status)?;
+    ensure!(said["error"].to_string().contains(why), "{why:?} is not in {said}");
+    Ok(())
+}

@@ -1,24 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the cases about importers start with.
 
-use std::fs;
-use std::os::fd::{AsRawFd, RawFd};
-use std::time::{Duration, Instant};
+use guest::fence::Fence;
+use guest::windows::Window;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::pci::{self, Pci};
-use guest::testmod::{Attach, Importer, UNMAPS_AT_ONCE};
-use guest::timeout::scaled;
-use guest::{uapi, Errno};
-
-use crate::case::Skip;
-use crate::check;
-use crate::fixture::{edu, export_edu, nth};
+use crate::prelude::*;
 
 /// Long enough to see that something waits.
 pub const WHILE: Duration = Duration::from_millis(300);
+/// How long a [`SLOW`] importer takes to unmap.
+pub const DELAY: Duration = Duration::from_millis(700);
+/// An importer that unmaps after [`DELAY`].
+pub const SLOW: Attach = unmaps_after(DELAY.as_millis() as u32);
 /// What does not wait is over by then.
 pub const SOON: Duration = Duration::from_secs(5);
 
@@ -55,9 +48,7 @@ impl Rig {
 
     /// An importer that is attached to another buffer.
     pub fn attached_to(&self, buffer: &Buffer, how: Attach) -> Result<Importer> {
-        let importer = Importer::new()?;
-        check::works("attach", importer.attach(buffer, &self.importing, how))?;
-        Ok(importer)
+        attach(buffer, &self.importing, how)
     }
 
     /// An importer that has the buffer mapped.
@@ -68,6 +59,33 @@ impl Rig {
         Ok(importer)
     }
 
+    /// A new rig, and an importer that is attached to the buffer.
+    pub fn new_attached(how: Attach) -> Result<(Rig, Importer)> {
+        let rig = Rig::new()?;
+        let importer = rig.attached(how)?;
+        Ok((rig, importer))
+    }
+
+    /// A new rig, and an importer that has the buffer mapped.
+    pub fn new_mapped(how: Attach) -> Result<(Rig, Importer)> {
+        let rig = Rig::new()?;
+        let importer = rig.mapped(how)?;
+        Ok((rig, importer))
+    }
+
+    /// A mapping of the buffer, after a load that worked.
+    pub fn touched(&self) -> Result<Mapping> {
+        let mapping = self.buffer.map(0, PAGE)?;
+        check::value("before", mapping.load(ID_AT), ID)?;
+        Ok(mapping)
+    }
+
+    /// REVOKE of a buffer that is revoked.
+    pub fn revoke_again(&self) -> Result<()> {
+        let again = buffer::revoke(&self.device, &self.buffer);
+        check::errno("REVOKE once more", again, Errno::EBADFD)
+    }
+
     /// Checks that attaching and mapping fail, also for an importer that was attached before.
     pub fn refuses(&self, when: &str, attached: &Importer) -> Result<()> {
         check::errno(&format!("map {when}"), attached.map(), Errno::ENODEV)?;
@@ -75,14 +93,9 @@ impl Rig {
         check::errno(&format!("attach {when}"), late, Errno::ENODEV)
     }
 
-    /// The status that INFO gives.
-    pub fn status(&self) -> Result<u32> {
-        Ok(buffer::info(&self.device, self.buffer.raw())?.status)
-    }
-
-    /// Checks it.
+    /// Checks the status that INFO gives.
     pub fn has_status(&self, when: &str, want: u32) -> Result<()> {
-        check::equal(&format!("status {when}"), self.status()?, want)
+        has_status(&self.device, &self.buffer, when, want)
     }
 
     /// REVOKE, that has to work.
@@ -90,6 +103,27 @@ impl Rig {
         check::works("REVOKE", buffer::revoke(&self.device, &self.buffer))?;
         self.has_status("after REVOKE", uapi::VFIO_DMABUF_STATUS_REVOKED)
     }
+}
+
+/// An importer that attaches the device at `pci` to `buffer`.
+pub fn attach(buffer: &Buffer, pci: &Pci, how: Attach) -> Result<Importer> {
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(buffer, pci, how))?;
+    Ok(importer)
+}
+
+/// Adds a fence that is not signalled to a buffer.
+pub fn add_fence(buffer: &Buffer) -> Result<Fence> {
+    let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
+    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(buffer))?;
+    Ok(fence)
+}
+
+/// Starts a call in a child and checks that it comes to wait.
+pub fn waiting(call: impl FnOnce() -> Result<(), Errno>) -> Result<Call> {
+    let mut call = Call::start(call)?;
+    call.hangs_for(WHILE)?;
+    Ok(call)
 }
 
 /// The device that imports: the second edu, without a driver.
@@ -111,8 +145,16 @@ pub fn siblings() -> Result<[Pci; 2]> {
     Err(Skip("no two edu functions in one slot".into()).into())
 }
 
+/// Two edu functions in one slot: the first is bound to the driver, the second one has none.
+pub fn pair() -> Result<[Pci; 2]> {
+    let [ours, sibling] = siblings()?;
+    sibling.release()?;
+    ours.bind(&driver())?;
+    Ok([ours, sibling])
+}
+
 /// The groups that a hot reset of the device names: none if it was opened through its cdev.
-pub fn hot_reset_groups(device: &Device, via: Via) -> Vec<RawFd> {
+pub fn groups(device: &Device, via: Via) -> Vec<RawFd> {
     match via {
         Via::Group => vec![device.holders[0].as_raw_fd()],
         Via::Cdev => Vec::new(),
@@ -150,6 +192,38 @@ pub fn soon(what: &str, done: impl FnOnce() -> Result<(), Errno>) -> Result<()> 
     let took = start.elapsed();
     ensure!(took < scaled(SOON), "{what} took {took:?}");
     Ok(())
+}
+
+/// Stops a call of another thread in `window`, lets `others` act, and ends the call. Returns the
+/// results of both.
+pub fn overtaken<T: Send, U>(
+    window: Window,
+    call: impl FnOnce() -> T + Send,
+    others: impl FnOnce(&Pause) -> Result<U>,
+) -> Result<(T, U)> {
+    let pause = Pause::at(window)?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            pause.arm_here()?;
+            Ok::<T, Errno>(call())
+        });
+        pause.wait()?;
+        let other = others(&pause)?;
+        pause.release()?;
+        let called = thread.join().map_err(|_| anyhow!("the call that was stopped: panic"))?;
+        Ok((called?, other))
+    })
+}
+
+/// Starts a REVOKE of a buffer, which waits.
+pub fn waiting_revoke(rig: &Rig) -> Result<Call> {
+    waiting(|| buffer::revoke(&rig.device, &rig.buffer))
+}
+
+/// Checks that an importer is mapped still, invalidated `times` times.
+pub fn still_mapped(importer: &Importer, times: u32) -> Result<()> {
+    let stats = importer.stats()?;
+    check::equal("importer: mapped, times invalidated", (stats.mapped, stats.hits), (1, times))
 }
 
 /// Checks that the importer was invalidated `times` times in all while it was mapped, and unmapped.

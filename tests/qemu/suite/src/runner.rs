@@ -2,26 +2,19 @@
 //! Starts each case in a process of its own, watches it, and cleans up after it.
 
 use std::env;
-use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
 use guest::kmsg;
-use guest::module::Module;
-use guest::pci::{Id, Pci};
-use guest::timeout::scaled;
-use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{killpg, Signal};
-use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::sys::wait::{waitpid, WaitPidFlag};
 use nix::unistd::Pid;
 
-use crate::case::{Case, Setup, SKIPPED};
+use crate::case::{Case, SKIPPED};
 use crate::fixture;
+use crate::prelude::*;
 
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -167,17 +160,15 @@ fn verdict(status: ExitStatus, output: &str) -> Verdict {
 
 /// Kills whatever is left of a case and waits until it is gone.
 fn kill(group: Pid) -> Result<()> {
-    let deadline = Instant::now() + scaled(Duration::from_secs(20));
-    loop {
+    let ended = wait_until(Duration::from_secs(20), "the end of a case", || {
         let _ = killpg(group, Signal::SIGKILL);
         match waitpid(Pid::from_raw(-group.as_raw()), Some(WaitPidFlag::WNOHANG)) {
-            Err(Errno::ECHILD) => return Ok(()),
-            Ok(WaitStatus::StillAlive) => sleep(Duration::from_millis(2)),
-            Ok(_) => {}
+            Err(Errno::ECHILD) => Ok(true),
+            Ok(_) => Ok(false),
             Err(errno) => bail!("waitpid: {errno}"),
         }
-        ensure!(Instant::now() < deadline, "it cannot be killed\n{}", stacks(group));
-    }
+    });
+    ended.with_context(|| stacks(group))
 }
 
 /// Where in the kernel the processes of a group are.
@@ -198,17 +189,11 @@ fn stacks(group: Pid) -> String {
 /// Checks that the module has no reference after all processes of a case are gone.
 fn left_behind() -> Result<()> {
     let module = Module::driver();
-    let deadline = Instant::now() + scaled(Duration::from_secs(10));
-    while module.is_loaded() {
-        let references = module.references()?;
-        if references == 0 {
-            break;
-        }
-        if Instant::now() >= deadline {
+    let gone = || Ok(!module.is_loaded() || module.references()? == 0);
+    wait_until(Duration::from_secs(10), "the last reference to the module", gone).with_context(
+        || {
             let info = fs::read_to_string("/sys/kernel/debug/dma_buf/bufinfo").unwrap_or_default();
-            bail!("left {references} references to the module behind; bufinfo:\n{info}");
-        }
-        sleep(Duration::from_millis(5));
-    }
-    Ok(())
+            format!("left references to the module behind; bufinfo:\n{info}")
+        },
+    )
 }

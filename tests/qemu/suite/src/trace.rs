@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The tracepoints of the driver.
 
-use std::fs;
-use std::path::PathBuf;
-
-use anyhow::Result;
+use crate::prelude::*;
 
 /// Switched on while it lives.
 pub struct Trace(PathBuf);

@@ -5,27 +5,13 @@
 //! That reset leaves the device without addresses, with in-tree vfio-pci too: its user gets an
 //! event, and disables and enables the memory of the device, which writes them anew.
 
-use std::os::fd::AsRawFd;
-use std::thread::{sleep, ScopedJoinHandle};
+use std::thread::ScopedJoinHandle;
 
-use anyhow::{anyhow, ensure, Result};
-use guest::call::Call;
-use guest::device::{Device, Via};
 use guest::host::{self, LinkError};
-use guest::mm::Mapping;
-use guest::pause::Pause;
-use guest::pci::{Pci, EDU};
-use guest::ptes::Ptes;
-use guest::testmod::{Attach, Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
 use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};
 use guest::uapi::{VFIO_DMABUF_STATUS_LIVE, VFIO_DMABUF_STATUS_REVOKED_TEMP};
-use guest::windows;
-use guest::{Errno, PAGE};
 
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, wait_for, ID, ID_AT};
-use crate::rig::{self, invalidated, Rig, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -72,11 +58,16 @@ struct Scene {
 impl Scene {
     fn new(rig: Rig, how: Attach) -> Result<Scene> {
         let mappings = [rig.buffer.map(0, PAGE)?, rig.device.map_bar(0)?];
-        for mapping in &mappings {
-            check::value("before", mapping.load(ID_AT), ID)?;
-        }
         let importer = rig.mapped(how)?;
-        Ok(Scene { importer, mappings, rig })
+        let scene = Scene { importer, mappings, rig };
+        scene.is_in_reach("before")?;
+        Ok(scene)
+    }
+
+    /// Checks that all mappings reach the device.
+    fn is_in_reach(&self, when: &str) -> Result<()> {
+        self.rig.has_status(when, VFIO_DMABUF_STATUS_LIVE)?;
+        self.mappings.iter().try_for_each(|mapping| check::value(when, mapping.load(ID_AT), ID))
     }
 
     /// Starts a load that fails with EIO when it is SIGBUS.
@@ -96,12 +87,8 @@ impl Scene {
 
     /// Checks that all do, once the user has written the addresses anew.
     fn heals(&self) -> Result<()> {
-        self.rig.device.set_memory(false)?;
-        self.rig.device.set_memory(true)?;
-        self.rig.has_status("in the end", VFIO_DMABUF_STATUS_LIVE)?;
-        for mapping in &self.mappings {
-            check::value("in the end", mapping.load(ID_AT), ID)?;
-        }
+        self.rig.device.renew_memory()?;
+        self.is_in_reach("in the end")?;
         check::works("map in the end", self.importer.map()).map(drop)
     }
 }
@@ -110,8 +97,8 @@ impl Scene {
 fn link_error_takes_everything_away_until_the_owner_enables_memory() -> Result<()> {
     let scene = Scene::new(Rig::new()?, UNMAPS_AT_ONCE)?;
     for round in [1, 2] {
-        let [reset, end] =
-            [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_ENDS)?];
+        let reset = Pause::of_any(windows::LINK_RESET)?;
+        let end = Pause::of_any(windows::RECOVERY_ENDS)?;
         error(&scene.rig.pci, LinkError::Fatal)?;
         reset.wait()?;
         invalidated("link error", &scene.importer, round)?;
@@ -119,8 +106,7 @@ fn link_error_takes_everything_away_until_the_owner_enables_memory() -> Result<(
         let mut load = scene.begin_load()?;
         load.hangs_for(WHILE)?;
         reset.end()?;
-        end.wait()?;
-        end.end()?;
+        end.pass()?;
         check::errno("the load that waited", load.finish()?, Errno::EIO)?;
         scene.is_out_of_reach("when the link is back")?;
         scene.heals()?;
@@ -132,8 +118,7 @@ fn link_error_does_not_wait_for_ever() -> Result<()> {
     let scene = Scene::new(Rig::new()?, NEVER_UNMAPS)?;
     let end = Pause::of_any(windows::RECOVERY_ENDS)?;
     error(&scene.rig.pci, LinkError::Fatal)?;
-    end.wait()?;
-    end.end()?;
+    end.pass()?;
     let stats = scene.importer.stats()?;
     ensure!(stats.mapped == 1 && stats.hits > 0, "{stats:?}");
     check::works("unmap", scene.importer.unmap())?;
@@ -142,12 +127,8 @@ fn link_error_does_not_wait_for_ever() -> Result<()> {
 
 /// Checks that everybody reaches the device, and that the importer was never invalidated.
 fn is_untouched(scene: &Scene, when: &str) -> Result<()> {
-    for mapping in &scene.mappings {
-        check::value(when, mapping.load(ID_AT), ID)?;
-    }
-    let stats = scene.importer.stats()?;
-    check::equal(&format!("mapped, invalidated {when}"), (stats.mapped, stats.hits), (1, 0))?;
-    scene.rig.has_status(when, VFIO_DMABUF_STATUS_LIVE)
+    scene.is_in_reach(when)?;
+    still_mapped(&scene.importer, 0).with_context(|| when.to_string())
 }
 
 fn harmless_error_leaves_everything_as_it_is() -> Result<()> {
@@ -165,9 +146,7 @@ fn harmless_error_leaves_everything_as_it_is() -> Result<()> {
 
 /// A function of the slot whose driver does not handle errors: the kernel gives up.
 fn harmless_error_without_recovery_leaves_everything_as_it_is() -> Result<()> {
-    let [ours, sibling] = rig::siblings()?;
-    sibling.release()?;
-    ours.bind(&driver())?;
+    let [ours, _sibling] = rig::pair()?;
     let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
     let gives_up = Pause::of_any(windows::RECOVERY_FAILS)?;
     error(&scene.rig.pci, LinkError::NonFatal)?;
@@ -190,14 +169,12 @@ fn reset_amid_a_recovery_lets_nobody_in() -> Result<()> {
     reset.wait()?;
     check::works("VFIO_DEVICE_RESET", scene.rig.device.reset())?;
     scene.is_out_of_reach("after a reset amid a recovery")?;
-    scene.rig.device.set_memory(false)?;
-    scene.rig.device.set_memory(true)?;
+    scene.rig.device.renew_memory()?;
     scene.is_out_of_reach("after memory off and on amid a recovery")?;
     let mut load = scene.begin_load()?;
     load.hangs_for(WHILE)?;
     reset.end()?;
-    end.wait()?;
-    end.end()?;
+    end.pass()?;
     check::errno("the load that waited", load.finish()?, Errno::EIO)?;
     scene.heals()
 }
@@ -213,9 +190,7 @@ struct Lost {
 
 impl Lost {
     fn new() -> Result<Lost> {
-        let [ours, sibling] = rig::siblings()?;
-        sibling.release()?;
-        ours.bind(&driver())?;
+        let [ours, sibling] = rig::pair()?;
         let config = Config::of(&sibling)?;
         let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
         let [reset, gives_up] =
@@ -237,10 +212,8 @@ impl Lost {
 
     fn is_lost(&self, when: &str) -> Result<()> {
         self.scene.is_out_of_reach(when)?;
-        for mapping in &self.scene.mappings {
-            check::bus_error(when, mapping.load(ID_AT))?;
-        }
-        Ok(())
+        let mut mappings = self.scene.mappings.iter();
+        mappings.try_for_each(|mapping| check::bus_error(when, mapping.load(ID_AT)))
     }
 
     /// Opens the sibling, bound anew, beside the lost device.
@@ -250,32 +223,35 @@ impl Lost {
         self.scene.rig.device.open_sibling(&self.sibling, Via::Group)
     }
 
-    fn group(&self) -> i32 {
-        self.scene.rig.device.holders[0].as_raw_fd()
+    /// Resets both functions, through the sibling or the lost one itself.
+    fn hot_reset(&self, through_sibling: bool) -> Result<()> {
+        let ours = &self.scene.rig.device;
+        let sibling = self.open_sibling()?;
+        let device = if through_sibling { &sibling } else { ours };
+        check::works("HOT_RESET", device.hot_reset(&rig::groups(ours, Via::Group)))
+    }
+
+    /// Heals the device and gives the sibling back.
+    fn end(self) -> Result<()> {
+        self.scene.heals()?;
+        drop(self.scene);
+        self.sibling.release()
     }
 }
 
 fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
     let lost = Lost::new()?;
-    let other = lost.open_sibling()?;
-    check::works("HOT_RESET", lost.scene.rig.device.hot_reset(&[lost.group()]))?;
-    drop(other);
+    lost.hot_reset(false)?;
     lost.scene.rig.has_status("after HOT_RESET", VFIO_DMABUF_STATUS_LIVE)?;
-    lost.scene.heals()?;
-    drop(lost.scene);
-    lost.sibling.release()
+    lost.end()
 }
 
 /// `reset_done` comes for resets that fail, too, so the driver does not go by it.
 fn reset_through_a_sibling_does_not_bring_a_lost_device_back() -> Result<()> {
     let lost = Lost::new()?;
-    let other = lost.open_sibling()?;
-    check::works("HOT_RESET", other.hot_reset(&[lost.group()]))?;
-    drop(other);
+    lost.hot_reset(true)?;
     lost.is_lost("after HOT_RESET of the sibling")?;
-    lost.scene.heals()?;
-    drop(lost.scene);
-    lost.sibling.release()
+    lost.end()
 }
 
 /// These functions have no reset of their own, so nothing else brings the device back.
@@ -317,8 +293,7 @@ fn unbind_ends_the_waits_for_a_recovery() -> Result<()> {
         sleep(WHILE);
         ensure!(!load.is_finished(), "the load did not wait");
         let unbind = scope.spawn(|| pci.unbind());
-        unregisters.wait()?;
-        unregisters.end()?;
+        unregisters.pass()?;
         wait_for("the load to end", || Ok(load.is_finished()))?;
         reset.holds()?;
         check::bus_error("the load that waited", join(load)?)?;
@@ -328,8 +303,7 @@ fn unbind_ends_the_waits_for_a_recovery() -> Result<()> {
         drop(device);
         join(unbind)?
     })?;
-    over.wait()?;
-    over.end()?;
+    over.pass()?;
     config.restore(&pci)?;
     pci.bind(&driver())?;
     check::value("afterwards", Device::open(&pci, Via::Group)?.map_bar(0)?.load(ID_AT), ID)

@@ -1,21 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Mappings of a BAR through the device fd.
 
-use std::fs::File;
+use guest::maps;
 
-use anyhow::Result;
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
-use guest::{maps, Errno, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    colour, edu, nth, open_bochs, open_edu, paint, wait_for, BOCHS_SIZE, BOCHS_SIZE_AT, ID, ID_AT,
-    INVERTER,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -238,7 +226,7 @@ fn bar_mapping_can_be_cut_to_pieces() -> Result<()> {
 fn bar_mapping_of_two_megabyte_pages_works() -> Result<()> {
     let device = open_bochs()?;
     let size = device.region(0)?.size;
-    let all = Mapping::from_raw(mm::map_aligned(device.raw(), size, mm::RW, 0)?, size);
+    let all = Mapping::aligned(&device, size, 0)?;
     let step = 257 * PAGE;
     for at in (0..size).step_by(step as usize) {
         all.store(at, at as u32)?;

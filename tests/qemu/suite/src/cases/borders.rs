@@ -2,34 +2,28 @@
 //! Arguments at every border: each has one right answer, and a buffer that they are not about stays
 //! as it is.
 
-use std::os::fd::{AsRawFd, OwnedFd};
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
 use guest::feature::{Call, GET, HEADER, PROBE, SET};
-use guest::mm::{self, Mapping};
 use guest::others::{others, Elsewhere, DMA_BUFS};
-use guest::pci::{BOCHS, EDU, TESTDEV};
-use guest::{raw, uapi, Errno, PAGE};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{fds, nth, open_bochs};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS]) =>
         "features: PROBE, allowed operations, argsz": [
-            every_argsz_and_length_of_arguments_has_its_answer,
-            every_combination_of_operations_has_its_answer,
+            every_argsz_and_length_of_arguments_has_its_answer =>
+                at_borders(open_bochs()?, |it| it.sizes(ALL)),
+            every_combination_of_operations_has_its_answer =>
+                at_borders(open_bochs()?, |it| it.operations(ALL, |_| true)),
         ],
         "export: EINVAL if a length is 0, not aligned, past the BAR, or the sum overflows": [
-            ranges_at_every_border_have_their_answers,
+            ranges_at_every_border_have_their_answers => at_borders(open_bochs()?, Borders::ranges),
         ],
-        "mmap: EINVAL past the end, or not shared": [mmap_at_every_border_has_its_answer];
+        "mmap: EINVAL past the end, or not shared": [
+            mmap_at_every_border_has_its_answer => at_borders(open_bochs()?, Borders::mmaps),
+        ];
     Setup::Bound(&[BOCHS, EDU]) =>
         "REVOKE, MEMATTR, INFO: EBADF, EINVAL and ENODEV for fds that are no live buffer": [
-            files_of_every_other_kind_are_refused,
+            files_of_every_other_kind_are_refused => at_borders(open_bochs()?, Borders::files),
         ];
     Setup::Bound(&[TESTDEV]) =>
         "export: ENOSPC if the offset space of the BAR is full": [
@@ -37,35 +31,41 @@ cases! {
         ];
 }
 
-const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
+pub const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
 const IOMMUFD: u32 = uapi::VFIO_DMABUF_IOMMUFD;
-const REVOKE: u32 = uapi::VFIO_DMABUF_REVOKE;
-const MEMATTR: u32 = uapi::VFIO_DMABUF_MEMATTR;
-const INFO: u32 = uapi::VFIO_DMABUF_INFO;
+pub const REVOKE: u32 = uapi::VFIO_DMABUF_REVOKE;
+pub const MEMATTR: u32 = uapi::VFIO_DMABUF_MEMATTR;
+pub const INFO: u32 = uapi::VFIO_DMABUF_INFO;
 
 /// A feature: its number, its operations, the bytes of its payload, and of these how many argsz
 /// has to have. The core does not look whether it has the ranges, too.
 type Feature = (u32, u32, usize, usize);
-const EXPORTS: [Feature; 2] = [(DMA_BUF, GET, 32, 32), (IOMMUFD, GET, 32, 16)];
-const OTHERS: [Feature; 3] = [(REVOKE, SET, 4, 4), (MEMATTR, GET | SET, 8, 8), (INFO, GET, 24, 24)];
+const FEATURES: [Feature; 5] = [
+    (DMA_BUF, GET, 32, 32),
+    (IOMMUFD, GET, 32, 16),
+    (REVOKE, SET, 4, 4),
+    (MEMATTR, GET | SET, 8, 8),
+    (INFO, GET, 24, 24),
+];
+const ALL: &[u32] = &[DMA_BUF, IOMMUFD, REVOKE, MEMATTR, INFO];
 
 /// A device, and a buffer of it that no call is about.
-struct Borders {
+pub struct Borders {
     device: Device,
     size: u64,
     witness: Buffer,
     mapping: Mapping,
+    value: u32,
 }
 
-/// Runs checks that leave no fd open.
-fn at_borders(checks: impl FnOnce(&Borders) -> Result<()>) -> Result<()> {
-    let device = open_bochs()?;
-    let witness = Buffer::export(&device, 0, 0, PAGE)?;
-    let mapping = witness.map(0, PAGE)?;
+/// Runs checks on a device that leave no fd open.
+pub fn at_borders(device: Device, checks: impl FnOnce(&Borders) -> Result<()>) -> Result<()> {
+    let (witness, mapping) = map_edu(&device)?;
     mapping.store(0, 0x600d)?;
+    let value = mapping.load(0)?;
     let size = device.region(0)?.size;
     let before = fds()?;
-    let borders = Borders { device, size, witness, mapping };
+    let borders = Borders { device, size, witness, mapping, value };
     checks(&borders)?;
     check::equal("open fds", fds()?, before)
 }
@@ -77,7 +77,7 @@ impl Borders {
         let info = buffer::info(&self.device, self.witness.raw())?;
         let live = info.status == uapi::VFIO_DMABUF_STATUS_LIVE && info.size == PAGE;
         ensure!(live, "{what}: the witness is {info:?}");
-        check::value(&format!("the witness after {what}"), self.mapping.load(0), 0x600d)
+        check::value(&format!("the witness after {what}"), self.mapping.load(0), self.value)
     }
 
     /// A good payload of a feature, for a buffer that may be lost.
@@ -100,12 +100,12 @@ impl Borders {
         made
     }
 
-    /// argsz, and how much of the payload there is.
-    fn sizes(&self) -> Result<()> {
-        for (feature, ops, bytes, least) in features() {
+    /// argsz, and how much of the payload there is, for some features.
+    pub fn sizes(&self, of: &[u32]) -> Result<()> {
+        for (feature, ops, bytes, least) in features(of) {
             for op in [GET, SET].into_iter().filter(|op| ops & op != 0) {
                 let full = HEADER + bytes;
-                let small = [0, 1, 4, 7, 8, 9, full - 4, full - 1, full, full + 1];
+                let small = [0, 1, 4, 7, 8, 9, full - 4, full - 1, full, full + 1, HEADER + 15];
                 let large = [0x7fff_ffff, 0x8000_0000, 0xffff_fff8, 0xffff_ffff];
                 for argsz in small.into_iter().chain(large) {
                     let (payload, _buffer) = self.payload(feature)?;
@@ -128,13 +128,15 @@ impl Borders {
         Ok(())
     }
 
-    /// Every combination of the operation bits, and each unknown bit.
-    fn operations(&self) -> Result<()> {
+    /// Every combination of the operation bits, and each unknown bit, as far as `wanted`, for some
+    /// features. A PROBE needs no payload.
+    pub fn operations(&self, of: &[u32], wanted: fn(u32) -> bool) -> Result<()> {
         let unknown = (19..32).map(|bit| 1 << bit);
         let known = (0..8).map(|bits| bits << 16);
-        for ops in known.chain(unknown.flat_map(|bit| [bit, bit | GET, bit | SET, bit | PROBE])) {
-            for (feature, has, ..) in features() {
-                let (payload, _buffer) = self.payload(feature)?;
+        let all = known.chain(unknown.flat_map(|bit| [bit, bit | GET, bit | SET, bit | PROBE]));
+        for ops in all.filter(|&ops| wanted(ops)) {
+            for (feature, has, ..) in features(of) {
+                let (payload, buffer) = self.payload(feature)?;
                 let mut call = Call::new(ops | feature, payload);
                 let asked = ops & (GET | SET);
                 let probe = ops == PROBE | asked;
@@ -142,7 +144,15 @@ impl Borders {
                     asked & !has == 0 && ops >> 19 == 0 && (probe || asked == GET || asked == SET);
                 let got = self.make(&mut call, false);
                 let want = (!good).then_some(Errno::EINVAL);
-                self.answer(&format!("{feature:#x}, operations {ops:#x}"), got, want)?;
+                let what = format!("{feature:#x}, operations {ops:#x}");
+                self.answer(&what, got, want)?;
+                if probe {
+                    let bare = Call::new(ops | feature, Vec::new()).make_at_edge(&self.device);
+                    self.answer(&format!("{what}, no payload"), bare, want)?;
+                }
+                if let (Some(buffer), false) = (buffer, good && ops == SET) {
+                    check::works(&format!("mmap after {what}"), buffer.map(0, PAGE))?;
+                }
             }
         }
         Ok(())
@@ -169,20 +179,37 @@ impl Borders {
             let got = self.make(&mut call, true);
             self.answer(&format!("nr_ranges {nr:#x} argsz {argsz:#x}"), got, Some(want))?;
         }
-        let (size, start) = (self.size, nth(BOCHS, 0)?.bar_start(0)?);
-        let borders = [0, 1, PAGE - 1, PAGE, size - PAGE, size, 1 << 31, 1 << 32, 1 << 40];
-        let top = [1u64 << 52, 1 << 63, u64::MAX - PAGE + 1, u64::MAX - 1, u64::MAX];
-        let numbers: Vec<u64> = borders.into_iter().chain(top).collect();
-        for &offset in &numbers {
-            for &length in &numbers {
-                let got = Export::new(0, &[Range(offset, length)]).make(&self.device);
-                let want = range_error(start, size, offset, length);
-                self.answer(&format!("range {offset:#x} {length:#x}"), got, want)?;
-            }
-        }
+        self.single_ranges(nth(BOCHS, 0)?.bar_start(0)?, |_, _| true, None)?;
         for region in [1, 5, 6, 7, 8, 9, 255, 256, 1 << 31, u32::MAX] {
             let got = Export::new(region, &[Range(0, PAGE)]).make(&self.device);
             self.answer(&format!("region {region:#x}"), got, Some(Errno::ENODEV))?;
+        }
+        Ok(())
+    }
+
+    /// The `wanted` offsets and lengths at every border of a BAR at bus address `start`: each range
+    /// alone and, if it is wrong, beside a good one. With `every`, all of them must have this error.
+    pub fn single_ranges(
+        &self,
+        start: u64,
+        wanted: fn(u64, u64) -> bool,
+        every: Option<Errno>,
+    ) -> Result<()> {
+        let size = self.size;
+        let small = [0, 1, PAGE / 2, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE];
+        let large = [size - PAGE, size, size + PAGE, 1 << 31, 1 << 32, 1 << 40, 1 << 52, 1 << 63];
+        let top = [2 * PAGE, PAGE, 2, 1].map(|less| (u64::MAX - less).wrapping_add(1));
+        let numbers: Vec<u64> = [&small[..], &large, &top].concat();
+        let pairs = numbers.iter().flat_map(|&a| numbers.iter().map(move |&b| (a, b)));
+        for (offset, length) in pairs.filter(|&(offset, length)| wanted(offset, length)) {
+            let (range, good) = (Range(offset, length), Range(0, PAGE));
+            let want = range_error(start, size, offset, length);
+            ensure!(every.is_none() || want == every, "{range:x?} has {want:?}, not {every:?}");
+            let lists = [vec![range], vec![range, good], vec![good, range]];
+            for ranges in lists.iter().take(if want.is_some() { 3 } else { 1 }) {
+                let got = Export::new(0, ranges).make(&self.device);
+                self.answer(&format!("{ranges:x?}"), got, want)?;
+            }
         }
         Ok(())
     }
@@ -208,7 +235,7 @@ impl Borders {
             cases.push((fd, Errno::EBADF));
         }
         for (fd, want) in cases {
-            for (feature, ops, ..) in OTHERS {
+            for (feature, ops, ..) in features(&[REVOKE, MEMATTR, INFO]) {
                 for op in [GET, SET].into_iter().filter(|op| ops & op != 0) {
                     let got = self.make(&mut Call::new(op | feature, fd_payload(fd)), false);
                     self.answer(&format!("{feature:#x} {op:#x} of fd {fd}"), got, Some(want))?;
@@ -257,28 +284,8 @@ impl Borders {
     }
 }
 
-fn every_argsz_and_length_of_arguments_has_its_answer() -> Result<()> {
-    at_borders(Borders::sizes)
-}
-
-fn every_combination_of_operations_has_its_answer() -> Result<()> {
-    at_borders(Borders::operations)
-}
-
-fn ranges_at_every_border_have_their_answers() -> Result<()> {
-    at_borders(Borders::ranges)
-}
-
-fn files_of_every_other_kind_are_refused() -> Result<()> {
-    at_borders(Borders::files)
-}
-
-fn mmap_at_every_border_has_its_answer() -> Result<()> {
-    at_borders(Borders::mmaps)
-}
-
-fn features() -> impl Iterator<Item = Feature> {
-    EXPORTS.into_iter().chain(OTHERS)
+fn features(of: &[u32]) -> impl Iterator<Item = Feature> + '_ {
+    FEATURES.into_iter().filter(|feature| of.contains(&feature.0))
 }
 
 fn fd_payload(fd: i32) -> Vec<u32> {

@@ -3,17 +3,7 @@
 //! the host sees it, and nothing else changed. The device is ivshmem, whose BAR2 is a file of the
 //! host; a second ivshmem, which is not exported, shows that file.
 
-use anyhow::{Context, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::IVSHMEM;
-use guest::peer::Peer;
-use guest::{uapi, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{map_in, nth};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[IVSHMEM, IVSHMEM]) =>

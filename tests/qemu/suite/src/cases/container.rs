@@ -2,20 +2,11 @@
 //! What VFIO users do besides, and must go on working: DMA through a container, with BAR mappings
 //! in it, and interrupts. For DMA through an iommufd see `iommufd.rs`.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::Device;
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::{uapi, Errno, PAGE};
+use guest::engine;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{open_bochs, open_edu, wait_for};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -38,39 +29,38 @@ const HUGE: u64 = 2 << 20;
 /// Where the cases put things in the device's address space; edu reaches 28 bits.
 pub const IOVA: u64 = 0x10_0000;
 
-/// Sets the command register's bit that lets a device master the bus.
-pub fn master_the_bus(device: &Device) -> Result<()> {
-    let at = u64::from(uapi::PCI_COMMAND);
-    let bits = (uapi::PCI_COMMAND_MASTER | uapi::PCI_COMMAND_MEMORY) as u16;
-    device.set_config16(at, device.config16(at)? | bits)
+/// edu's DMA engine, driven by the owner of the device.
+pub struct Dma {
+    /// edu's BAR0.
+    pub bar: Mapping,
 }
 
-/// edu's DMA engine: copies a page between its own memory and `iova`.
-pub fn copy(bar: &Mapping, iova: u64, out: bool) -> Result<()> {
-    const OWN: u32 = 0x4_0000;
-    const START: u32 = 1;
-    const OUT: u32 = 2;
-    let (from, to) = if out { (OWN, iova as u32) } else { (iova as u32, OWN) };
-    for (register, value) in [(0x80, from), (0x84, 0), (0x88, to), (0x8c, 0)] {
-        bar.store(register, value)?;
+impl Dma {
+    /// Lets the device master the bus.
+    pub fn of(device: &Device) -> Result<Dma> {
+        let at = u64::from(uapi::PCI_COMMAND);
+        let bits = (uapi::PCI_COMMAND_MASTER | uapi::PCI_COMMAND_MEMORY) as u16;
+        device.set_config16(at, device.config16(at)? | bits)?;
+        Ok(Dma { bar: device.map_bar(0)? })
     }
-    bar.store(0x90, PAGE as u32)?;
-    bar.store(0x98, START | if out { OUT } else { 0 })?;
-    wait_for("edu's DMA", || Ok(bar.load(0x98)? & START == 0))
+
+    /// Copies a page in the device's address space.
+    pub fn copy(&self, from: u64, to: u64) -> Result<()> {
+        engine::read(&self.bar, from, PAGE as u32)?;
+        engine::write(&self.bar, to, PAGE as u32)
+    }
 }
 
 fn device_reads_and_writes_memory_of_its_container() -> Result<()> {
     let device = open_edu()?;
-    master_the_bus(&device)?;
-    let bar = device.map_bar(0)?;
+    let dma = Dma::of(&device)?;
     let (source, target) = (Mapping::anonymous(PAGE)?, Mapping::anonymous(PAGE)?);
     source.store(0, 0x1234_5678)?;
     source.store(PAGE - 4, 0x9abc_def0)?;
     target.store(0, 0)?;
     check::works("MAP_DMA", device.map_dma(IOVA, &source))?;
     check::works("MAP_DMA", device.map_dma(IOVA + PAGE, &target))?;
-    copy(&bar, IOVA, false)?;
-    copy(&bar, IOVA + PAGE, true)?;
+    dma.copy(IOVA, IOVA + PAGE)?;
     check::value("the first word", target.load(0), 0x1234_5678)?;
     check::value("the last word", target.load(PAGE - 4), 0x9abc_def0)
 }
@@ -79,8 +69,7 @@ fn device_reads_and_writes_memory_of_its_container() -> Result<()> {
 /// another device by its address in the process.
 fn device_writes_into_a_bar_mapping_of_another_device() -> Result<()> {
     let device = open_edu()?;
-    master_the_bus(&device)?;
-    let bar = device.map_bar(0)?;
+    let dma = Dma::of(&device)?;
     let other = open_bochs()?;
     let memory = other.map_bar_part(0, 0, 8 * PAGE)?;
     let third = other.map_bar_part(0, 3 * PAGE, PAGE)?;
@@ -91,8 +80,7 @@ fn device_writes_into_a_bar_mapping_of_another_device() -> Result<()> {
     source.store(0, 0x600d_f00d)?;
     check::works("MAP_DMA of memory", device.map_dma(IOVA, &source))?;
     check::works("MAP_DMA of a BAR mapping", device.map_dma(IOVA + PAGE, &third))?;
-    copy(&bar, IOVA, false)?;
-    copy(&bar, IOVA + PAGE, true)?;
+    dma.copy(IOVA, IOVA + PAGE)?;
     for page in 0..8 {
         let want = if page == 3 { 0x600d_f00d } else { 0 };
         check::value(&format!("page {page}"), memory.load(page * PAGE), want)?;
@@ -106,7 +94,7 @@ fn type1_refuses_the_mapping_of_a_buffer() -> Result<()> {
     let other = open_bochs()?;
     for (offset, len) in [(4 * PAGE, PAGE), (0, HUGE)] {
         let buffer = Buffer::export(&other, 0, offset, len)?;
-        let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), len, mm::RW, 0)?, len);
+        let mapping = Mapping::aligned(&buffer, len, 0)?;
         let refused = |when: &str| {
             let got = device.map_dma(IOVA, &mapping);
             check::errno(&format!("MAP_DMA {when}, {len:#x} bytes"), got, Errno::EFAULT)
@@ -125,8 +113,7 @@ fn type1_refuses_the_mapping_of_a_buffer() -> Result<()> {
 /// notified of a revoke: the owner has said that this is what it wants.
 fn type1_mapping_of_a_buffer_exported_for_it_outlives_its_revoke() -> Result<()> {
     let device = open_edu()?;
-    master_the_bus(&device)?;
-    let bar = device.map_bar(0)?;
+    let dma = Dma::of(&device)?;
     let other = open_bochs()?;
     let memory = other.map_bar_part(0, 4 * PAGE, PAGE)?;
     let mut export = Export::new(0, &[Range(4 * PAGE, PAGE)]);
@@ -142,8 +129,7 @@ fn type1_mapping_of_a_buffer_exported_for_it_outlives_its_revoke() -> Result<()>
             check::bus_error("the mapping", mapping.load(0))?;
         }
         source.store(0, value)?;
-        copy(&bar, IOVA, false)?;
-        copy(&bar, IOVA + PAGE, true)?;
+        dma.copy(IOVA, IOVA + PAGE)?;
         check::value("what the device wrote", memory.load(0), value)?;
     }
     // From now on nothing can be mapped any more.
@@ -153,30 +139,37 @@ fn type1_mapping_of_a_buffer_exported_for_it_outlives_its_revoke() -> Result<()>
 
 fn interrupts_reach_an_eventfd() -> Result<()> {
     let device = open_edu()?;
-    master_the_bus(&device)?;
-    let bar = device.map_bar(0)?;
+    let dma = Dma::of(&device)?;
     let event = EventFd::new()?;
+    let trigger = uapi::VFIO_IRQ_SET_ACTION_TRIGGER;
     for index in [uapi::VFIO_PCI_MSI_IRQ_INDEX, uapi::VFIO_PCI_INTX_IRQ_INDEX] {
-        set_irq(&device, index, event.as_raw_fd()).with_context(|| format!("irq {index}"))?;
-        bar.store(0x60, 1)?;
+        set_irqs(&device, index, trigger, 1, Some(&event))?;
+        dma.bar.store(0x60, 1)?;
         let mut fds = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, PollTimeout::from(10_000_u16))?;
         ensure!(ready == 1, "no interrupt came, irq {index}");
         check::equal("count", event.read()?, 1)?;
-        bar.store(0x64, 1)?;
-        disable_irq(&device, index)?;
+        dma.bar.store(0x64, 1)?;
+        set_irqs(&device, index, trigger, 0, None)?;
     }
     Ok(())
 }
 
-fn set_irq(device: &Device, index: u32, event: RawFd) -> Result<(), Errno> {
-    let flags = uapi::VFIO_IRQ_SET_DATA_EVENTFD | uapi::VFIO_IRQ_SET_ACTION_TRIGGER;
-    let mut arg = [24, flags, index, 0, 1, event as u32];
-    device.ioctl_with(uapi::VFIO_DEVICE_SET_IRQS, &mut arg).map(drop)
-}
-
-fn disable_irq(device: &Device, index: u32) -> Result<(), Errno> {
-    let flags = uapi::VFIO_IRQ_SET_DATA_NONE | uapi::VFIO_IRQ_SET_ACTION_TRIGGER;
-    let mut arg = [20, flags, index, 0, 0];
-    device.ioctl_with(uapi::VFIO_DEVICE_SET_IRQS, &mut arg).map(drop)
+/// SET_IRQS of the first `count` interrupts of a kind; a count of 0 disables them.
+pub fn set_irqs(
+    device: &Device,
+    index: u32,
+    action: u32,
+    count: u32,
+    event: Option<&EventFd>,
+) -> Result<()> {
+    let data = match event {
+        Some(_) => uapi::VFIO_IRQ_SET_DATA_EVENTFD,
+        None => uapi::VFIO_IRQ_SET_DATA_NONE,
+    };
+    let mut arg = vec![20, data | action, index, 0, count];
+    arg.extend(event.map(|event| event.as_raw_fd() as u32));
+    arg[0] = 4 * arg.len() as u32;
+    let set = device.ioctl(uapi::VFIO_DEVICE_SET_IRQS, arg.as_mut_ptr() as usize);
+    check::works(&format!("SET_IRQS {arg:?}"), set).map(drop)
 }

@@ -2,20 +2,11 @@
 //! The module parameter `core_dmabuf`: exports without flags return a dma-buf of the in-tree core,
 //! as VMMs want that map BARs by iommufd; exports that ask for a buffer return one.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::feature::{self, GET};
-use guest::mm::Mapping;
-use guest::module::Module;
-use guest::pci::{BOCHS, EDU};
-use guest::{uapi, Errno, PAGE};
+use guest::feature::GET;
 
-use super::container::{copy, master_the_bus, IOVA};
+use super::container::{Dma, IOVA};
 use super::iommufd::Attached;
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, nth, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -120,8 +111,7 @@ fn iommufd_maps_a_plain_export_if_told_so() -> Result<()> {
     let memory = other.map_bar_part(0, 0, PAGE)?;
     memory.store(0, 0)?;
     let attached = Attached::new()?;
-    master_the_bus(&attached.device)?;
-    let bar = attached.device.map_bar(0)?;
+    let dma = Dma::of(&attached.device)?;
     let source = Mapping::anonymous(PAGE)?;
     source.store(0, 0x600d_f00d)?;
     check::works("map memory", attached.map(&source, IOVA))?;
@@ -133,7 +123,6 @@ fn iommufd_maps_a_plain_export_if_told_so() -> Result<()> {
     let theirs = check::works("export", export(&other, 0))?;
     check::works("map of a plain export", attached.map_file(theirs.raw(), IOVA + PAGE))?;
     drop(theirs);
-    copy(&bar, IOVA, false)?;
-    copy(&bar, IOVA + PAGE, true)?;
+    dma.copy(IOVA, IOVA + PAGE)?;
     check::value("what the device wrote", memory.load(0), 0x600d_f00d)
 }

@@ -3,26 +3,11 @@
 //! faults none over its calls.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, ensure, Context, Result};
-use guest::call::Call;
-use guest::device::{Device, Via};
 use guest::kmsg;
-use guest::mm::{self, Mapping};
-use guest::pause::Pause;
-use guest::pci::{BOCHS, EDU, IGB};
-use guest::peer::Peer;
-use guest::timeout;
-use guest::uapi;
 use guest::windows::{CHANGE_LETS_FAULTS_IN, CONFIG_WRITE, FAULT, FAULT_CHECKED, RESET};
-use guest::{Errno, PAGE};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, nth, ID, ID_AT};
-use crate::rig::{hot_reset_groups as groups, siblings, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -59,12 +44,10 @@ const ROUNDS: usize = 25;
 
 /// Checks that `reset` waits for a client that stands between its check and its entry, and works.
 fn waits_for_a_fault(device: &Device, reset: impl FnOnce() -> Result<(), Errno>) -> Result<()> {
-    let buffer = export_edu(device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (_buffer, mapping) = map_edu(device)?;
     let (fault, load) =
         Pause::call(FAULT_CHECKED, || mapping.load(ID_AT).map(drop).or(Err(Errno::EIO)))?;
-    let mut call = Call::start(reset)?;
-    call.hangs_for(WHILE)?;
+    let call = waiting(reset)?;
     fault.end()?;
     check::works("the reset", call.finish()?)?;
     check::works("the load", load.finish()?)?;
@@ -133,8 +116,7 @@ fn resets_work_beside_eight_clients_that_fault() -> Result<()> {
             check::works(&what("HOT_RESET"), device.hot_reset(&groups(&device, via)))?;
             check::works(&what("VFIO_DEVICE_RESET"), device.reset())?;
             check::works(&what("reset through sysfs"), pci.reset())?;
-            device.set_memory(false)?;
-            device.set_memory(true)?;
+            device.renew_memory()?;
         }
         clients.end()?;
     }
@@ -169,8 +151,7 @@ fn memory_with(device: &Device, words: &[u32]) -> Result<Mapping> {
     for (at, &word) in words.iter().enumerate() {
         memory.store(4 * at as u64, word).context("store")?;
     }
-    device.set_memory(false)?;
-    device.set_memory(true)?;
+    device.renew_memory()?;
     Ok(memory)
 }
 
@@ -273,18 +254,21 @@ fn longest_access(device: &Device, off: u16) -> Result<Duration> {
     Ok(longest)
 }
 
+/// The shortest of the longest, for the host may stop the guest in any one of them.
+fn longest_access_at_best(device: &Device, off: u16) -> Result<Duration> {
+    let tries = (0..3).map(|_| longest_access(device, off)).collect::<Result<Vec<_>>>()?;
+    tries.into_iter().min().context("no try")
+}
+
 fn access_beside_config_writers_takes_no_longer_than_in_tree() -> Result<()> {
     const NOISE: Duration = Duration::from_secs(1);
     let [ours, theirs] = [nth(EDU, 0)?, nth(EDU, 1)?];
     theirs.bind("vfio-pci")?;
     for (what, off) in [("memory off and on", uapi::PCI_COMMAND_MEMORY as u16), ("no change", 0)] {
-        let in_tree = longest_access(&Device::open(&theirs, Via::Group)?, off)?;
-        let took = longest_access(&Device::open(&ours, Via::Group)?, off)?;
+        let in_tree = longest_access_at_best(&Device::open(&theirs, Via::Group)?, off)?;
+        let took = longest_access_at_best(&Device::open(&ours, Via::Group)?, off)?;
         kmsg::mark(&format!("beside 8 writers, {what}: {took:?}, in-tree {in_tree:?}"));
-        ensure!(
-            took <= in_tree * 2 + timeout::scaled(NOISE),
-            "{what}: {took:?}, in-tree {in_tree:?}"
-        );
+        ensure!(took <= in_tree * 2 + scaled(NOISE), "{what}: {took:?}, in-tree {in_tree:?}");
     }
     theirs.release()
 }

@@ -2,23 +2,10 @@
 //! Clients with as many mappings as they may have: how long the owner waits for what walks all of
 //! them, and that it does not wait for what walks its own only.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{ensure, Result};
-use guest::buffer::{revoke, Buffer};
-use guest::device::{Device, Via};
 use guest::kmsg;
 use guest::link::Link;
-use guest::mm::Mapping;
-use guest::pci::EDU;
-use guest::timeout;
-use guest::worker::Worker;
-use guest::PAGE;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{export_edu, open_edu, ID, ID_AT};
-use crate::rig::hot_reset_groups;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -102,7 +89,7 @@ impl Waits {
             let mapping = another.map(0, PAGE)?;
             check::value("another", mapping.load(ID_AT), ID)?;
             let start = Instant::now();
-            revoke(device, &another)?;
+            buffer::revoke(device, &another)?;
             Ok(start.elapsed())
         })?;
         // These remove the entries of all mappings: there is one try.
@@ -110,7 +97,7 @@ impl Waits {
         device.set_memory(false)?;
         let memory_off = start.elapsed();
         device.set_memory(true)?;
-        let groups = hot_reset_groups(device, Via::Group);
+        let groups = groups(device, Via::Group);
         let start = Instant::now();
         device.hot_reset(&groups)?;
         let hot_reset = start.elapsed();
@@ -126,7 +113,7 @@ fn owner_waits_for_each_mapping_of_clients_once() -> Result<()> {
     for (mappings, waits) in [(FEW, &few), (MANY, &many)] {
         kmsg::mark(&format!("{CLIENTS} clients with {mappings} mappings each: {waits:?}"));
     }
-    let noise = timeout::scaled(NOISE);
+    let noise = scaled(NOISE);
     for (what, few, many) in [
         ("memory off", few.memory_off, many.memory_off),
         ("HOT_RESET", few.hot_reset, many.hot_reset),

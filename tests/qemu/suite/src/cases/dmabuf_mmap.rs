@@ -1,20 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Mappings of an exported buffer, in this process and in others.
 
-use anyhow::{ensure, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
-use guest::{fault, maps, Errno, PAGE};
+use guest::{fault, maps};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    colour, edu, export_edu, nth, open_bochs, open_edu, paint, BOCHS_SIZE, BOCHS_SIZE_AT, ID,
-    ID_AT, INVERTER,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -69,9 +58,7 @@ fn client_process_reaches_the_registers() -> Result<()> {
 }
 
 fn exported_buffer_is_named_after_its_bar() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (_device, buffer, mapping) = mapped_edu()?;
     let name = format!("{}:{}/0", edu()?.vfio_name()?, edu()?);
     let line = maps::line_at(std::process::id() as i32, mapping.address())?;
     check::equal("name in maps", line.name, format!("/dmabuf:{name}"))?;
@@ -84,9 +71,7 @@ fn exported_buffer_is_named_after_its_bar() -> Result<()> {
 }
 
 fn mapping_outlives_the_fd() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (_device, buffer, mapping) = mapped_edu()?;
     drop(buffer);
     check::value("id register", mapping.load(ID_AT), ID)?;
     mapping.store(INVERTER, 3)?;
@@ -117,8 +102,7 @@ fn mapping_past_the_end_of_the_buffer_is_refused() -> Result<()> {
 }
 
 fn mapping_of_a_buffer_must_be_shared() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (_device, buffer) = exported_edu()?;
     for prot in [mm::RW, mm::RO] {
         let private = mm::map(buffer.raw(), PAGE, prot, mm::PRIVATE, 0);
         check::errno("MAP_PRIVATE", private, Errno::EINVAL)?;
@@ -129,9 +113,7 @@ fn mapping_of_a_buffer_must_be_shared() -> Result<()> {
 fn read_only_export_cannot_be_written() -> Result<()> {
     let client = Peer::fork()?;
     let device = open_edu()?;
-    let open_flags = (libc::O_RDONLY | libc::O_CLOEXEC) as u32;
-    let export = Export { open_flags, ..Export::new(0, &[Range(0, PAGE)]) };
-    let fd = client.take(check::works("export", export.make(&device))?)?;
+    let fd = client.take(export_read_only(&device)?)?;
     let writable = client.map(fd, PAGE, mm::RW, 0)?;
     check::errno("mmap with PROT_WRITE", writable, Errno::EACCES)?;
     let address = check::works("mmap with PROT_READ", client.map(fd, PAGE, mm::RO, 0)?)?;
@@ -187,10 +169,8 @@ fn offset_of_mmap_counts_in_the_buffer() -> Result<()> {
         check::value(&format!("page {page} through the BAR"), got, page as u32)?;
     }
     let middle = check::works("mmap of the middle", buffer.map(2 * PAGE, 4 * PAGE))?;
-    for page in 0..4 {
-        check::value("the middle", middle.load(page * PAGE), colour(6 + page))?;
-    }
-    Ok(())
+    (0..4)
+        .try_for_each(|page| check::value("the middle", middle.load(page * PAGE), colour(6 + page)))
 }
 
 fn ranges_lie_end_to_end_in_the_order_given() -> Result<()> {
@@ -291,8 +271,8 @@ fn buffer_of_two_megabyte_pages_works() -> Result<()> {
     // and in the BAR differ by a page.
     let even = Buffer::export(&device, 0, 0, size)?;
     let odd = Export::new(0, &[Range(0, PAGE), Range(0, size)]).make(&device)?;
-    let a = Mapping::from_raw(mm::map_aligned(even.raw(), size, mm::RW, 0)?, size);
-    let b = Mapping::from_raw(mm::map_aligned(odd.raw(), size + PAGE, mm::RW, 0)?, size + PAGE);
+    let a = Mapping::aligned(&even, size, 0)?;
+    let b = Mapping::aligned(&odd, size + PAGE, 0)?;
     let step = 129 * PAGE as usize;
     for at in (0..size).step_by(step) {
         a.store(at, !at as u32)?;

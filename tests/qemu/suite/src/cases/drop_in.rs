@@ -1,22 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The driver under the name `vfio-pci`, for programs that look for that (`as_vfio_pci=1`).
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use anyhow::{ensure, Context, Result};
-use guest::device::Device;
 use guest::kmsg::Log;
-use guest::mm::Mapping;
-use guest::module::Module;
-use guest::pci::{Pci, EDU, IGB};
-use guest::{Errno, PAGE};
 use serde_json::json;
 
+use super::parity::{Loaded, Variant};
 use super::sriov::Physical;
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, nth, open_edu, ID, ID_AT};
+use crate::prelude::*;
 use crate::program;
 
 cases! {
@@ -47,32 +37,14 @@ fn module_of(driver: &str) -> Option<String> {
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
-pub(super) fn in_tree() -> Result<Module> {
-    let module = Module::new(Module::driver().path().with_file_name("vfio-pci.ko"));
-    match module.path().exists() {
-        true => Ok(module),
-        false => Err(Skip(format!("no {}", module.path().display())).into()),
-    }
-}
-
-/// The driver under the name of the in-tree one, which is loaded again in the end.
-struct DropIn;
-
-impl DropIn {
-    fn load() -> Result<DropIn> {
-        let in_tree = in_tree()?;
-        if in_tree.is_loaded() {
-            in_tree.unload_soon()?;
-        }
-        let guard = DropIn;
-        check::works("insmod", Module::driver().load_with(c"as_vfio_pci=1")?)?;
-        Ok(guard)
-    }
+/// The driver under the name of the in-tree one.
+fn load() -> Result<Loaded> {
+    Loaded::new(Variant::Renamed, "")
 }
 
 /// The driver under that name, and an edu that it has, opened and mapped.
-fn opened_under_the_name() -> Result<(DropIn, Pci, Device, Mapping)> {
-    let named = DropIn::load()?;
+fn opened_under_the_name() -> Result<(Loaded, Pci, Device, Mapping)> {
+    let named = load()?;
     let pci = edu()?;
     pci.bind(IN_TREE)?;
     let device = open_edu()?;
@@ -80,20 +52,9 @@ fn opened_under_the_name() -> Result<(DropIn, Pci, Device, Mapping)> {
     Ok((named, pci, device, bar))
 }
 
-impl Drop for DropIn {
-    fn drop(&mut self) {
-        // What goes wrong here, the next case says.
-        let _ = edu().and_then(|edu| edu.release());
-        if Module::driver().is_loaded() {
-            let _ = Module::driver().unload_soon();
-        }
-        let _ = in_tree().and_then(|module| module.load());
-    }
-}
-
 fn driver_registers_as_vfio_pci_on_request() -> Result<()> {
     let module = Module::driver();
-    let named = DropIn::load()?;
+    let named = load()?;
     check::equal("module", module_of(IN_TREE).as_deref(), Some(module.name()))?;
     ensure!(!directory(&driver()).exists(), "there is a driver {}, too", driver());
     for pci in Pci::all()? {
@@ -108,7 +69,7 @@ fn driver_registers_as_vfio_pci_on_request() -> Result<()> {
 }
 
 fn device_binds_to_the_name_vfio_pci_by_override_only() -> Result<()> {
-    let _named = DropIn::load()?;
+    let _named = load()?;
     let pci = edu()?;
     let bind = directory(IN_TREE).join("bind");
     let plain = || fs::write(&bind, pci.address()).map_err(|error| error.raw_os_error());
@@ -126,8 +87,7 @@ fn device_binds_to_the_name_vfio_pci_by_override_only() -> Result<()> {
 
 fn driver_is_itself_under_the_name_vfio_pci() -> Result<()> {
     let (_named, pci, device, bar) = opened_under_the_name()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (buffer, mapping) = map_edu(&device)?;
     check::value("BAR", bar.load(ID_AT), ID)?;
     check::value("buffer", mapping.load(ID_AT), ID)?;
     let info = buffer.fdinfo()?;
@@ -195,13 +155,12 @@ fn tool_knows_the_driver_under_the_name_vfio_pci() -> Result<()> {
     pci.bind(IN_TREE)?;
     let said = program::json(&["devices"], 0)?;
     check::equal("of the in-tree driver", &said["devices"], &json!([]))?;
-    let said = program::json(&["unbind", pci.address()], 3)?;
-    ensure!(said["error"].to_string().contains("not dmabuf-vfio-pci but vfio-pci"), "{said}");
+    program::refuses(&["unbind", pci.address()], 3, "not dmabuf-vfio-pci but vfio-pci")?;
     let said = program::run("vfio-dmabuf", &["bind", pci.address()])?;
     ensure!(program::text(&said.stderr).contains("modprobe dmabuf-vfio-pci"), "{said:?}");
     pci.release()?;
 
-    let _named = DropIn::load()?;
+    let _named = load()?;
     let said = program::json(&["bind", pci.address()], 0)?;
     check::equal("driver", &said["driver"], &json!(IN_TREE))?;
     check::equal("changed", &said["changed"], &json!(true))?;
@@ -210,9 +169,7 @@ fn tool_knows_the_driver_under_the_name_vfio_pci() -> Result<()> {
     let said = program::json(&["devices"], 0)?;
     check::equal("device", &said["devices"][0]["address"], &json!(pci.address()))?;
     check::equal("its driver", &said["devices"][0]["driver"], &json!(IN_TREE))?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (device, buffer, mapping) = mapped_edu()?;
     let said = program::json(&["buffers"], 0)?;
     check::equal("status", &said["buffers"][0]["driver"]["status"], &json!("live"))?;
     program::json(&["revoke", "--device", pci.address()], 0)?;
@@ -226,7 +183,7 @@ fn tool_knows_the_driver_under_the_name_vfio_pci() -> Result<()> {
 }
 
 fn virtual_functions_have_the_driver_under_the_name_vfio_pci() -> Result<()> {
-    let _named = DropIn::load()?;
+    let _named = load()?;
     let igb = nth(IGB, 0)?;
     igb.bind(IN_TREE)?;
     {

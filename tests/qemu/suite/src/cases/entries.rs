@@ -2,21 +2,10 @@
 //! Page table entries: present or not, of which page frame and size, in any process, also in a
 //! stopped one.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{Pci, BOCHS, EDU, TESTDEV};
-use guest::peer::Peer;
 use guest::ptes::MemoryType::{UncachedMinus, WriteCombining};
-use guest::ptes::{entry, touched, Dump, Pte, Ptes};
-use guest::{uapi, PAGE};
+use guest::ptes::{entry, touched, Dump, Pte};
 
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{
-    edu, export_edu, export_with, map_in, nth, open_bochs, open_edu, ID, ID_AT, WITH_EACH_TYPE,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -227,22 +216,18 @@ fn frames(mapping: &Mapping, pci: &Pci, bar: u32, start: u64, size: u64) -> Resu
     Ok(())
 }
 
-/// A mapping of `len` bytes from the start of a file that blocks of 2 MiB can map.
-fn aligned(fd: i32, len: u64) -> Result<Mapping> {
-    Ok(Mapping::from_raw(mm::map_aligned(fd, len, mm::RW, 0)?, len))
-}
-
 fn huge_entries_have_the_page_frames_of_the_bar() -> Result<()> {
     let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
     let buffer = Buffer::export(&device, 0, MIB2, 2 * MIB2)?;
-    frames(&aligned(buffer.raw(), 2 * MIB2)?, &pci, 0, MIB2, MIB2)?;
-    frames(&aligned(device.raw(), 2 * MIB2)?, &pci, 0, 0, MIB2)
+    frames(&Mapping::aligned(&buffer, 2 * MIB2, 0)?, &pci, 0, MIB2, MIB2)?;
+    frames(&Mapping::aligned(&device, 2 * MIB2, 0)?, &pci, 0, 0, MIB2)
 }
 
 fn revoke_of_huge_mappings_leaves_no_entry() -> Result<()> {
     let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
     let buffer = Buffer::export(&device, 0, 0, 2 * MIB2)?;
-    let [bar, mapping] = [aligned(device.raw(), 2 * MIB2)?, aligned(buffer.raw(), 2 * MIB2)?];
+    let [bar, mapping] =
+        [Mapping::aligned(&device, 2 * MIB2, 0)?, Mapping::aligned(&buffer, 2 * MIB2, 0)?];
     for mapping in [&bar, &mapping] {
         frames(mapping, &pci, 0, 0, MIB2)?;
     }
@@ -261,10 +246,10 @@ fn mappings_out_of_phase_have_small_entries() -> Result<()> {
     let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
     // Page 1 of the BAR at an address where only page 0 could be part of a huge page.
     let buffer = Buffer::export(&device, 0, PAGE, 2 * MIB2)?;
-    frames(&aligned(buffer.raw(), MIB2)?, &pci, 0, PAGE, PAGE)?;
+    frames(&Mapping::aligned(&buffer, MIB2, 0)?, &pci, 0, PAGE, PAGE)?;
     // The ends of a huge mapping, of which a part was unmapped.
     let buffer = Buffer::export(&device, 0, 0, MIB2)?;
-    let mapping = aligned(buffer.raw(), MIB2)?;
+    let mapping = Mapping::aligned(&buffer, MIB2, 0)?;
     check::equal("size, whole", touched(&mapping, 0)?.size, MIB2)?;
     mapping.unmap_part(4 * PAGE, PAGE)?;
     let pte = touched(&mapping, 5 * PAGE)?;
@@ -347,9 +332,8 @@ fn kernels_own_dump_has_the_same_entries() -> Result<()> {
     let [bar, mapping] = [edu.map_bar(0)?, small.map(0, PAGE)?];
     let read_only = Mapping::new(&small, PAGE, mm::RO, 0)?;
     let untouched = small.map(0, PAGE)?;
-    let gone = export_edu(&edu)?;
-    let revoked = gone.map(0, PAGE)?;
-    let huge = aligned(bochs.raw(), 2 * MIB2)?;
+    let (gone, revoked) = map_edu(&edu)?;
+    let huge = Mapping::aligned(&bochs, 2 * MIB2, 0)?;
     let flags = uapi::VFIO_DMABUF_ATTR_WC;
     let combining = export_with(&bochs, flags, &[Range(0, PAGE)])?.map(0, PAGE)?;
     let (_buffer, _, gigabyte) = gigabytes(&testdev)?;

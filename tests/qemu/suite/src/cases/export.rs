@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Export: what comes out of it, and everything that is refused.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::fmt::Display;
 
-use anyhow::{ensure, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::pci::{BOCHS, EDU};
-use guest::{uapi, Errno, PAGE};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::unistd::{lseek64, Whence};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{colour, edu, export_edu, fds, open_bochs, open_edu, paint, ID, ID_AT};
+use super::borders::at_borders;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -30,11 +24,17 @@ cases! {
         ],
         "export: ENODEV without such a BAR": [export_of_no_bar_is_enodev],
         "export: EINVAL if a length is 0, not aligned, past the BAR, or the sum overflows": [
-            export_of_length_zero_is_einval, export_of_parts_of_pages_is_einval,
-            export_past_the_end_of_the_bar_is_einval, export_whose_sum_overflows_is_einval,
+            export_of_length_zero_is_einval => borders(Errno::EINVAL, |_, length| length == 0),
+            export_of_parts_of_pages_is_einval =>
+                borders(Errno::EINVAL, |offset, length| (offset | length) % PAGE != 0),
+            export_past_the_end_of_the_bar_is_einval => borders(Errno::EINVAL, is_past_the_end),
+            export_whose_sum_overflows_is_einval,
             export_with_one_bad_range_among_good_ones_is_refused,
         ],
-        "export: EOVERFLOW if an address overflows": [export_whose_addresses_overflow_is_eoverflow],
+        "export: EOVERFLOW if an address overflows": [
+            export_whose_addresses_overflow_is_eoverflow =>
+                borders(Errno::EOVERFLOW, has_no_address),
+        ],
         "export, REVOKE: EFAULT if the arguments cannot be read": [
             export_from_unreadable_memory_is_efault,
         ],
@@ -46,24 +46,32 @@ cases! {
 const MAX: u32 = uapi::VFIO_DMABUF_MAX_RANGES;
 
 /// Checks that each export fails with `want`, and that none left an fd behind.
-fn refused(want: Errno, exports: &[(&str, Export)]) -> Result<()> {
+fn refused<W: Display>(want: Errno, exports: impl IntoIterator<Item = (W, Export)>) -> Result<()> {
     let device = open_edu()?;
     let before = fds()?;
     for (what, export) in exports {
-        check::errno(what, export.make(&device), want)?;
+        check::errno(&what.to_string(), export.make(&device), want)?;
     }
     check::equal("open fds", fds()?, before)?;
     // The other side: the device is in a state in which an export works.
     export_edu(&device).map(drop)
 }
 
-/// Checks that the export of each list of ranges of BAR0 fails with `want`.
-fn ranges_refused(want: Errno, lists: &[&[Range]]) -> Result<()> {
-    let exports: Vec<(String, Export)> =
-        lists.iter().map(|ranges| (format!("{ranges:x?}"), Export::new(0, ranges))).collect();
-    let exports: Vec<(&str, Export)> =
-        exports.iter().map(|(what, export)| (what.as_str(), export.clone())).collect();
-    refused(want, &exports)
+/// Checks that exports of the `wanted` ranges at the borders of BAR0 fail with `error`.
+fn borders(error: Errno, wanted: fn(u64, u64) -> bool) -> Result<()> {
+    at_borders(open_edu()?, |it| it.single_ranges(edu()?.bar_start(0)?, wanted, Some(error)))
+}
+
+/// edu's BAR0 is 1 MiB.
+fn is_past_the_end(offset: u64, length: u64) -> bool {
+    let fits_into_a_bar = |number: u64| number % PAGE == 0 && number < 1 << 52;
+    let end = offset.saturating_add(length);
+    length > 0 && end > 1 << 20 && [offset, length].into_iter().all(fits_into_a_bar)
+}
+
+fn has_no_address(offset: u64, length: u64) -> bool {
+    let is_length = length > 0 && length < 1 << 63;
+    is_length && (offset | length) % PAGE == 0 && offset.checked_add(length).is_none()
 }
 
 fn one_page() -> Export {
@@ -129,7 +137,7 @@ fn export_works_through_group_and_cdev() -> Result<()> {
 
 fn export_without_ranges_is_einval() -> Result<()> {
     let export = Export { count: Some(0), ..one_page() };
-    refused(Errno::EINVAL, &[("nr_ranges 0", export), ("no ranges", Export::new(0, &[]))])
+    refused(Errno::EINVAL, [("nr_ranges 0", export), ("no ranges", Export::new(0, &[]))])
 }
 
 fn export_of_too_many_ranges_is_e2big() -> Result<()> {
@@ -137,7 +145,7 @@ fn export_of_too_many_ranges_is_e2big() -> Result<()> {
     let full = Export::new(0, &vec![Range(0, PAGE); MAX as usize + 1]);
     refused(
         Errno::E2BIG,
-        &[
+        [
             ("one too many", full),
             ("one too many, claimed", claim(MAX + 1)),
             ("2^28", claim(1 << 28)),
@@ -163,19 +171,16 @@ fn export_of_the_most_ranges_works() -> Result<()> {
 fn export_with_unknown_flags_is_einval() -> Result<()> {
     let with = |flags| Export { flags, ..one_page() };
     // The bits above are VFIO_DMABUF_TYPE1, VFIO_DMABUF_BUFFER and the attribute.
-    let mut exports: Vec<(String, Export)> =
-        (0..26).map(|bit| (format!("flags bit {bit}"), with(1 << bit))).collect();
-    exports.extend((2..16_u32).map(|attr| (format!("attribute {attr}"), with(attr << 28))));
-    let exports: Vec<(&str, Export)> =
-        exports.iter().map(|(what, export)| (what.as_str(), export.clone())).collect();
-    refused(Errno::EINVAL, &exports)
+    let bits = (0..26).map(|bit| (format!("flags bit {bit}"), with(1 << bit)));
+    let attributes = (2..16_u32).map(|attr| (format!("attribute {attr}"), with(attr << 28)));
+    refused(Errno::EINVAL, bits.chain(attributes))
 }
 
 fn export_with_unknown_open_flags_is_einval() -> Result<()> {
     let with = |flags: i32| Export { open_flags: flags as u32, ..one_page() };
     refused(
         Errno::EINVAL,
-        &[
+        [
             ("O_WRONLY", with(libc::O_WRONLY)),
             ("access mode 3", with(3)),
             ("O_CREAT", with(libc::O_RDWR | libc::O_CREAT)),
@@ -191,84 +196,20 @@ fn export_with_unknown_open_flags_is_einval() -> Result<()> {
 
 fn export_of_no_bar_is_enodev() -> Result<()> {
     let of = |region| Export::new(region, &[Range(0, PAGE)]);
-    let mut exports = Vec::new();
-    for region in (1..16).chain([1 << 16, 1 << 24, u32::MAX - 1, u32::MAX]) {
-        exports.push((format!("region {region:#x}"), of(region)));
-    }
-    let exports: Vec<(&str, Export)> =
-        exports.iter().map(|(what, export)| (what.as_str(), export.clone())).collect();
-    refused(Errno::ENODEV, &exports)
-}
-
-fn export_of_length_zero_is_einval() -> Result<()> {
-    let size = size_of_bar()?;
-    ranges_refused(
-        Errno::EINVAL,
-        &[
-            &[Range(0, 0)],
-            &[Range(size, 0)],
-            &[Range(0, PAGE), Range(PAGE, 0)],
-            &[Range(0, 0), Range(0, PAGE)],
-        ],
-    )
-}
-
-fn export_of_parts_of_pages_is_einval() -> Result<()> {
-    ranges_refused(
-        Errno::EINVAL,
-        &[
-            &[Range(0, 1)],
-            &[Range(0, PAGE - 1)],
-            &[Range(0, PAGE + 1)],
-            &[Range(1, PAGE)],
-            &[Range(PAGE - 1, PAGE)],
-            &[Range(PAGE / 2, PAGE / 2)],
-            &[Range(0, PAGE), Range(2048, PAGE)],
-        ],
-    )
-}
-
-fn export_past_the_end_of_the_bar_is_einval() -> Result<()> {
-    let size = size_of_bar()?;
-    ranges_refused(
-        Errno::EINVAL,
-        &[
-            &[Range(0, size + PAGE)],
-            &[Range(size, PAGE)],
-            &[Range(size - PAGE, 2 * PAGE)],
-            &[Range(PAGE, size)],
-            &[Range(size + PAGE, PAGE)],
-            &[Range(1 << 40, PAGE)],
-            &[Range(0, 1 << 40)],
-            &[Range(0, PAGE), Range(size, PAGE)],
-        ],
-    )
+    let regions = (1..16).chain([1 << 16, 1 << 24, u32::MAX - 1, u32::MAX]);
+    refused(Errno::ENODEV, regions.map(|region| (format!("region {region:#x}"), of(region))))
 }
 
 fn export_whose_sum_overflows_is_einval() -> Result<()> {
     const HALF: u64 = 1 << 63;
-    ranges_refused(
-        Errno::EINVAL,
-        &[
-            &[Range(0, HALF)],
-            &[Range(0, HALF), Range(0, HALF)],
-            &[Range(0, HALF - PAGE), Range(0, PAGE)],
-            &[Range(0, u64::MAX - PAGE + 1), Range(0, PAGE)],
-            &[Range(0, PAGE), Range(0, u64::MAX - PAGE + 1)],
-        ],
-    )
-}
-
-fn export_whose_addresses_overflow_is_eoverflow() -> Result<()> {
-    let last = u64::MAX - PAGE + 1;
-    ranges_refused(
-        Errno::EOVERFLOW,
-        &[
-            &[Range(last, PAGE)],
-            &[Range(last - PAGE, 2 * PAGE)],
-            &[Range(0, PAGE), Range(last, PAGE)],
-        ],
-    )
+    let lists: [&[Range]; 5] = [
+        &[Range(0, HALF)],
+        &[Range(0, HALF), Range(0, HALF)],
+        &[Range(0, HALF - PAGE), Range(0, PAGE)],
+        &[Range(0, u64::MAX - PAGE + 1), Range(0, PAGE)],
+        &[Range(0, PAGE), Range(0, u64::MAX - PAGE + 1)],
+    ];
+    refused(Errno::EINVAL, lists.map(|ranges| (format!("{ranges:x?}"), Export::new(0, ranges))))
 }
 
 fn export_from_unreadable_memory_is_efault() -> Result<()> {

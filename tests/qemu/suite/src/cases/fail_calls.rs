@@ -3,28 +3,21 @@
 //! makes, the second, and so on until the call works. Each failure has a clear errno and leaves
 //! nothing behind, and the same call works right after it.
 
-use anyhow::{bail, ensure, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Region, Via};
+use guest::device::Region;
 use guest::failnth::{Injector, Whose};
-use guest::feature::{self, Call};
+use guest::feature::Call;
 use guest::maps;
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU, TESTDEV};
-use guest::uapi;
-use guest::{Errno, PAGE};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::failing::{exhaust, failed, injector, Left, Tally, ALL, MANY, MEMORY};
-use crate::fixture::{backwards, export_edu, nth, open_bochs, open_edu, ID, ID_AT};
+use crate::failing::{each_failure, exhaust, injector, Left, ALL, MEMORY};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         "every failed allocation or user copy: clear errno, no leak, the next call works": [
-            export_survives_every_failure, export_for_iommufd_survives_every_failure,
-            buffer_mmap_survives_every_failure, fault_survives_every_failure,
-            features_survive_every_failure,
+            export_survives_every_failure =>
+                survives("export", Export::new(0, &[Range(0, PAGE)]).call()),
+            export_for_iommufd_survives_every_failure, buffer_mmap_survives_every_failure,
+            fault_survives_every_failure, features_survive_every_failure,
         ];
     Setup::Bound(&[BOCHS]) =>
         "every failed allocation or user copy: clear errno, no leak, the next call works": [
@@ -48,8 +41,7 @@ struct Bystander {
 
 impl Bystander {
     fn new(device: &Device) -> Result<Bystander> {
-        let buffer = export_edu(device)?;
-        let mapping = buffer.map(0, PAGE)?;
+        let (buffer, mapping) = map_edu(device)?;
         Ok(Bystander { buffer, mapping })
     }
 
@@ -61,72 +53,58 @@ impl Bystander {
     }
 }
 
-fn export_survives_every_failure() -> Result<()> {
-    survives("export", Export::new(0, &[Range(0, PAGE)]).call())
-}
-
 fn export_for_iommufd_survives_every_failure() -> Result<()> {
     let mut export = Export::new(0, &[Range(0, PAGE)]).call();
     export.flags = feature::GET | uapi::VFIO_DMABUF_IOMMUFD;
     survives("export for iommufd", export)
 }
 
-/// Lets all of an export fail, one after the other.
+/// Makes all of an export fail, one after the other.
 fn survives(what: &str, export: Call) -> Result<()> {
     let device = open_edu()?;
     let bystander = Bystander::new(&device)?;
-    let injector = injector(ALL, Whose::All)?;
     let mut export = export.prepared();
-    let errors = [Errno::ENOMEM, Errno::EFAULT];
-    let tally = exhaust(
+    exhaust(
         what,
-        &injector,
-        &errors,
+        &injector(ALL, Whose::All)?,
+        &[Errno::ENOMEM, Errno::EFAULT],
         || Buffer::by_prepared(&device, &mut export),
         |_| bystander.is_well(&device),
-    )?;
-    failed(&tally, &errors)
+    )
+    .map(drop)
 }
 
 /// With room for one more only, a place in the offset space that was lost is missed at once.
 fn export_that_failed_gives_its_place_back() -> Result<()> {
     let device = Device::open(&nth(TESTDEV, 0)?, Via::Group)?;
-    let injector = injector(MEMORY, Whose::All)?;
     let size = device.region(2)?.size;
     // A quarter of what one BAR has of that space.
     let ranges = vec![Range(0, size); ((1 << 38) / size) as usize];
     let mut export = Export::new(2, &ranges).call().prepared();
-    let mut buffers = Vec::new();
-    let end = loop {
-        match Buffer::by_prepared(&device, &mut export) {
-            Ok(buffer) => buffers.push(buffer),
-            Err(errno) => break errno,
-        }
-    };
+    let (mut buffers, end) = until_it_fails(24, || Buffer::by_prepared(&device, &mut export))?;
     check::equal("the end of exporting", end, Errno::ENOSPC)?;
     ensure!(buffers.pop().is_some(), "there is no room at all");
-    let tally = exhaust(
+    exhaust(
         "export where there is room for one",
-        &injector,
+        &injector(MEMORY, Whose::All)?,
         &[Errno::ENOMEM],
         || Buffer::by_prepared(&device, &mut export),
         |_| Ok(()),
-    )?;
-    failed(&tally, &[Errno::ENOMEM])
+    )
+    .map(drop)
 }
 
 fn export_of_many_ranges_survives_every_failure() -> Result<()> {
     let device = open_bochs()?;
-    let injector = injector(ALL, Whose::All)?;
     let mut export = Export::new(0, &backwards(4096)).call().prepared();
-    let tally = exhaust(
+    exhaust(
         "export of 4096 ranges",
-        &injector,
+        &injector(ALL, Whose::All)?,
         &[Errno::ENOMEM, Errno::EFAULT],
         || Buffer::by_prepared(&device, &mut export),
         |_| Ok(()),
-    )?;
-    failed(&tally, &[Errno::ENOMEM, Errno::EFAULT])
+    )
+    .map(drop)
 }
 
 /// Checks that a mapping that was made is a good one: not one that the driver has no part in.
@@ -146,25 +124,19 @@ fn bar_mmap_survives_every_failure() -> Result<()> {
     let Region { size, offset, .. } = device.region(0)?;
     let map = || Mapping::new(&device, size, mm::RW, offset);
     // The first of an open device makes the buffer of the BAR.
-    let mut first = Tally::default();
-    for n in 1..MANY {
+    let first = each_failure("first BAR mmap", &[Errno::ENOMEM], |n| {
         let other = open_bochs()?;
         let Region { size, offset, .. } = other.region(0)?;
         let map = || Mapping::new(&other, size, mm::RW, offset);
         let (result, injected) = injector.run(n, map)?;
         is_of_a_buffer(&result)?;
-        if first.is_over(injected, &result, &[Errno::ENOMEM])? {
-            break;
-        }
         is_of_a_buffer(&Ok(check::works("the next mmap", map())?))?;
-    }
-    first.tell("first BAR mmap");
-    ensure!(first.failed > 0, "the first mmap did not fail: {first:?}");
+        Ok((result.map(drop), injected))
+    })?;
     let later = exhaust("BAR mmap", &injector, &[Errno::ENOMEM], map, |result| {
         is_of_a_buffer(result)?;
         bystander.is_well(&device)
     })?;
-    failed(&later, &[Errno::ENOMEM])?;
     ensure!(
         first.injected() > later.injected(),
         "the first mmap allocates no more than a later one"
@@ -176,17 +148,12 @@ fn buffer_mmap_survives_every_failure() -> Result<()> {
     let device = open_edu()?;
     let bystander = Bystander::new(&device)?;
     let injector = injector(MEMORY, Whose::All)?;
-    let tally = exhaust(
-        "dma-buf mmap",
-        &injector,
-        &[Errno::ENOMEM],
-        || bystander.buffer.map(0, PAGE),
-        |result| {
-            is_of_a_buffer(result)?;
-            bystander.is_well(&device)
-        },
-    )?;
-    failed(&tally, &[Errno::ENOMEM])
+    let map = || bystander.buffer.map(0, PAGE);
+    let after = |result: &_| {
+        is_of_a_buffer(result)?;
+        bystander.is_well(&device)
+    };
+    exhaust("dma-buf mmap", &injector, &[Errno::ENOMEM], map, after).map(drop)
 }
 
 fn fault_survives_every_failure() -> Result<()> {
@@ -217,40 +184,27 @@ fn faults(
     fresh: impl Fn() -> Result<usize, Errno>,
     check: impl Fn() -> Result<()>,
 ) -> Result<()> {
-    let mut tally = Tally::default();
-    for n in 1..MANY {
+    each_failure(what, &[Errno::EFAULT], |n| {
         let mapping = Mapping::from_raw(check::works("mmap", fresh())?, size);
         let before = Left::now()?;
-        let (result, injected) = injector.run(n, || mm::load_by_kernel(mapping.address()))?;
+        let made = injector.run(n, || mm::load_by_kernel(mapping.address()))?;
         check::equal("left behind", Left::now()?, before)?;
         check()?;
         check::works("the next load", mm::load_by_kernel(mapping.address()))?;
-        if tally.is_over(injected, &result, &[Errno::EFAULT])? {
-            tally.tell(what);
-            return failed(&tally, &[Errno::EFAULT]);
-        }
-    }
-    bail!("{what}: there is no end of it: {tally:?}")
+        Ok(made)
+    })
+    .map(drop)
 }
 
 fn features_survive_every_failure() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let injector = injector(ALL, Whose::All)?;
-    let attribute =
-        |memattr| uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: buffer.raw(), memattr };
-    let get = || {
-        let mut got = attribute(7);
-        feature::get(&device, uapi::VFIO_DMABUF_MEMATTR, &mut got)?;
-        Ok(got.memattr)
-    };
-    let set = |memattr| feature::set(&device, uapi::VFIO_DMABUF_MEMATTR, &attribute(memattr));
+    let get = || buffer::memattr(&device, buffer.raw());
+    let set = |memattr| buffer::set_memattr(&device, buffer.raw(), memattr);
     let is_well = |_: &Result<u32, Errno>| check::equal("attribute", get(), Ok(0));
-    let tally = exhaust("MEMATTR GET", &injector, &[Errno::EFAULT], get, is_well)?;
-    failed(&tally, &[Errno::EFAULT])?;
+    exhaust("MEMATTR GET", &injector, &[Errno::EFAULT], get, is_well)?;
     let info = || buffer::info(&device, buffer.raw()).map(|info| info.status);
-    let tally = exhaust("INFO", &injector, &[Errno::EFAULT], info, is_well)?;
-    failed(&tally, &[Errno::EFAULT])?;
+    exhaust("INFO", &injector, &[Errno::EFAULT], info, is_well)?;
     let now = std::cell::Cell::new(0);
     let set_other = || {
         set(1 - now.get())?;
@@ -258,6 +212,5 @@ fn features_survive_every_failure() -> Result<()> {
         Ok(())
     };
     let is_that = |_: &Result<(), Errno>| check::equal("attribute", get(), Ok(now.get()));
-    let tally = exhaust("MEMATTR SET", &injector, &[Errno::EFAULT], set_other, is_that)?;
-    failed(&tally, &[Errno::EFAULT])
+    exhaust("MEMATTR SET", &injector, &[Errno::EFAULT], set_other, is_that).map(drop)
 }

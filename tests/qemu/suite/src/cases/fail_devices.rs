@@ -2,22 +2,12 @@
 //! Allocations that fail where devices come and go: binding and opening, importers, and what takes
 //! memory away, which may not need any.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export};
-use guest::device::{Device, Via};
 use guest::failnth::Whose;
-use guest::pci::{Pci, BOCHS, EDU};
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
-use guest::uapi::{self, VFIO_DMABUF_STATUS_CLOSED, VFIO_DMABUF_STATUS_LIVE};
-use guest::windows;
-use guest::{Errno, PAGE};
+use guest::uapi::{VFIO_DMABUF_STATUS_CLOSED, VFIO_DMABUF_STATUS_LIVE};
 
-use crate::case::{cases, Setup};
 use crate::cases::observe::objects;
-use crate::check;
-use crate::failing::{exhaust, failed, injector, Tally, ALL, COPIES, MANY, MEMORY};
-use crate::fixture::{backwards, driver, edu, export_edu, nth, open_edu, ID, ID_AT};
-use crate::rig::{self, invalidated, Rig};
+use crate::failing::{each_failure, exhaust, injector, ALL, COPIES, MEMORY};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -52,7 +42,7 @@ fn errno<T>(result: Result<T>) -> Result<T, Errno> {
 fn opening_that_the_core_gave_up_leaves_nothing() -> Result<()> {
     let pci = edu()?;
     let injector = injector(MEMORY, Whose::Function(windows::OPEN_CONFIG))?;
-    let tally = exhaust(
+    exhaust(
         "open",
         &injector,
         &[Errno::ENOMEM],
@@ -60,26 +50,20 @@ fn opening_that_the_core_gave_up_leaves_nothing() -> Result<()> {
         // Looks whether the device is open, which can be asked at any time.
         |_| objects(&pci).map(drop),
     )?;
-    failed(&tally, &[Errno::ENOMEM])?;
     check::value("a load", open_edu()?.map_bar(0)?.load(ID_AT), ID)
 }
 
 fn binding_survives_every_failure() -> Result<()> {
     let pci = edu()?;
     let injector = injector(MEMORY, Whose::Function(windows::DEVICE_INIT))?;
-    let mut tally = Tally::default();
-    for n in 1..MANY {
+    each_failure("bind", &[Errno::ENOMEM], |n| {
         pci.unbind()?;
-        let (result, injected) = injector.run(n, || errno(pci.bind(&driver())))?;
-        if tally.is_over(injected, &result, &[Errno::ENOMEM])? {
-            break;
-        }
+        let made = injector.run(n, || errno(pci.bind(&driver())))?;
         pci.bind(&driver())?;
-        let device = open_edu()?;
-        check::value("a load", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)?;
-    }
-    tally.tell("bind");
-    failed(&tally, &[Errno::ENOMEM])
+        check::value("a load", export_edu(&open_edu()?)?.map(0, PAGE)?.load(ID_AT), ID)?;
+        Ok(made)
+    })
+    .map(drop)
 }
 
 /// Detaches when dropped.
@@ -103,22 +87,20 @@ fn attach_survives_every_failure() -> Result<()> {
         check::equal("attached", importer.stats()?.attached, u32::from(result.is_ok()))?;
         rig.has_status("afterwards", VFIO_DMABUF_STATUS_LIVE)
     };
-    failed(&exhaust("attach", &injector, &[Errno::ENOMEM], attach, after)?, &[Errno::ENOMEM])
+    exhaust("attach", &injector, &[Errno::ENOMEM], attach, after).map(drop)
 }
 
 fn imports(what: &str, device: &Device, buffer: &Buffer, importing: &Pci) -> Result<()> {
     rig::peers_reach_each_other()?;
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(buffer, importing, UNMAPS_AT_ONCE))?;
+    let importer = rig::attach(buffer, importing, UNMAPS_AT_ONCE)?;
     let injector = injector(MEMORY, Whose::All)?;
     let map = || importer.map().and_then(|_| importer.unmap());
     let after = |_: &Result<(), Errno>| {
         let stats = importer.stats()?;
         check::equal("attached, mapped", (stats.attached, stats.mapped), (1, 0))?;
-        let status = buffer::info(device, buffer.raw())?.status;
-        check::equal("status", status, VFIO_DMABUF_STATUS_LIVE)
+        has_status(device, buffer, "afterwards", VFIO_DMABUF_STATUS_LIVE)
     };
-    failed(&exhaust(what, &injector, &[Errno::ENOMEM], map, after)?, &[Errno::ENOMEM])?;
+    exhaust(what, &injector, &[Errno::ENOMEM], map, after)?;
     check::works("map", importer.map())?;
     check::works("REVOKE", buffer::revoke(device, buffer))?;
     invalidated("the importer", &importer, 1)
@@ -130,15 +112,11 @@ fn import_survives_every_failure() -> Result<()> {
 }
 
 fn import_of_many_ranges_survives_every_failure() -> Result<()> {
-    let device = Device::open(&nth(BOCHS, 0)?, Via::Group)?;
+    let device = open_bochs()?;
     let buffer = check::works("export", Export::new(0, &backwards(8)).make(&device))?;
-    imports("map of 8 ranges for a device", &device, &buffer, &edu_without_driver()?)
-}
-
-fn edu_without_driver() -> Result<Pci> {
-    let pci = edu()?;
-    pci.release()?;
-    Ok(pci)
+    let importing = edu()?;
+    importing.release()?;
+    imports("map of 8 ranges for a device", &device, &buffer, &importing)
 }
 
 /// A revoke or a close that failed could not be reported to anybody.
@@ -146,25 +124,20 @@ fn revoke_allocates_nothing() -> Result<()> {
     let rig = Rig::new()?;
     let can_map = rig::may_go_through_host_bridge()?;
     let injector = injector(MEMORY, Whose::All)?;
-    let mut tally = Tally::default();
-    for n in 1..MANY {
-        let buffer = export_edu(&rig.device)?;
-        let mapping = buffer.map(0, PAGE)?;
+    let tally = each_failure("REVOKE", &[], |n| {
+        let (buffer, mapping) = map_edu(&rig.device)?;
         check::value("before", mapping.load(ID_AT), ID)?;
         let importer = rig.attached_to(&buffer, UNMAPS_AT_ONCE)?;
         if can_map {
             check::works("map", importer.map())?;
         }
         let revoke = || buffer::revoke(&rig.device, &buffer);
-        let (result, injected) = injector.run(n, revoke)?;
-        let is_over = tally.is_over(injected, &result, &[])?;
+        let made = injector.run(n, revoke)?;
         check::bus_error("a load", mapping.load(ID_AT))?;
         check::equal("importer's mapping", importer.stats()?.mapped, 0)?;
-        check::errno("once more", buffer::revoke(&rig.device, &buffer), Errno::EBADFD)?;
-        if is_over {
-            break;
-        }
-    }
+        check::errno("once more", revoke(), Errno::EBADFD)?;
+        Ok(made)
+    })?;
     check::equal("allocations that could fail", tally.injected(), 0)?;
     check::value("a buffer that stayed", rig.buffer.map(0, PAGE)?.load(ID_AT), ID)
 }
@@ -178,46 +151,32 @@ fn revoke_that_cannot_read_its_argument_does_nothing() -> Result<()> {
 }
 
 fn unread(what: &str, revoke: impl Fn(&Device, &Buffer) -> Result<(), Errno>) -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_attached(UNMAPS_AT_ONCE)?;
     let mapping = rig.buffer.map(0, PAGE)?;
     let injector = injector(COPIES, Whose::All)?;
-    let mut tally = Tally::default();
-    for n in 1..MANY {
+    let tally = each_failure(what, &[Errno::EFAULT], |n| {
         check::value("before", mapping.load(ID_AT), ID)?;
         rig.has_status("before", VFIO_DMABUF_STATUS_LIVE)?;
-        let (result, injected) = injector.run(n, || revoke(&rig.device, &rig.buffer))?;
-        if tally.is_over(injected, &result, &[Errno::EFAULT])? {
-            break;
-        }
-        check::equal("absorbed", tally.absorbed, 0)?;
-    }
-    tally.tell(what);
-    failed(&tally, &[Errno::EFAULT])?;
+        injector.run(n, || revoke(&rig.device, &rig.buffer))
+    })?;
+    check::equal("absorbed", tally.absorbed, 0)?;
     check::bus_error("in the end", mapping.load(ID_AT))?;
     rig.refuses("in the end", &importer)
 }
 
 fn last_close_allocates_nothing() -> Result<()> {
     let injector = injector(ALL, Whose::Function(windows::LAST_CLOSE))?;
-    let mut tally = Tally::default();
-    for n in 1..MANY {
-        let device = open_edu()?;
-        let buffer = export_edu(&device)?;
-        let mapping = buffer.map(0, PAGE)?;
+    let tally = each_failure("last close", &[], |n| {
+        let (device, buffer, mapping) = touched_edu()?;
         drop(device.map_bar(0)?);
-        check::value("before", mapping.load(ID_AT), ID)?;
         let (holders, injected) = injector.run(n, || device.close())?;
         check::bus_error("a load", mapping.load(ID_AT))?;
         check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
         drop(holders);
         let again = open_edu()?;
-        let status = buffer::info(&again, buffer.raw())?.status;
-        check::equal("status", status, VFIO_DMABUF_STATUS_CLOSED)?;
+        has_status(&again, &buffer, "of the old one", VFIO_DMABUF_STATUS_CLOSED)?;
         check::value("a new buffer", export_edu(&again)?.map(0, PAGE)?.load(ID_AT), ID)?;
-        if tally.is_over(injected, &Ok(()), &[])? {
-            break;
-        }
-    }
+        Ok((Ok(()), injected))
+    })?;
     check::equal("allocations that could fail", tally.injected(), 0)
 }

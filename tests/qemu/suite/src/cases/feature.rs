@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The general rules of `VFIO_DEVICE_FEATURE`, for each feature of this driver.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::feature::{self, Call, GET, HEADER, PROBE, SET};
-use guest::pci::EDU;
-use guest::{uapi, Errno, PAGE};
+use guest::feature::{Call, GET, PROBE, SET};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{export_edu, fds, open_edu};
+use super::borders::{at_borders, DMA_BUF, INFO, MEMATTR, REVOKE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         "features: PROBE, allowed operations, argsz": [
-            probe_says_yes_and_does_nothing, probe_of_an_operation_that_a_feature_has_not_is_einval,
-            unknown_operations_are_einval, argsz_that_does_not_hold_the_payload_is_einval,
+            probe_says_yes_and_does_nothing,
+            probe_of_an_operation_that_a_feature_has_not_is_einval => at_borders(
+                open_edu()?, |it| it.operations(&[DMA_BUF, REVOKE], |ops| ops & PROBE != 0)),
+            unknown_operations_are_einval => at_borders(
+                open_edu()?, |it| it.operations(&[DMA_BUF, REVOKE], |ops| ops & PROBE == 0)),
+            argsz_that_does_not_hold_the_payload_is_einval,
             argsz_may_be_larger_than_the_payload, memattr_and_info_are_there_or_enotty,
         ],
         "export, REVOKE: EFAULT if the arguments cannot be read": [
@@ -26,18 +25,12 @@ cases! {
         ];
 }
 
-const DMA_BUF: u32 = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
-const REVOKE: u32 = uapi::VFIO_DMABUF_REVOKE;
-const MEMATTR: u32 = uapi::VFIO_DMABUF_MEMATTR;
-const INFO: u32 = uapi::VFIO_DMABUF_INFO;
-
 fn one_page() -> Call {
     Export::new(0, &[Range(0, PAGE)]).call()
 }
 
 fn probe_says_yes_and_does_nothing() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let before = fds()?;
     for (name, feature, ops) in
         [("DMA_BUF", DMA_BUF, GET), ("DMA_BUF", DMA_BUF, 0), ("REVOKE", REVOKE, SET)]
@@ -58,58 +51,14 @@ fn probe_says_yes_and_does_nothing() -> Result<()> {
     check::works("REVOKE", buffer::revoke(&device, &buffer))
 }
 
-fn probe_of_an_operation_that_a_feature_has_not_is_einval() -> Result<()> {
-    let device = open_edu()?;
-    for (name, feature, ops) in [
-        ("DMA_BUF", DMA_BUF, SET),
-        ("DMA_BUF", DMA_BUF, GET | SET),
-        ("REVOKE", REVOKE, GET),
-        ("REVOKE", REVOKE, GET | SET),
-    ] {
-        let what = format!("PROBE of {name}, operations {ops:#x}");
-        check::errno(&what, feature::probe(&device, feature, ops), Errno::EINVAL)?;
-    }
-    Ok(())
-}
-
-fn unknown_operations_are_einval() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let fd = buffer.raw() as u32;
-    let before = fds()?;
-    for ops in [0, SET, GET | SET, GET | (1 << 19), GET | (1 << 24), GET | (1 << 31)] {
-        let mut call = one_page();
-        call.flags = ops | DMA_BUF;
-        check::errno(&format!("DMA_BUF, operations {ops:#x}"), call.make(&device), Errno::EINVAL)?;
-    }
-    for ops in [0, GET, GET | SET, SET | (1 << 19), SET | (1 << 31)] {
-        let mut call = Call::new(ops | REVOKE, vec![fd]);
-        check::errno(&format!("REVOKE, operations {ops:#x}"), call.make(&device), Errno::EINVAL)?;
-    }
-    check::equal("open fds", fds()?, before)?;
-    check::works("mmap: the buffer is still there", buffer.map(0, PAGE)).map(drop)
-}
-
 fn argsz_that_does_not_hold_the_payload_is_einval() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let before = fds()?;
-    for argsz in [0, 1, 7, HEADER, HEADER + 1, HEADER + 15] {
-        let mut call = one_page();
-        call.argsz = argsz as u32;
-        check::errno(&format!("DMA_BUF, argsz {argsz}"), call.make(&device), Errno::EINVAL)?;
-    }
-    for argsz in [0, 1, 7, HEADER, HEADER + 3] {
-        let mut call = Call::new(SET | REVOKE, vec![buffer.raw() as u32]);
-        call.argsz = argsz as u32;
-        check::errno(&format!("REVOKE, argsz {argsz}"), call.make(&device), Errno::EINVAL)?;
-    }
+    let (device, buffer) = exported_edu()?;
     for argsz in [0, 4, 7] {
         let result = buffer::revoke_by_ioctl(&device, buffer.raw(), argsz);
         check::errno(&format!("the ioctl, argsz {argsz}"), result, Errno::EINVAL)?;
     }
-    check::equal("open fds", fds()?, before)?;
-    check::works("mmap: the buffer is still there", buffer.map(0, PAGE)).map(drop)
+    check::works("mmap: the buffer is still there", buffer.map(0, PAGE))?;
+    at_borders(device, |it| it.sizes(&[DMA_BUF, REVOKE]))
 }
 
 fn argsz_may_be_larger_than_the_payload() -> Result<()> {
@@ -165,8 +114,7 @@ fn features_of_the_core_are_the_cores() -> Result<()> {
 
 /// A feature that is not implemented must say so for every call: no stub that succeeds.
 fn memattr_and_info_are_there_or_enotty() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = buffer.raw() as u32;
     for (name, feature, ops) in [("MEMATTR", MEMATTR, &[GET, SET][..]), ("INFO", INFO, &[GET])] {
         let there = match feature::probe(&device, feature, ops[0]) {

@@ -1,30 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Calls that need the struct pages of a mapping fail: there are none.
 
-use std::fs::{self, File};
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
-use anyhow::{Context, Result};
-use guest::buffer::Buffer;
-use guest::device::Device;
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
-use guest::{Errno, PAGE};
 use nix::sys::uio::{process_vm_readv, process_vm_writev, RemoteIoVec};
 use nix::unistd::Pid;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{export_edu, open_bochs, open_edu, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         "mappings: get_user_pages fails": [
-            process_vm_readv_of_a_mapping_fails, vmsplice_of_a_mapping_fails,
-            direct_io_of_a_mapping_fails, proc_mem_of_a_mapping_fails,
+            process_vm_readv_of_a_mapping_fails => vm_fails(&small(&open_edu()?)?, ID),
+            vmsplice_of_a_mapping_fails => vmsplice_fails(&small(&open_edu()?)?, ID),
+            direct_io_of_a_mapping_fails => direct_io_fails(&small(&open_edu()?)?, ID),
+            proc_mem_of_a_mapping_fails,
         ];
     Setup::Bound(&[EDU, BOCHS]) =>
         "mappings: split, mprotect, mremap, fork and holes work; growing fails": [
@@ -32,8 +23,9 @@ cases! {
         ];
     Setup::Bound(&[BOCHS]) =>
         "mappings: get_user_pages fails": [
-            process_vm_readv_of_a_huge_mapping_fails, vmsplice_of_a_huge_mapping_fails,
-            direct_io_of_a_huge_mapping_fails,
+            process_vm_readv_of_a_huge_mapping_fails => vm_fails(&huge(&open_bochs()?)?, 77),
+            vmsplice_of_a_huge_mapping_fails => vmsplice_fails(&huge(&open_bochs()?)?, 77),
+            direct_io_of_a_huge_mapping_fails => direct_io_fails(&huge(&open_bochs()?)?, 77),
         ];
 }
 
@@ -50,10 +42,7 @@ fn small(device: &Device) -> Result<[Mapping; 2]> {
 fn huge(device: &Device) -> Result<[Mapping; 2]> {
     const SIZE: u64 = 4 << 20;
     let buffer = Buffer::export(device, 0, 0, SIZE)?;
-    let mappings = [
-        Mapping::from_raw(mm::map_aligned(device.raw(), SIZE, mm::RW, 0)?, SIZE),
-        Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE),
-    ];
+    let mappings = [Mapping::aligned(device, SIZE, 0)?, Mapping::aligned(&buffer, SIZE, 0)?];
     for mapping in &mappings {
         mapping.store(0, 77)?;
     }
@@ -115,30 +104,6 @@ fn direct_io_fails(mappings: &[Mapping; 2], want: u32) -> Result<()> {
     let got = mm::read_at(disk.as_raw_fd(), memory.address(), PAGE, 0);
     check::equal("read into memory", got, Ok(PAGE as usize))?;
     check::value("what was written", memory.load(0), 0x0d_15c0)
-}
-
-fn process_vm_readv_of_a_mapping_fails() -> Result<()> {
-    vm_fails(&small(&open_edu()?)?, ID)
-}
-
-fn process_vm_readv_of_a_huge_mapping_fails() -> Result<()> {
-    vm_fails(&huge(&open_bochs()?)?, 77)
-}
-
-fn vmsplice_of_a_mapping_fails() -> Result<()> {
-    vmsplice_fails(&small(&open_edu()?)?, ID)
-}
-
-fn vmsplice_of_a_huge_mapping_fails() -> Result<()> {
-    vmsplice_fails(&huge(&open_bochs()?)?, 77)
-}
-
-fn direct_io_of_a_mapping_fails() -> Result<()> {
-    direct_io_fails(&small(&open_edu()?)?, ID)
-}
-
-fn direct_io_of_a_huge_mapping_fails() -> Result<()> {
-    direct_io_fails(&huge(&open_bochs()?)?, 77)
 }
 
 fn proc_mem_of_a_mapping_fails() -> Result<()> {

@@ -1,28 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Hostile user space: calls that the fuzzer cannot hit by chance, or could not judge.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
 use guest::feature::{GET, SET};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU, IGB, TESTDEV};
 use guest::uffd::Userfault;
 use guest::user::become_nobody;
-use guest::worker::Worker;
-use guest::{raw, uapi, Errno, PAGE};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, open_bochs, open_edu, wait_for, ID, ID_AT};
-use crate::rig::soon;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -69,9 +55,7 @@ fn bar_mapping_is_dead_when_somebody_else_opens_the_device() -> Result<()> {
 }
 
 fn remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (_device, buffer, mapping) = mapped_edu()?;
     check::works("to page 0", mm::remap_file_pages(mapping.address(), PAGE, 0))?;
     check::value("id register", mapping.load(ID_AT), ID)?;
     for page in [1, 2, 1 << 28, (1 << 52) - 1] {
@@ -84,11 +68,8 @@ fn remap_file_pages_of_a_mapping_of_a_buffer_stays_in_the_buffer() -> Result<()>
 }
 
 fn holder_of_a_buffer_can_map_it_and_no_more() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mut read_only = Export::new(0, &[Range(0, PAGE)]);
-    read_only.open_flags = (libc::O_RDONLY | libc::O_CLOEXEC) as u32;
-    let read_only = read_only.make(&device)?;
+    let (device, buffer) = exported_edu()?;
+    let read_only = export_read_only(&device)?;
     let mut nodes = vec![format!("/dev/vfio/{}", edu()?.group()?)];
     if Via::all().contains(&Via::Cdev) {
         nodes.push(format!("/dev/vfio/devices/{}", edu()?.vfio_name()?));
@@ -154,8 +135,7 @@ fn calls_that_wait_for_their_memory_hold_nothing_up() -> Result<()> {
             });
             let others = || -> Result<()> {
                 ensure!(memory.is_touched()?, "{what} does not read its memory");
-                let buffer = export_edu(&device)?;
-                let mapping = buffer.map(0, PAGE)?;
+                let (buffer, mapping) = map_edu(&device)?;
                 let bar = device.map_bar(0)?;
                 check::value(&format!("load during {what}"), mapping.load(ID_AT), ID)?;
                 soon("memory off", || device.set_memory(false).map_err(|_| Errno::EIO))?;

@@ -2,21 +2,7 @@
 //! Importers that map all the time, while memory goes and comes, buffers are revoked, and the
 //! device is reset and closed.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::pci::{Pci, EDU};
-use guest::testmod::{unmaps_after, Attach, Importer, UNMAPS_AT_ONCE};
-use guest::worker::Worker;
-use guest::{Errno, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::edu;
-use crate::rig::{self, Rig};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
@@ -28,6 +14,9 @@ cases! {
         ],
         "last close, unbind: wait for importers": [importers_race_with_closing];
 }
+
+/// When the importers unmap.
+const POLICIES: [Attach; 3] = [UNMAPS_AT_ONCE, unmaps_after(1), unmaps_after(20)];
 
 /// How long each of the races goes on.
 const RACE: Duration = Duration::from_secs(4);
@@ -60,7 +49,7 @@ struct Crowd {
 impl Crowd {
     fn new(buffer: &Buffer, importing: &Pci) -> Result<Crowd> {
         let (mut importers, mut workers) = (Vec::new(), Vec::new());
-        for how in [UNMAPS_AT_ONCE, unmaps_after(1), unmaps_after(20)] {
+        for how in POLICIES {
             let importer = attach(buffer, importing, how)?;
             workers.push(Worker::start(|| map_all_the_time(&importer))?);
             importers.push(importer);
@@ -85,12 +74,6 @@ impl Crowd {
     fn stop(self) -> Result<()> {
         self.workers.into_iter().try_for_each(Worker::kill)
     }
-}
-
-fn attach(buffer: &Buffer, importing: &Pci, how: Attach) -> Result<Importer> {
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(buffer, importing, how))?;
-    Ok(importer)
 }
 
 /// Checks that there was something to take away.
@@ -153,10 +136,9 @@ fn importers_race_with_revokes() -> Result<()> {
 }
 
 fn importers_race_with_closing() -> Result<()> {
-    const MANNERS: [Attach; 3] = [UNMAPS_AT_ONCE, unmaps_after(1), unmaps_after(20)];
     rig::peers_reach_each_other()?;
     let importing = rig::importing()?;
-    let importers = MANNERS.iter().map(|_| Importer::new()).collect::<Result<Vec<_>>>()?;
+    let importers = POLICIES.iter().map(|_| Importer::new()).collect::<Result<Vec<_>>>()?;
     // Forked before the device is opened, so that they do not hold it open.
     let workers = importers.iter().map(|importer| Worker::start(|| map_all_the_time(importer)));
     let workers = workers.collect::<Result<Vec<_>>>()?;
@@ -165,7 +147,7 @@ fn importers_race_with_closing() -> Result<()> {
     while Instant::now() < deadline {
         let device = Device::open(&edu()?, Via::Group)?;
         let buffer = Buffer::export(&device, 0, 0, PAGE)?;
-        for (importer, how) in importers.iter().zip(MANNERS) {
+        for (importer, how) in importers.iter().zip(POLICIES) {
             check::works("attach", importer.attach(&buffer, &importing, how))?;
         }
         sleep(Duration::from_millis(30));

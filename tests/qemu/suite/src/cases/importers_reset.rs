@@ -1,30 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What becomes of importers when the device's memory goes away for a while.
 
-use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
-use guest::device::{Device, Via};
-use guest::fence::Fence;
 use guest::kmsg;
-use guest::module::Module;
-use guest::pause::Pause;
-use guest::pci::{Pci, BOCHS, EDU, IGB};
-use guest::testmod::{unmaps_after, Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
-use guest::timeout::scaled;
-use guest::windows;
-use guest::{uapi, Errno, PAGE};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::uio::pwrite;
 use nix::unistd::Pid;
 
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, nth, wait_for, ID, ID_AT};
-use crate::rig::{self, invalidated, soon, Rig, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
@@ -37,8 +19,10 @@ cases! {
             sysfs_reset_does_not_wait_for_a_reset_that_hangs, several_slow_importers_do_not_add_up,
         ],
         "temporary revocation invalidates importers; they map again afterwards": [
-            vfio_reset_takes_importers_mappings, hot_reset_takes_importers_mappings,
-            sysfs_reset_takes_importers_mappings, siblings_hot_reset_takes_importers_mappings,
+            vfio_reset_takes_importers_mappings =>
+                resets(&Rig::new()?, |device| check::works("VFIO_DEVICE_RESET", device.reset())),
+            hot_reset_takes_importers_mappings, sysfs_reset_takes_importers_mappings,
+            siblings_hot_reset_takes_importers_mappings,
         ],
         "REVOKE interrupted: EINTR, in force, call again; stalls nothing else": [
             siblings_hot_reset_does_not_wait_for_a_revoke,
@@ -48,7 +32,8 @@ cases! {
     Setup::Bound(&[IGB, EDU, EDU]) =>
         "attach, map: ENODEV while revoked in any way": [no_importer_maps_in_d3hot],
         "temporary revocation invalidates importers; they map again afterwards": [
-            express_flr_takes_importers_mappings,
+            express_flr_takes_importers_mappings =>
+                resets(&Rig::with(nth(IGB, 0)?)?, Device::express_flr),
         ];
 }
 
@@ -101,9 +86,7 @@ fn no_importer_maps_in_d3hot() -> Result<()> {
 }
 
 fn memory_off_waits_for_a_slow_importer() -> Result<()> {
-    const DELAY: Duration = Duration::from_millis(700);
-    let rig = Rig::new()?;
-    let importer = rig.mapped(unmaps_after(DELAY.as_millis() as u32))?;
+    let (rig, importer) = Rig::new_mapped(SLOW)?;
     let start = Instant::now();
     rig.device.set_memory(false)?;
     let took = start.elapsed();
@@ -114,18 +97,11 @@ fn memory_off_waits_for_a_slow_importer() -> Result<()> {
 }
 
 fn interrupted_memory_off_does_not_happen() -> Result<()> {
-    let rig = Rig::new()?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
     let mapping = rig.buffer.map(0, PAGE)?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
     for round in 1..4 {
-        let mut call = Call::start(|| clear_command(&rig.device))?;
-        call.hangs_for(WHILE)?;
-        let errno = call.interrupt()?;
-        check::errno(
-            &format!("write to the command register, round {round}"),
-            errno,
-            Errno::EINTR,
-        )?;
+        let call = waiting(|| clear_command(&rig.device))?;
+        check::errno(&format!("config write, round {round}"), call.interrupt()?, Errno::EINTR)?;
         // When the write came, and when it was given up.
         check::equal("times invalidated", importer.stats()?.hits, 2 * round)?;
         let command = rig.device.config16(uapi::PCI_COMMAND.into())?;
@@ -150,13 +126,10 @@ pub(super) fn clear_command(device: &Device) -> Result<(), Errno> {
 }
 
 fn interrupted_reset_does_not_happen() -> Result<()> {
-    use crate::fixture::INVERTER;
-    let rig = Rig::new()?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
     let mapping = rig.buffer.map(0, PAGE)?;
     mapping.store(INVERTER, 5)?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
-    let mut call = Call::start(|| rig.device.reset())?;
-    call.hangs_for(WHILE)?;
+    let call = waiting(|| rig.device.reset())?;
     check::errno("VFIO_DEVICE_RESET", call.interrupt()?, Errno::EINTR)?;
     check::value("a register", mapping.load(INVERTER), !5)?;
     check::works("unmap", importer.unmap())?;
@@ -176,25 +149,15 @@ fn resets(rig: &Rig, reset: impl Fn(&Device) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-fn vfio_reset_takes_importers_mappings() -> Result<()> {
-    resets(&Rig::new()?, |device| check::works("VFIO_DEVICE_RESET", device.reset()))
-}
-
 fn hot_reset_takes_importers_mappings() -> Result<()> {
     let rig = Rig::new()?;
-    resets(&rig, |device| {
-        let group = device.holders[0].as_raw_fd();
-        check::works("HOT_RESET", device.hot_reset(&[group]))
-    })
+    let groups = rig::groups(&rig.device, Via::Group);
+    resets(&rig, |device| check::works("HOT_RESET", device.hot_reset(&groups)))
 }
 
 fn sysfs_reset_takes_importers_mappings() -> Result<()> {
     let rig = Rig::new()?;
     resets(&rig, |_| check::works("reset through sysfs", rig.pci.reset()))
-}
-
-fn express_flr_takes_importers_mappings() -> Result<()> {
-    resets(&Rig::with(nth(IGB, 0)?)?, Device::express_flr)
 }
 
 /// A reset of that kind cannot be refused: it waits for a second, then goes on.
@@ -219,8 +182,7 @@ fn bounded(
 }
 
 fn sysfs_reset_does_not_wait_for_ever() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
     bounded("reset through sysfs", &importer, || rig.pci.reset())?;
     check::value("CPU", rig.buffer.map(0, PAGE)?.load(ID_AT), ID)?;
     check::works("unmap", importer.unmap())?;
@@ -228,9 +190,7 @@ fn sysfs_reset_does_not_wait_for_ever() -> Result<()> {
 }
 
 fn sysfs_reset_waits_although_its_caller_has_a_signal() -> Result<()> {
-    const DELAY: Duration = Duration::from_millis(700);
-    let rig = Rig::new()?;
-    let importer = rig.mapped(unmaps_after(DELAY.as_millis() as u32))?;
+    let (rig, importer) = Rig::new_mapped(SLOW)?;
     let pause = Pause::at(windows::RESET)?;
     let mut reset = Call::start(|| {
         pause.arm_here()?;
@@ -246,12 +206,9 @@ fn sysfs_reset_waits_although_its_caller_has_a_signal() -> Result<()> {
 }
 
 fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
-    let rig = Rig::new()?;
-    let _importer = rig.mapped(UNMAPS_AT_ONCE)?;
-    let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
-    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
-    let mut call = Call::start(|| rig.device.reset())?;
-    call.hangs_for(WHILE)?;
+    let (rig, _importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
+    let fence = add_fence(&rig.buffer)?;
+    let mut call = waiting(|| rig.device.reset())?;
     soon("reset through sysfs, beside one that waits", || rig.pci.reset())?;
     call.hangs_for(WHILE)?;
     check::works("signal", fence.signal())?;
@@ -259,16 +216,12 @@ fn sysfs_reset_does_not_wait_for_a_reset_that_hangs() -> Result<()> {
 }
 
 fn reset_waits_for_a_fence() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
-    let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
-    check::works("DMA_BUF_IOCTL_IMPORT_SYNC_FILE", fence.add_to(&rig.buffer))?;
-    let mut call = Call::start(|| rig.device.reset())?;
-    call.hangs_for(WHILE)?;
+    let (rig, importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
+    let fence = add_fence(&rig.buffer)?;
+    let call = waiting(|| rig.device.reset())?;
     check::errno("VFIO_DEVICE_RESET", call.interrupt()?, Errno::EINTR)?;
     soon("reset through sysfs", || rig.pci.reset())?;
-    let mut call = Call::start(|| rig.device.reset())?;
-    call.hangs_for(WHILE)?;
+    let call = waiting(|| rig.device.reset())?;
     check::works("signal", fence.signal())?;
     check::works("VFIO_DEVICE_RESET", call.finish()?)?;
     check::works("map", importer.map()).map(drop)
@@ -277,6 +230,7 @@ fn reset_waits_for_a_fence() -> Result<()> {
 /// A reset that cannot be put off waits about a second in all, not for each importer.
 fn several_slow_importers_do_not_add_up() -> Result<()> {
     const COUNT: u32 = 8;
+    /// Within the second.
     const DELAY: Duration = Duration::from_millis(900);
     rig::peers_reach_each_other()?;
     let rig = Rig::new()?;
@@ -284,20 +238,18 @@ fn several_slow_importers_do_not_add_up() -> Result<()> {
     check::works("reset through sysfs", rig.pci.reset())?;
     let alone = start.elapsed();
     let mut importers = Vec::new();
-    let mut buffers = Vec::new();
     for _ in 0..COUNT {
-        let buffer = Buffer::export(&rig.device, 0, 0, PAGE)?;
+        let buffer = export_edu(&rig.device)?;
         let importer = rig.attached_to(&buffer, unmaps_after(DELAY.as_millis() as u32))?;
         check::works("map", importer.map())?;
-        importers.push(importer);
-        buffers.push(buffer);
+        importers.push((importer, buffer));
     }
     let start = Instant::now();
     check::works("reset through sysfs", rig.pci.reset())?;
     let took = start.elapsed();
     let all = DELAY * COUNT * 2 / 3;
     ensure!(took < alone + all, "the reset took {took:?}, without importers {alone:?}");
-    for importer in &importers {
+    for (importer, _buffer) in &importers {
         // Again when it is over, if that took until then.
         let hits = importer.stats()?.hits;
         ensure!((1..=2).contains(&hits), "invalidated {hits} times");
@@ -315,7 +267,7 @@ struct Pair {
 impl Pair {
     fn new() -> Result<Pair> {
         let [ours, pci] = rig::siblings()?;
-        Module::new(Module::driver().path().with_file_name("vfio-pci.ko")).load()?;
+        in_tree()?.load()?;
         ours.bind(&driver())?;
         pci.bind("vfio-pci")?;
         let rig = Rig::with(ours)?;
@@ -324,7 +276,7 @@ impl Pair {
     }
 
     fn hot_reset(&self) -> Result<(), Errno> {
-        self.sibling.hot_reset(&[self.rig.device.holders[0].as_raw_fd()])
+        self.sibling.hot_reset(&rig::groups(&self.rig.device, Via::Group))
     }
 
     fn release(self) -> Result<()> {
@@ -352,13 +304,9 @@ fn siblings_hot_reset_does_not_wait_for_ever() -> Result<()> {
 fn siblings_hot_reset_does_not_wait_for_a_revoke() -> Result<()> {
     let pair = Pair::new()?;
     let importer = pair.rig.mapped(NEVER_UNMAPS)?;
-    let mut call = Call::start(|| buffer::revoke(&pair.rig.device, &pair.rig.buffer))?;
-    call.hangs_for(WHILE)?;
+    let call = waiting_revoke(&pair.rig)?;
     for round in 0..3 {
-        let start = Instant::now();
-        check::works("HOT_RESET by the sibling", pair.hot_reset())?;
-        let took = start.elapsed();
-        ensure!(took < scaled(rig::SOON), "HOT_RESET took {took:?}, round {round}");
+        soon(&format!("HOT_RESET by the sibling, round {round}"), || pair.hot_reset())?;
     }
     check::equal("times invalidated", importer.stats()?.hits, 1)?;
     check::works("unmap", importer.unmap())?;

@@ -3,17 +3,10 @@
 //! `vfio-ioctls` of rust-vmm, which Cloud Hypervisor and others use, `pci-driver`, and `dma-buf`.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use anyhow::{anyhow, ensure, Context, Result};
 use dma_buf::{DmaBuf, MappedDmaBuf};
-use guest::buffer::{revoke, Buffer};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{EDU, IVSHMEM};
-use guest::uapi;
-use guest::{Errno, PAGE};
+use guest::buffer::revoke;
 use iommufd_ioctls::IommuFd;
 use pci_driver::backends::vfio::VfioPciDevice;
 use pci_driver::device::PciDevice;
@@ -24,14 +17,13 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioIommufd};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, nth, ID, ID_AT, INVERTER};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         "open: clients by others work: the crates vfio-ioctls, pci-driver and dma-buf": [
-            rust_vmm_client_reads_and_writes_regions, rust_vmm_client_maps_a_bar,
+            rust_vmm_client_reads_and_writes_regions => use_regions(&open()?),
+            rust_vmm_client_maps_a_bar => map_bar(&open()?),
             rust_vmm_client_works_through_iommufd, pci_driver_client_reads_and_writes_regions,
             pci_driver_client_maps_a_bar,
         ];
@@ -81,14 +73,6 @@ fn map_bar(device: &VfioDevice) -> Result<()> {
     check::value("id register", bar.load(ID_AT), ID)?;
     bar.store(INVERTER, 9)?;
     check::value("inverter", bar.load(INVERTER), !9)
-}
-
-fn rust_vmm_client_reads_and_writes_regions() -> Result<()> {
-    use_regions(&open()?)
-}
-
-fn rust_vmm_client_maps_a_bar() -> Result<()> {
-    map_bar(&open()?)
 }
 
 fn rust_vmm_client_works_through_iommufd() -> Result<()> {

@@ -1,16 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! INFO and MEMATTR: what they say, what they change, what they refuse.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::feature::{self, Call, GET, HEADER, PROBE, SET};
-use guest::pci::EDU;
-use guest::{uapi, Errno, PAGE};
+use guest::buffer::{memattr, set_memattr};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, nth, open_edu, ID, ID_AT};
+use super::borders::{at_borders, INFO, MEMATTR};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -35,24 +29,11 @@ cases! {
         ];
 }
 
-const MEMATTR: u32 = uapi::VFIO_DMABUF_MEMATTR;
-const INFO: u32 = uapi::VFIO_DMABUF_INFO;
 const NC: u32 = uapi::VFIO_DMABUF_MEMATTR_NC;
 const WC: u32 = uapi::VFIO_DMABUF_MEMATTR_WC;
 
 fn info(device: &Device, buffer: &Buffer) -> Result<uapi::vfio_dmabuf_feature_info> {
     check::works("INFO", buffer::info(device, buffer.raw()))
-}
-
-fn memattr(device: &Device, fd: i32) -> Result<u32, Errno> {
-    let mut payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, ..Default::default() };
-    feature::get(device, MEMATTR, &mut payload)?;
-    Ok(payload.memattr)
-}
-
-fn set_memattr(device: &Device, fd: i32, memattr: u32) -> Result<(), Errno> {
-    let payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd: fd, memattr };
-    feature::set(device, MEMATTR, &payload)
 }
 
 fn info_tells_size_and_ranges() -> Result<()> {
@@ -121,37 +102,14 @@ fn info_and_memattr_refuse_what_is_no_buffer() -> Result<()> {
 }
 
 fn info_and_memattr_obey_the_rules_of_features() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let fd = buffer.raw() as u32;
-    for (name, feature, ops, words) in [("INFO", INFO, GET, 6), ("MEMATTR", MEMATTR, GET | SET, 2)]
-    {
-        check::works(name, feature::probe(&device, feature, ops))?;
-        let mut bare = Call::new(PROBE | ops | feature, Vec::new());
-        check::works("PROBE without a payload", bare.make_at_edge(&device))?;
-        for bad in [0, GET | SET, GET | (1 << 19)] {
-            let mut call = Call::new(bad | feature, vec![fd; words]);
-            check::errno(&format!("{name}, {bad:#x}"), call.make(&device), Errno::EINVAL)?;
-        }
-        for argsz in [0, 7, HEADER, HEADER + 4, HEADER + words * 4 - 1] {
-            let mut call = Call::new(GET | feature, vec![fd; words]);
-            call.argsz = argsz as u32;
-            check::errno(&format!("{name}, argsz {argsz}"), call.make(&device), Errno::EINVAL)?;
-        }
-        let mut call = Call::new(GET | feature, vec![fd; words - 1]);
-        call.argsz += 4;
-        check::errno(name, call.make_at_edge(&device), Errno::EFAULT)?;
-        let mut call = Call::new(GET | feature, vec![fd; words]);
-        check::works(name, call.make_at_edge(&device))?;
-    }
-    let set = Call::new(SET | INFO, vec![fd; 6]).make(&device);
-    check::errno("SET of INFO", set, Errno::EINVAL)?;
-    check::errno("PROBE of SET of INFO", feature::probe(&device, INFO, SET), Errno::EINVAL)
+    at_borders(open_edu()?, |it| {
+        it.sizes(&[INFO, MEMATTR])?;
+        it.operations(&[INFO, MEMATTR], |_| true)
+    })
 }
 
 fn memattr_is_uncached_at_birth_and_can_be_set() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = buffer.raw();
     check::equal("at birth", memattr(&device, fd), Ok(NC))?;
     let before = buffer.map(0, PAGE)?;
@@ -177,8 +135,7 @@ fn memattr_of_export_flags_is_that_at_birth() -> Result<()> {
 }
 
 fn memattr_that_does_not_exist_is_eopnotsupp() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     check::works("SET", set_memattr(&device, buffer.raw(), WC))?;
     for attribute in [2, 3, 255, 1 << 16, 1 << 28, u32::MAX] {
         let got = set_memattr(&device, buffer.raw(), attribute);

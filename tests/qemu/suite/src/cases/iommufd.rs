@@ -1,20 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! DMA through an iommufd: what it maps of a device's memory, and what not.
 
-use std::os::fd::RawFd;
-
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::feature;
-use guest::mm::Mapping;
-use guest::pci::{BOCHS, EDU};
-use guest::{uapi, Errno, PAGE};
-
-use super::container::{copy, master_the_bus, IOVA};
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, nth};
+use super::container::{Dma, IOVA};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -105,15 +93,13 @@ fn iommufd_maps_the_memory_of_another_device() -> Result<()> {
     let fd = check::works("export for iommufd", export_for_iommufd(&other, 3))?;
 
     let attached = Attached::new()?;
-    master_the_bus(&attached.device)?;
-    let bar = attached.device.map_bar(0)?;
+    let dma = Dma::of(&attached.device)?;
     let source = Mapping::anonymous(PAGE)?;
     check::works("map memory", attached.map(&source, IOVA))?;
     check::works("map the fd", attached.map_file(fd.raw(), IOVA + PAGE))?;
     let write = |value| -> Result<()> {
         source.store(0, value)?;
-        copy(&bar, IOVA, false)?;
-        copy(&bar, IOVA + PAGE, true)
+        dma.copy(IOVA, IOVA + PAGE)
     };
     let holds = |when: &str, value| -> Result<()> {
         for page in 0..8 {
@@ -124,8 +110,7 @@ fn iommufd_maps_the_memory_of_another_device() -> Result<()> {
     };
     write(1)?;
     holds("after DMA", 1)?;
-    other.set_memory(false)?;
-    other.set_memory(true)?;
+    other.renew_memory()?;
     write(2)?;
     holds("after DMA since memory was off", 1)?;
     check::works("map the fd again", attached.map_file(fd.raw(), IOVA + 2 * PAGE))?;

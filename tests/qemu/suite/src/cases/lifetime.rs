@@ -1,21 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What lives how long: device fds, containers, mappings and buffers, closed in every order.
 
-use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
-
-use anyhow::Result;
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::mm;
-use guest::module::Module;
-use guest::pci::EDU;
-use guest::peer::Peer;
-use guest::{Errno, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, map_in, open_edu, wait_for, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -54,8 +40,7 @@ fn last_close_kills_exported_mappings() -> Result<()> {
     for &via in Via::all() {
         let client = Peer::fork()?;
         let device = Device::open(&edu()?, via)?;
-        let buffer = export_edu(&device)?;
-        let mapping = buffer.map(0, PAGE)?;
+        let (buffer, mapping) = map_edu(&device)?;
         let fd = client.take(&buffer)?;
         let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
         check::value("before", mapping.load(ID_AT), ID)?;
@@ -72,8 +57,7 @@ fn last_close_kills_exported_mappings() -> Result<()> {
 
 fn opening_again_does_not_revive_a_buffer() -> Result<()> {
     let device = open_edu()?;
-    let old = export_edu(&device)?;
-    let mapping = old.map(0, PAGE)?;
+    let (old, mapping) = map_edu(&device)?;
     check::value("before", mapping.load(ID_AT), ID)?;
     drop(device);
     closed()?;
@@ -83,8 +67,7 @@ fn opening_again_does_not_revive_a_buffer() -> Result<()> {
         check::bus_error("the old mapping", mapping.load(ID_AT))?;
         dead(&old)?;
         check::errno("REVOKE of the old buffer", buffer::revoke(&device, &old), Errno::ENODEV)?;
-        device.set_memory(false)?;
-        device.set_memory(true)?;
+        device.renew_memory()?;
         check::works("reset", device.reset())?;
         check::bus_error("the old mapping after a reset", mapping.load(ID_AT))?;
         let new = export_edu(&device)?;
@@ -97,8 +80,7 @@ fn opening_again_does_not_revive_a_buffer() -> Result<()> {
 fn buffers_live_while_any_device_fd_is_open() -> Result<()> {
     let device = open_edu()?;
     let copy = device.dup()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (buffer, mapping) = map_edu(&device)?;
     drop(device);
     check::value("with a copy of the fd open", mapping.load(ID_AT), ID)?;
     check::works("mmap", buffer.map(0, PAGE))?;
@@ -110,8 +92,7 @@ fn buffers_live_while_any_device_fd_is_open() -> Result<()> {
 fn bar_mapping_keeps_buffers_alive() -> Result<()> {
     let device = open_edu()?;
     let bar = device.map_bar(0)?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (buffer, mapping) = map_edu(&device)?;
     drop(device);
     check::value("with a BAR mapping", mapping.load(ID_AT), ID)?;
     bar.unmap_part(0, bar.size() - PAGE)?;
@@ -126,8 +107,7 @@ fn last_munmap_in_another_process_closes_the_device() -> Result<()> {
     let device = open_edu()?;
     let bar = device.map_bar(0)?;
     let size = bar.size();
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (_buffer, mapping) = map_edu(&device)?;
     let child = Peer::fork()?;
     for fd in [device.raw(), device.holders[0].as_raw_fd(), device.holders[1].as_raw_fd()] {
         child.close(fd)?;
@@ -154,8 +134,7 @@ fn exported_fds_do_not_keep_the_device_open() -> Result<()> {
 fn group_container_and_device_close_in_every_order() -> Result<()> {
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         let mut device = open_edu()?;
-        let buffer = export_edu(&device)?;
-        let mapping = buffer.map(0, PAGE)?;
+        let (buffer, mapping) = map_edu(&device)?;
         check::value("before", mapping.load(ID_AT), ID)?;
         let mut others: Vec<Option<OwnedFd>> = device.holders.drain(..).map(Some).collect();
         let mut device = Some(device);
@@ -179,8 +158,7 @@ fn group_container_and_device_close_in_every_order() -> Result<()> {
 fn iommufd_and_device_close_in_either_order() -> Result<()> {
     for device_first in [true, false] {
         let mut device = Device::open(&edu()?, Via::Cdev)?;
-        let buffer = export_edu(&device)?;
-        let mapping = buffer.map(0, PAGE)?;
+        let (buffer, mapping) = map_edu(&device)?;
         let iommufd = device.holders.pop();
         if device_first {
             drop(device);
@@ -198,8 +176,7 @@ fn iommufd_and_device_close_in_either_order() -> Result<()> {
 }
 
 fn death_of_the_owner_kills_the_clients_mapping() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let bar = device.map_bar(0)?;
     // From here on the child is the owner, with all fds and mappings; this process is a client.
     let owner = Peer::fork()?;
@@ -215,8 +192,7 @@ fn death_of_the_owner_kills_the_clients_mapping() -> Result<()> {
 
 fn death_of_a_client_leaves_the_others_alone() -> Result<()> {
     let clients = [Peer::fork()?, Peer::fork()?, Peer::fork()?];
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let mut places = Vec::new();
     for client in &clients {
         places.push(map_in(client, &buffer)?);

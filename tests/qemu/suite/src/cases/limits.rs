@@ -1,26 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Kernel memory that the holder of an fd can use: it is charged to the memory cgroup.
 
-use std::fs;
-use std::thread;
-use std::time::Duration;
-
-use anyhow::{bail, ensure, Context, Result};
-use guest::buffer::{Buffer, Export, Range};
 use guest::cgroup::Cgroup;
-use guest::device::Device;
 use guest::kmsg::{self, Log};
 use guest::link::Link;
-use guest::pci::EDU;
+use guest::meminfo::slabs;
 use guest::uffd::Userfault;
 use guest::user::{become_nobody, limit_fds};
-use guest::worker::Worker;
-use guest::{feature, mm, uapi, Errno, PAGE};
 
 use super::iommufd::export_for_iommufd;
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{export_edu, fds, open_edu, wait_for, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -28,8 +17,12 @@ cases! {
             each_buffer_is_charged_to_its_maker, each_range_is_charged_to_its_maker,
             ranges_that_are_being_read_are_charged, mappings_of_a_buffer_are_charged_to_their_owner,
             mappings_of_a_buffer_end_at_the_limit_of_mappings, exports_end_at_the_memory_limit,
-            each_fd_for_iommufd_is_charged_as_a_file, fds_for_iommufd_end_at_the_limit_of_fds,
-            buffers_end_at_the_limit_of_fds, buffers_in_flight_end_at_the_limit_of_fds,
+            each_fd_for_iommufd_is_charged_as_a_file,
+            fds_for_iommufd_end_at_the_limit_of_fds =>
+                end_at_the_limit_of_fds(|device| export_for_iommufd(device, 0)),
+            buffers_end_at_the_limit_of_fds =>
+                end_at_the_limit_of_fds(|device| Buffer::export(device, 0, 0, PAGE)),
+            buffers_in_flight_end_at_the_limit_of_fds,
         ];
 }
 
@@ -51,14 +44,6 @@ fn in_cgroup(name: &str, work: impl FnOnce(&Cgroup) -> Result<()>) -> Result<()>
 fn scattered(count: u64) -> Export {
     let ranges: Vec<Range> = (0..count).map(|i| Range(i % 2 * 2 * PAGE, PAGE)).collect();
     Export::new(0, &ranges)
-}
-
-/// Kernel memory of the machine that is in slabs, bytes.
-fn slabs() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find(|line| line.starts_with("Slab:")).context("meminfo")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("Slab")?.parse()?;
-    Ok(kib << 10)
 }
 
 /// A number that the kernel gives about a cache of objects, `None` if it does not.
@@ -87,33 +72,45 @@ fn file() -> Result<u64> {
 /// So many that it does not matter that the kernel charges 64 pages at a time on each CPU.
 const MANY: u64 = 8000;
 
+/// Makes [`MANY`] fds and calls `check` with the bytes of each that are charged and that it costs.
+/// The charges must go with the fds.
+fn charges(
+    name: &str,
+    export: impl Fn() -> Result<Buffer, Errno>,
+    check: impl Fn(u64, u64) -> Result<()>,
+) -> Result<()> {
+    in_cgroup(name, |cgroup| {
+        limit_fds(MANY + 100)?;
+        let mut fds = Vec::with_capacity(MANY as usize);
+        export()?;
+        let (charged, slab) = (cgroup.charged()?, slabs()?);
+        for _ in 0..MANY {
+            fds.push(export()?);
+        }
+        let each = (cgroup.charged()? - charged) / MANY;
+        check(each, (slabs()? - slab) / MANY)?;
+        drop(fds);
+        // Files are freed after a grace period.
+        wait_for("the charges to go", || {
+            Ok(cgroup.charged()?.saturating_sub(charged) / MANY < each / 4)
+        })
+    })
+}
+
 fn each_buffer_is_charged_to_its_maker() -> Result<()> {
-    const COUNT: u64 = MANY;
     /// Less than the driver's own part of a buffer.
     const OURS: u64 = 128;
     let file = file()?;
     let device = open_edu()?;
-    in_cgroup("buffers", |cgroup| {
-        limit_fds(COUNT + 100)?;
-        let mut buffers = Vec::with_capacity(COUNT as usize);
-        export_edu(&device)?;
-        let (charged, slab) = (cgroup.charged()?, slabs()?);
-        for _ in 0..COUNT {
-            buffers.push(export_edu(&device)?);
-        }
-        let each = (cgroup.charged()? - charged) / COUNT;
-        let slab = (slabs()? - slab) / COUNT;
+    let export = || Buffer::export(&device, 0, 0, PAGE);
+    charges("buffers", export, |each, slab| {
         println!("a buffer costs {slab} bytes, {each} are charged, {file} of these for the file");
         ensure!(each > file + OURS, "{each} bytes are charged, {file} of them for the file");
         // The rest is the core's `struct dma_buf`, unless the kernel keeps notes of objects, and
         // objects for a while, to find errors.
         let debugging = cache(FILE[0], "red_zone")? == Some(1);
         ensure!(debugging || each * 3 > slab * 2, "of {slab} bytes {each} are charged");
-        drop(buffers);
-        // Files are freed after a grace period.
-        wait_for("the charges to go", || {
-            Ok(cgroup.charged()?.saturating_sub(charged) / COUNT < each / 4)
-        })
+        Ok(())
     })
 }
 
@@ -175,8 +172,7 @@ fn ranges_that_are_being_read_are_charged() -> Result<()> {
 
 fn mappings_of_a_buffer_are_charged_to_their_owner() -> Result<()> {
     const COUNT: u64 = 512;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (_device, buffer) = exported_edu()?;
     in_cgroup("mappings", |cgroup| {
         become_nobody()?;
         let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -203,20 +199,12 @@ fn mappings_of_a_buffer_are_charged_to_their_owner() -> Result<()> {
 fn mappings_of_a_buffer_end_at_the_limit_of_mappings() -> Result<()> {
     const LIMIT_OF_MAPPINGS: &str = "/proc/sys/vm/max_map_count";
     const COUNT: usize = 500;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (_device, buffer) = exported_edu()?;
     let before = fs::read_to_string(LIMIT_OF_MAPPINGS)?;
     fs::write(LIMIT_OF_MAPPINGS, COUNT.to_string())?;
     let worker = Worker::start(|| {
         become_nobody()?;
-        let mut mappings = Vec::with_capacity(COUNT);
-        let end = loop {
-            match buffer.map(0, PAGE) {
-                Ok(mapping) => mappings.push(mapping),
-                Err(errno) => break errno,
-            }
-            ensure!(mappings.len() <= COUNT, "more mappings than there may be");
-        };
+        let (mut mappings, end) = until_it_fails(COUNT, || buffer.map(0, PAGE))?;
         check::equal("the end of mapping", end, Errno::ENOMEM)?;
         check::value("the last one", mappings[mappings.len() - 1].load(ID_AT), ID)?;
         drop(mappings.pop());
@@ -231,24 +219,17 @@ fn mappings_of_a_buffer_end_at_the_limit_of_mappings() -> Result<()> {
 fn each_fd_for_iommufd_is_charged_as_a_file() -> Result<()> {
     let file = file()?;
     let device = open_edu()?;
-    in_cgroup("iommufd", |cgroup| {
-        limit_fds(MANY + 100)?;
-        let mut fds = Vec::with_capacity(MANY as usize);
-        export_for_iommufd(&device, 0)?;
-        let (charged, slab) = (cgroup.charged()?, slabs()?);
-        for _ in 0..MANY {
-            fds.push(export_for_iommufd(&device, 0)?);
-        }
-        let each = (cgroup.charged()? - charged) / MANY;
-        let slab = (slabs()? - slab) / MANY;
-        println!("an fd for iommufd costs {slab} bytes, {each} are charged, {file} for the file");
-        ensure!(each + 32 > file, "{each} bytes are charged, a file has {file}");
-        drop(fds);
-        // Files are freed after a grace period.
-        wait_for("the charges to go", || {
-            Ok(cgroup.charged()?.saturating_sub(charged) / MANY < each / 4)
-        })
-    })
+    charges(
+        "iommufd",
+        || export_for_iommufd(&device, 0),
+        |each, slab| {
+            println!(
+                "an fd for iommufd costs {slab} bytes, {each} are charged, {file} for the file"
+            );
+            ensure!(each + 32 > file, "{each} bytes are charged, a file has {file}");
+            Ok(())
+        },
+    )
 }
 
 fn exports_end_at_the_memory_limit() -> Result<()> {
@@ -333,28 +314,13 @@ impl Drop for Quiet {
     }
 }
 
-fn buffers_end_at_the_limit_of_fds() -> Result<()> {
-    end_at_the_limit_of_fds(|device| Buffer::export(device, 0, 0, PAGE))
-}
-
-fn fds_for_iommufd_end_at_the_limit_of_fds() -> Result<()> {
-    end_at_the_limit_of_fds(|device| export_for_iommufd(device, 0))
-}
-
 fn end_at_the_limit_of_fds(export: impl Fn(&Device) -> Result<Buffer, Errno>) -> Result<()> {
     const COUNT: u64 = 64;
     let device = open_edu()?;
     let worker = Worker::start(|| {
         become_nobody()?;
         limit_fds(COUNT)?;
-        let mut buffers = Vec::new();
-        let end = loop {
-            match export(&device) {
-                Ok(buffer) => buffers.push(buffer),
-                Err(errno) => break errno,
-            }
-            ensure!(buffers.len() as u64 <= COUNT, "more buffers than fds");
-        };
+        let (mut buffers, end) = until_it_fails(COUNT as usize, || export(&device))?;
         check::equal("the end of exporting", end, Errno::EMFILE)?;
         drop(buffers.pop());
         check::works("export after one was closed", export(&device)).map(drop)

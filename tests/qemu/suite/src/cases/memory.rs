@@ -1,42 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Temporary revocation: memory switched off and on, resets. The same mappings die and heal.
 
-use std::thread::sleep;
-use std::time::Duration;
+use guest::peer::Loads;
 
-use anyhow::{ensure, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::{Loads, Peer};
-use guest::{Errno, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    colour, edu, export_edu, map_in, open_bochs, open_edu, paint, BOCHS_SIZE, BOCHS_SIZE_AT, ID,
-    ID_AT, INVERTER,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         "memory bit: SIGBUS while off; the same mappings work when it is on": [
             memory_off_is_sigbus_and_memory_on_heals, memory_off_reaches_other_processes,
-            memory_off_reaches_a_stopped_process, memory_off_reaches_mappings_never_touched,
+            memory_off_reaches_a_stopped_process,
+            memory_off_reaches_mappings_never_touched => untouched_mappings_heal(false),
             no_load_sees_a_device_that_is_off,
             no_load_through_a_bar_mapping_sees_a_device_that_is_off,
         ],
         "mmap of a buffer: works while temporarily revoked": [
-            mmap_works_while_memory_is_off_and_heals,
+            mmap_works_while_memory_is_off_and_heals => untouched_mappings_heal(true),
         ],
         "export while memory is disabled: works when memory is enabled": [
             export_while_memory_is_off_heals,
         ],
         "REVOKE: for good, in all processes": [revoke_while_memory_is_off_is_for_good],
         "VFIO_DEVICE_RESET, sysfs reset: faults wait; the same mappings work afterwards": [
-            vfio_reset_heals_mappings, sysfs_reset_heals_mappings,
-            loads_during_a_vfio_reset_wait_for_its_end, loads_during_a_sysfs_reset_wait_for_its_end,
+            vfio_reset_heals_mappings => resets_heal(Device::reset),
+            sysfs_reset_heals_mappings,
+            loads_during_a_vfio_reset_wait_for_its_end => loads_wait_for_the_end_of(Device::reset),
+            loads_during_a_sysfs_reset_wait_for_its_end,
         ];
     Setup::Bound(&[BOCHS]) =>
         "memory bit: SIGBUS while off; the same mappings work when it is on": [
@@ -120,8 +109,8 @@ fn memory_off_reaches_huge_mappings() -> Result<()> {
     const LAST: u64 = SIZE - PAGE;
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
-    let bar = Mapping::from_raw(mm::map_aligned(device.raw(), SIZE, mm::RW, 0)?, SIZE);
-    let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let bar = Mapping::aligned(&device, SIZE, 0)?;
+    let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
     bar.store(0, 1)?;
     bar.store(LAST, 2)?;
     off_and_on(
@@ -172,24 +161,16 @@ fn memory_off_reaches_a_stopped_process() -> Result<()> {
     check::value("on again", client.finish_load()?, ID)
 }
 
-fn memory_off_reaches_mappings_never_touched() -> Result<()> {
-    let device = open_edu()?;
-    let bar = device.map_bar(0)?;
-    let mapping = export_edu(&device)?.map(0, PAGE)?;
-    device.set_memory(false)?;
-    check::bus_error("BAR", bar.load(ID_AT))?;
-    check::bus_error("buffer", mapping.load(ID_AT))?;
-    device.set_memory(true)?;
-    check::value("BAR, on", bar.load(ID_AT), ID)?;
-    check::value("buffer, on", mapping.load(ID_AT), ID)
-}
-
-fn mmap_works_while_memory_is_off_and_heals() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    device.set_memory(false)?;
+/// Checks that a mapping of the BAR and one of a buffer, made with memory off or before, work when
+/// memory is on.
+fn untouched_mappings_heal(made_while_off: bool) -> Result<()> {
+    let (device, buffer) = exported_edu()?;
+    if made_while_off {
+        device.set_memory(false)?;
+    }
     let bar = check::works("mmap of the BAR", device.map_bar(0))?;
     let mapping = check::works("mmap of the buffer", buffer.map(0, PAGE))?;
+    device.set_memory(false)?;
     check::bus_error("BAR", bar.load(ID_AT))?;
     check::bus_error("buffer", mapping.load(ID_AT))?;
     device.set_memory(true)?;
@@ -211,8 +192,7 @@ fn export_while_memory_is_off_heals() -> Result<()> {
 }
 
 fn revoke_while_memory_is_off_is_for_good() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let bar = device.map_bar(0)?;
     let mapping = buffer.map(0, PAGE)?;
     check::value("before", mapping.load(ID_AT), ID)?;
@@ -250,10 +230,6 @@ fn resets_heal(reset: impl Fn(&Device) -> Result<(), Errno>) -> Result<()> {
     check::bus_error("a reset does not undo REVOKE", client.load(address)?)
 }
 
-fn vfio_reset_heals_mappings() -> Result<()> {
-    resets_heal(Device::reset)
-}
-
 fn sysfs_reset_heals_mappings() -> Result<()> {
     let pci = edu()?;
     resets_heal(|_| pci.reset())
@@ -264,8 +240,7 @@ fn sysfs_reset_heals_mappings() -> Result<()> {
 /// page table entry.
 fn hammer(disturb: impl Fn(&Device) -> Result<()>) -> Result<Vec<Loads>> {
     let clients = [Peer::fork()?, Peer::fork()?];
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     for client in &clients {
         let address = map_in(client, &buffer)?;
         client.begin_loads(address, ID)?;
@@ -311,15 +286,13 @@ fn no_load_sees_a_device_that_is_off() -> Result<()> {
     Ok(())
 }
 
-fn loads_during_a_vfio_reset_wait_for_its_end() -> Result<()> {
-    let loads = hammer(|device| check::works("reset", device.reset()))?;
+fn loads_wait_for_the_end_of(reset: impl Fn(&Device) -> Result<(), Errno>) -> Result<()> {
+    let loads = hammer(|device| check::works("reset", reset(device)))?;
     ensure!(loads.iter().all(|loads| loads.faults == 0), "a load did not wait: {loads:?}");
     Ok(())
 }
 
 fn loads_during_a_sysfs_reset_wait_for_its_end() -> Result<()> {
     let pci = edu()?;
-    let loads = hammer(|_| check::works("reset", pci.reset()))?;
-    ensure!(loads.iter().all(|loads| loads.faults == 0), "a load did not wait: {loads:?}");
-    Ok(())
+    loads_wait_for_the_end_of(|_| pci.reset())
 }

@@ -1,19 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How page table entries let the CPU treat device memory: uncached or write-combining.
 
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Range};
-use guest::device::Device;
-use guest::feature;
-use guest::mm::{self, Mapping};
-use guest::pci::BOCHS;
 use guest::ptes::MemoryType::{UncachedMinus, WriteCombining};
 use guest::ptes::{entry, touched, Pte};
-use guest::{uapi, PAGE};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{export_with, nth, open_bochs, WITH_EACH_TYPE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS]) =>
@@ -33,17 +24,7 @@ const NC_AND_WC: [(u32, guest::ptes::MemoryType); 2] =
     [(uapi::VFIO_DMABUF_MEMATTR_NC, UncachedMinus), (uapi::VFIO_DMABUF_MEMATTR_WC, WriteCombining)];
 
 fn set_memattr(device: &Device, buffer: &Buffer, memattr: u32) -> Result<()> {
-    let dmabuf_fd = buffer.raw();
-    let payload = uapi::vfio_dmabuf_feature_memattr { dmabuf_fd, memattr };
-    let done = feature::set(device, uapi::VFIO_DMABUF_MEMATTR, &payload);
-    check::works("MEMATTR SET", done)
-}
-
-/// Takes the memory away and gives it back, so that entries are made anew.
-fn renew(device: &Device) -> Result<()> {
-    device.set_memory(false)?;
-    device.set_memory(true)?;
-    Ok(())
+    check::works("MEMATTR SET", buffer::set_memattr(device, buffer.raw(), memattr))
 }
 
 fn prefetchable_bar_stays_uncached() -> Result<()> {
@@ -59,7 +40,7 @@ fn attribute_of_the_export_is_in_the_entries() -> Result<()> {
     let device = open_bochs()?;
     for ((flags, memory), size) in WITH_EACH_TYPE.into_iter().zip([MIB2, PAGE]) {
         let buffer = export_with(&device, flags, &[Range(0, LEN)])?;
-        let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), LEN, mm::RW, 0)?, LEN);
+        let mapping = Mapping::aligned(&buffer, LEN, 0)?;
         for at in [0, PAGE, MIB2, LEN - PAGE] {
             mapping.store(at, at as u32)?;
             let pte = touched(&mapping, at)?;
@@ -93,7 +74,7 @@ fn memattr_is_that_of_later_mappings_only() -> Result<()> {
                 check::equal(&what, touched(mapping, page * PAGE)?.memory, *memory)?;
             }
         }
-        renew(&device)?;
+        device.renew_memory()?;
         for (number, (mapping, memory)) in mappings.iter().enumerate() {
             let what = format!("mapping {number}, memory off and on");
             check::equal(&what, touched(mapping, 0)?.memory, *memory)?;
@@ -122,7 +103,7 @@ fn write_combining_in_use_leaves_other_mappings_uncached() -> Result<()> {
         check::equal("the buffer's", touched(&mapping, 0)?.memory, WriteCombining)?;
         uncached(&format!("during, round {round}"))?;
         check::equal("the buffer's, later", touched(&mapping, 0)?.memory, WriteCombining)?;
-        renew(&device)?;
+        device.renew_memory()?;
         uncached(&format!("memory off and on, round {round}"))?;
         drop(mapping);
         uncached(&format!("after, round {round}"))?;

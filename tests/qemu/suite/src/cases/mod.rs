@@ -24,7 +24,6 @@ mod importers_reset;
 mod independent;
 mod info;
 mod iommufd;
-mod kcsan;
 mod lifetime;
 mod limits;
 mod memory;
@@ -58,60 +57,17 @@ use crate::case::Case;
 
 /// All rows with their cases, in the order in which these run: the simple ones first.
 fn rows() -> impl Iterator<Item = &'static Case> {
-    let files = [
-        open::CASES,
-        independent::CASES,
-        readme::CASES,
-        tools_crate::CASES,
-        tools_cli::CASES,
-        tools_broker::CASES,
-        bar_mmap::CASES,
-        export::CASES,
-        feature::CASES,
-        borders::CASES,
-        denial::CASES,
-        denial_mappings::CASES,
-        dmabuf_mmap::CASES,
-        names::CASES,
-        observe::CASES,
-        kcsan::CASES,
-        bytes::CASES,
-        entries::CASES,
-        info::CASES,
-        memory_types::CASES,
-        gup::CASES,
-        revoke::CASES,
-        memory::CASES,
-        power::CASES,
-        container::CASES,
-        sriov::CASES,
-        iommufd::CASES,
-        core_dmabuf::CASES,
-        importers::CASES,
-        importers_reset::CASES,
-        importers_race::CASES,
-        signals::CASES,
-        aer::CASES,
-        p2p::CASES,
-        parity_calls::CASES,
-        windows::CASES,
-        race::CASES,
-        race_faults::CASES,
-        race_holders::CASES,
-        race_clients::CASES,
-        race_waits::CASES,
-        race_orders::CASES,
-        fail_calls::CASES,
-        fail_devices::CASES,
-        lifetime::CASES,
-        limits::CASES,
-        hostile::CASES,
-        soak::CASES,
-        unbound::CASES,
-        unload::CASES,
-        drop_in::CASES,
-        parity::CASES,
-    ];
+    macro_rules! cases_of {
+        ($($file:ident)+) => { [$($file::CASES),+] };
+    }
+    let files = cases_of! {
+        open independent readme tools_crate tools_cli tools_broker bar_mmap export feature
+        borders denial denial_mappings dmabuf_mmap names observe bytes entries info memory_types gup revoke
+        memory power container sriov iommufd core_dmabuf importers importers_reset
+        importers_race signals aer p2p parity_calls windows race race_faults race_holders
+        race_clients race_waits race_orders fail_calls fail_devices lifetime limits hostile
+        soak unbound unload drop_in parity
+    };
     files.into_iter().flatten()
 }
 

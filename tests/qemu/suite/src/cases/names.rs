@@ -1,19 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Names: where an administrator sees what a file or a mapping is.
 
-use std::fs;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use guest::maps;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer;
-use guest::device::{Device, Via};
-use guest::pci::{BOCHS, EDU};
-use guest::{maps, Errno, PAGE};
-
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, nth, open_bochs, open_edu, wait_for, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -60,20 +50,14 @@ fn name_is_in_maps_map_files_fd_and_fdinfo() -> Result<()> {
 
 /// A process without an fd cannot revoke the buffer by its mapping.
 fn mapping_gives_no_fd_of_its_buffer() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (device, buffer, mapping) = mapped_edu()?;
     let path = |start: usize| format!("/proc/self/map_files/{:x}-{:x}", start, start + 4096);
     let of_mapping = path(mapping.address());
     for path in [of_mapping.clone(), format!("/proc/self/fd/{}", buffer.raw())] {
         let error = fs::File::open(&path).map(drop).map_err(|error| error.raw_os_error());
         check::equal(&path, error, Err(Some(libc::ENXIO)))?;
     }
-    let path_only = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(&of_mapping)
-        .context(of_mapping)?;
+    let path_only = open_path(&of_mapping)?;
     let got = buffer::revoke_fd(&device, path_only.as_raw_fd());
     check::errno("REVOKE of an O_PATH descriptor", got, Errno::EBADF)?;
     check::value("after it", mapping.load(ID_AT), ID)
@@ -123,8 +107,7 @@ fn name_can_be_replaced_and_others_keep_theirs() -> Result<()> {
 }
 
 fn name_that_is_too_long_is_refused() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (_device, buffer) = exported_edu()?;
     let long = c"01234567890123456789012345678901";
     check::errno("DMA_BUF_SET_NAME", buffer.set_name(long), Errno::EINVAL)?;
     let info = buffer.fdinfo()?;
@@ -146,19 +129,16 @@ fn name_of_a_buffer_has_its_bar() -> Result<()> {
 /// A dma-buf's file may be freed while an O_PATH descriptor keeps its name alive. A driver that
 /// finds mappings through the buffer's file then uses freed memory, or another file.
 fn o_path_descriptor_of_a_buffer_that_is_gone_does_no_harm() -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
     let device = open_edu()?;
     let mut paths = Vec::new();
     for _ in 0..16 {
         let buffer = export_edu(&device)?;
-        let link = format!("/proc/self/fd/{}", buffer.raw());
-        let path = fs::File::options().read(true).custom_flags(libc::O_PATH).open(link)?;
+        let path = o_path(&buffer)?;
         buffer.map(0, PAGE)?.load(ID_AT)?;
         drop(buffer);
         paths.push(path);
     }
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (buffer, mapping) = map_edu(&device)?;
     for _ in 0..3 {
         device.set_memory(false)?;
         check::bus_error("memory off", mapping.load(ID_AT))?;

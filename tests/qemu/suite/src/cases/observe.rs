@@ -1,24 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What can be seen of the buffers from outside: the listing in debugfs, and tracepoints.
 
-use std::fs::{self, File};
 use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::process;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm;
-use guest::pci::{BOCHS, EDU};
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
-use guest::{uapi, Errno, PAGE};
 use serde_json::Value;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, nth, open_edu};
-use crate::rig::importing;
+use crate::prelude::*;
 use crate::trace::Trace;
 
 cases! {
@@ -114,8 +102,7 @@ fn listing_counts_mappings_and_importers() -> Result<()> {
     counts("with a hole", 2, 0)?;
     let second = buffer.map(0, PAGE)?;
     counts("after another mmap", 3, 0)?;
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &importing()?, UNMAPS_AT_ONCE))?;
+    let importer = rig::attach(&buffer, &importing()?, UNMAPS_AT_ONCE)?;
     counts("attached", 3, 0)?;
     check::works("map", importer.map())?;
     counts("imported", 3, 1)?;
@@ -135,7 +122,7 @@ fn listing_counts_faults_by_level() -> Result<()> {
     let pci = nth(BOCHS, 0)?;
     let device = Device::open(&pci, Via::Group)?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
-    let huge = mm::Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let huge = mm::Mapping::aligned(&buffer, SIZE, 0)?;
     huge.store(0, 1)?;
     huge.store(2 << 20, 1)?;
     huge.store(4, 1)?;
@@ -155,8 +142,7 @@ fn listing_counts_faults_by_level() -> Result<()> {
 
 fn listing_goes_with_the_driver() -> Result<()> {
     let pci = edu()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     ensure!(listing(&pci).exists(), "there is no listing");
     drop(device);
     pci.unbind()?;
@@ -207,8 +193,7 @@ fn tracepoints_tell_the_life_of_a_buffer() -> Result<()> {
     let want = format!("buffer_fault: {name} offset={page:#x} order=0 mapped");
     ensure!(faults.contains(&want), "no {want:?} in {faults:?}");
 
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &importing()?, UNMAPS_AT_ONCE))?;
+    let importer = rig::attach(&buffer, &importing()?, UNMAPS_AT_ONCE)?;
     check::equal("events of attach", trace.take()?, vec![format!("importer_attach: {whole}")])?;
     device.set_memory(false)?;
     let invalidated = format!("importer_invalidate: {whole}");

@@ -1,19 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Opening the device, and what the driver leaves to the VFIO core.
 
-use anyhow::{ensure, Result};
-use guest::device::{Device, Via};
-use guest::pci::EDU;
-use guest::{uapi, Errno};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, open_edu, ID, ID_AT, INVERTER};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         "open: through the group and through the cdev": [
-            device_opens_through_its_group, device_opens_through_its_cdev,
+            device_opens_through_its_group => opens(Via::Group),
+            device_opens_through_its_cdev => opens(Via::Cdev),
         ],
         "open: what the driver does not handle goes to the core": [
             device_info_and_regions_are_the_cores, registers_work_through_read_and_write,
@@ -22,14 +16,6 @@ cases! {
         "VFIO_DEVICE_RESET, sysfs reset: faults wait; the same mappings work afterwards": [
             reset_ioctl_works,
         ];
-}
-
-fn device_opens_through_its_group() -> Result<()> {
-    opens(Via::Group)
-}
-
-fn device_opens_through_its_cdev() -> Result<()> {
-    opens(Via::Cdev)
 }
 
 fn opens(via: Via) -> Result<()> {

@@ -8,26 +8,16 @@
 //! switch would turn such an access to the peer before it comes to the IOMMU. The emulated switch
 //! does not; there an identity mapping in the IOMMU stands for the way that a real one takes.
 
-use std::fs;
-
-use anyhow::{bail, ensure, Context, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
 use guest::engine::Engine;
-use guest::mm::Mapping;
-use guest::pci::{Pci, BOCHS, EDU, IVSHMEM};
-use guest::testmod::{Entry, Importer, UNMAPS_AT_ONCE};
-use guest::PAGE;
+use guest::testmod::Entry;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{colour, nth, paint};
-use crate::rig;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
         "importers map, get all ranges, and their devices reach these": [
-            mapping_has_the_bytes_of_all_ranges, device_writes_into_video_memory,
+            mapping_has_the_bytes_of_all_ranges,
+            device_writes_into_video_memory => writes(&Bench::bochs()?),
             device_reads_from_video_memory, device_reaches_each_range_of_a_buffer,
         ],
         "REVOKE invalidates importers, and waits for them and for fences": [
@@ -42,7 +32,7 @@ cases! {
         ];
     Setup::Bound(&[IVSHMEM, EDU, EDU]) =>
         "importers map, get all ranges, and their devices reach these": [
-            device_writes_into_shared_memory,
+            device_writes_into_shared_memory => writes(&Bench::new(nth(IVSHMEM, 0)?, 2)?),
         ];
     Setup::Bound(&[EDU, EDU]) =>
         "importers map, get all ranges, and their devices reach these": [
@@ -88,8 +78,7 @@ impl Bench {
     }
 
     fn import(&self, buffer: &Buffer) -> Result<(Importer, Vec<Entry>)> {
-        let importer = Importer::new()?;
-        check::works("attach", importer.attach(buffer, &self.importing, UNMAPS_AT_ONCE))?;
+        let importer = rig::attach(buffer, &self.importing, UNMAPS_AT_ONCE)?;
         let entries = check::works("map", importer.map())?;
         Ok((importer, entries))
     }
@@ -143,14 +132,6 @@ fn mapping_has_the_bytes_of_all_ranges() -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn device_writes_into_video_memory() -> Result<()> {
-    writes(&Bench::bochs()?)
-}
-
-fn device_writes_into_shared_memory() -> Result<()> {
-    writes(&Bench::new(nth(IVSHMEM, 0)?, 2)?)
 }
 
 fn writes(bench: &Bench) -> Result<()> {
@@ -217,8 +198,7 @@ fn device_reaches_memory_again_after_a_reset() -> Result<()> {
         if round == 0 {
             check::works("VFIO_DEVICE_RESET", bench.device.reset())?;
         } else {
-            bench.device.set_memory(false)?;
-            bench.device.set_memory(true)?;
+            bench.device.renew_memory()?;
         }
         paint(&bench.memory, PAGES)?;
         let entries = check::works("map", importer.map())?;
@@ -228,28 +208,23 @@ fn device_reaches_memory_again_after_a_reset() -> Result<()> {
     Ok(())
 }
 
-/// Two functions in one slot: the first is bound to the driver, the second one has none.
-fn pair() -> Result<[Pci; 2]> {
-    let [ours, sibling] = rig::siblings()?;
-    sibling.release()?;
-    ours.bind(&crate::fixture::driver())?;
-    Ok([ours, sibling])
+/// Checks that the device has the runs of pages at their bus addresses, until a revoke.
+fn has_bus_addresses(bench: &Bench, pci: &Pci, runs: &[(u64, u64)]) -> Result<()> {
+    let buffer = bench.export(runs)?;
+    let (importer, entries) = bench.import(&buffer)?;
+    let start = pci.bar_start(bench.bar)?;
+    let bus = |(page, count): &(u64, u64)| (start + page * PAGE, count * PAGE);
+    let want: Vec<_> = runs.iter().map(bus).collect();
+    let got: Vec<_> = entries.iter().map(|entry| (entry.address, entry.length)).collect();
+    check::equal("bus addresses and lengths", got, want)?;
+    check::works("REVOKE", buffer::revoke(&bench.device, &buffer))?;
+    check::equal("mapped", importer.stats()?.mapped, 0)
 }
 
 fn functions_of_one_slot_use_bus_addresses() -> Result<()> {
     let [ours, sibling] = pair()?;
-    let device = Device::open(&ours, Via::Group)?;
-    let ranges = [Range(8 * PAGE, 2 * PAGE), Range(0, PAGE), Range(40 * PAGE, 8 * PAGE)];
-    let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &sibling, UNMAPS_AT_ONCE))?;
-    let entries = check::works("map", importer.map())?;
-    let start = ours.bar_start(0).context("BAR0")?;
-    let want: Vec<_> = ranges.iter().map(|range| (start + range.0, range.1)).collect();
-    let got: Vec<_> = entries.iter().map(|entry| (entry.address, entry.length)).collect();
-    check::equal("bus addresses and lengths", got, want)?;
-    check::works("REVOKE", guest::buffer::revoke(&device, &buffer))?;
-    check::equal("mapped", importer.stats()?.mapped, 0)
+    let bench = Bench::between(ours.clone(), 0, sibling)?;
+    has_bus_addresses(&bench, &ours, &[(8, 2), (0, 1), (40, 8)])
 }
 
 fn device_writes_into_a_peer_below_its_switch() -> Result<()> {
@@ -266,14 +241,11 @@ fn device_writes_into_a_peer_below_its_switch() -> Result<()> {
     let runs = [(40, 2), (7, 1), (20, 4)];
     let buffer = bench.export(&runs)?;
     let (importer, entries) = bench.import(&buffer)?;
-    let want: Vec<_> = runs.map(|(page, count)| (start + page * PAGE, count * PAGE)).into();
-    let got: Vec<_> = entries.iter().map(|entry| (entry.address, entry.length)).collect();
-    check::equal("bus addresses and lengths", got, want)?;
     bench.copy(address(&entries, 1)?, address(&entries, 2)?)?;
     bench.copy(address(&entries, 6)?, address(&entries, 0)?)?;
     bench.only_changed(&[(7, colour(41)), (40, colour(23))])?;
-    check::works("REVOKE", guest::buffer::revoke(&bench.device, &buffer))?;
-    check::equal("mapped", importer.stats()?.mapped, 0)
+    drop(importer);
+    has_bus_addresses(&bench, &exporting, &runs)
 }
 
 /// Linux 7.3's `dma_buf_free_sgt()` forgets the list of entries, if left to itself: 32 bytes each.
@@ -287,8 +259,7 @@ fn unmapping_gives_all_memory_back() -> Result<()> {
     let device = Device::open(&ours, Via::Group)?;
     let ranges: Vec<Range> = (0..RANGES).map(|number| Range(number % 2 * 2 * PAGE, PAGE)).collect();
     let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &sibling, UNMAPS_AT_ONCE))?;
+    let importer = rig::attach(&buffer, &sibling, UNMAPS_AT_ONCE)?;
     // Others take memory and give it back, too; what leaks is lost each time.
     let mut lost = Vec::new();
     for _ in 0..5 {

@@ -5,24 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Context, Result};
-use guest::device::{Device, Via};
 use guest::kmsg::Log;
-use guest::module::Module;
-use guest::pci::{Id, Pci, EDU, IGB};
 use guest::testmod::Disguise;
-use guest::{uapi, Errno};
 use nix::sys::eventfd::EventFd;
 
-use super::drop_in::in_tree;
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{driver, edu, nth, wait_for};
+use super::container::set_irqs;
+use crate::prelude::*;
 
 cases! {
     Setup::Unloaded(&[EDU]) =>
@@ -42,7 +32,7 @@ const IN_TREE: &str = "vfio-pci";
 
 /// Which driver, under which name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Variant {
+pub enum Variant {
     InTree,
     Ours,
     Renamed,
@@ -52,13 +42,13 @@ const ALL: [Variant; 3] = [Variant::InTree, Variant::Ours, Variant::Renamed];
 
 /// A driver that was loaded with parameters. When dropped, the devices go back, and the in-tree
 /// driver is loaded as it was.
-struct Loaded {
+pub struct Loaded {
     module: Module,
     name: String,
 }
 
 impl Loaded {
-    fn new(variant: Variant, parameters: &str) -> Result<Loaded> {
+    pub fn new(variant: Variant, parameters: &str) -> Result<Loaded> {
         let (module, name) = match variant {
             Variant::InTree => (in_tree()?, IN_TREE.to_string()),
             Variant::Ours => (Module::driver(), driver()),
@@ -175,17 +165,6 @@ fn version_is_in_modinfo_and_sysfs() -> Result<()> {
     check::equal("in sysfs", fs::read_to_string(path)?.trim(), version.as_str())
 }
 
-/// SET_IRQS of INTx, with or without an eventfd.
-fn set_intx(device: &Device, flags: u32, eventfd: Option<&EventFd>) -> Result<()> {
-    let mut words = vec![20, flags, uapi::VFIO_PCI_INTX_IRQ_INDEX, 0, 1];
-    if let Some(eventfd) = eventfd {
-        words[0] += 4;
-        words.push(eventfd.as_raw_fd() as u32);
-    }
-    let set = device.ioctl(uapi::VFIO_DEVICE_SET_IRQS, words.as_mut_ptr() as usize);
-    check::works(&format!("SET_IRQS {flags:#x}"), set).map(drop)
-}
-
 fn nointxmask_leaves_the_command_register_alone() -> Result<()> {
     let (command, disabled) = (u64::from(uapi::PCI_COMMAND), uapi::PCI_COMMAND_INTX_DISABLE as u16);
     for variant in ALL {
@@ -195,13 +174,14 @@ fn nointxmask_leaves_the_command_register_alone() -> Result<()> {
             for &via in Via::all() {
                 let device = Device::open(&pci, via)?;
                 let eventfd = EventFd::new()?;
-                let trigger = uapi::VFIO_IRQ_SET_DATA_EVENTFD | uapi::VFIO_IRQ_SET_ACTION_TRIGGER;
-                set_intx(&device, trigger, Some(&eventfd))?;
+                let set = |action, event| {
+                    set_irqs(&device, uapi::VFIO_PCI_INTX_IRQ_INDEX, action, 1, event)
+                };
+                set(uapi::VFIO_IRQ_SET_ACTION_TRIGGER, Some(&eventfd))?;
                 let what = format!("{variant:?}, {text}, {via:?}");
                 let is_disabled = || anyhow::Ok(pci.config16(command)? & disabled != 0);
                 check::equal(&format!("INTx disabled, {what}"), is_disabled()?, false)?;
-                let mask = uapi::VFIO_IRQ_SET_DATA_NONE | uapi::VFIO_IRQ_SET_ACTION_MASK;
-                set_intx(&device, mask, None)?;
+                set(uapi::VFIO_IRQ_SET_ACTION_MASK, None)?;
                 check::equal(&format!("INTx disabled, masked, {what}"), is_disabled()?, want)?;
             }
         }

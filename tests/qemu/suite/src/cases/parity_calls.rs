@@ -2,22 +2,12 @@
 //! Calls that must neither disturb importers nor wait for anybody, as in-tree vfio-pci's do not;
 //! and what importers of a buffer that is not writable may do.
 
-use std::fs;
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::feature::{self, Call, GET, PROBE, SET};
-use guest::pause::{self, Pause};
-use guest::pci::{BOCHS, EDU};
-use guest::testmod::{uapi as testmod, Importer, UNMAPS_AT_ONCE};
-use guest::{uapi, windows, Errno, PAGE};
+use guest::feature::{Call, GET, PROBE, SET};
+use guest::pause;
+use guest::testmod::uapi as testmod;
 
 use super::observe;
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{edu, export_edu, nth};
-use crate::rig::{self, Rig};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
@@ -40,8 +30,7 @@ cases! {
 fn mapped(device: &Device) -> Result<(Buffer, Importer)> {
     rig::peers_reach_each_other()?;
     let buffer = check::works("export", Buffer::export(device, 0, 0, PAGE))?;
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &rig::importing()?, UNMAPS_AT_ONCE))?;
+    let importer = rig::attach(&buffer, &rig::importing()?, UNMAPS_AT_ONCE)?;
     check::works("map", importer.map())?;
     Ok((buffer, importer))
 }
@@ -93,8 +82,7 @@ fn during_a_reset(what: &str, check: impl Fn(&Device, &Buffer) -> Result<()> + S
         result.with_context(|| format!("{what}, {via:?}"))?;
         pause.end()?;
         check::works("reset", reset.finish()?)?;
-        let status = guest::buffer::info(&device, buffer.raw())?.status;
-        check::equal("status afterwards", status, uapi::VFIO_DMABUF_STATUS_LIVE)?;
+        has_status(&device, &buffer, "afterwards", uapi::VFIO_DMABUF_STATUS_LIVE)?;
     }
     Ok(())
 }
@@ -137,8 +125,7 @@ fn importer_of_a_read_only_buffer_may_only_read() -> Result<()> {
             let open_flags = (open_flags | libc::O_CLOEXEC) as u32;
             let export = Export { open_flags, ..Export::new(0, &[Range(0, PAGE)]) };
             let buffer = check::works("export", export.make(&device))?;
-            let importer = Importer::new()?;
-            check::works("attach", importer.attach(&buffer, &rig::importing()?, UNMAPS_AT_ONCE))?;
+            let importer = rig::attach(&buffer, &rig::importing()?, UNMAPS_AT_ONCE)?;
             for direction in directions {
                 let what = format!("{via:?}, flags {open_flags:#o}, direction {direction}");
                 let mapped = importer.map_for(direction);

@@ -4,19 +4,7 @@
 //! Each case holds mappings of every kind: of BARs through the device fd, of buffers in a client
 //! process, touched and untouched. See [`Watch`].
 
-use std::os::fd::AsRawFd;
-
-use anyhow::{Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::mm::Mapping;
-use guest::pci::{self, Id, Pci, BOCHS, EDU, IGB};
-use guest::peer::Peer;
-use guest::PAGE;
-
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{map_in, nth, BOCHS_SIZE_AT, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[IGB]) =>
@@ -24,10 +12,14 @@ cases! {
             d3hot_takes_mappings_and_d0_heals_them, memory_bit_in_d3hot_changes_nothing,
         ],
         "function-level reset: the same mappings work afterwards": [
-            express_flr_heals_mappings, reset_of_a_function_with_flr_heals_mappings,
+            express_flr_heals_mappings =>
+                resets(IGB, &[(0, IGB_STATUS_AT)], |device, _| device.express_flr()),
+            reset_of_a_function_with_flr_heals_mappings,
         ],
         "hot reset, also by a sibling: the same mappings work afterwards": [
-            hot_reset_of_an_express_function_heals_mappings,
+            // The kernel waits until the link is up again.
+            hot_reset_of_an_express_function_heals_mappings =>
+                resets(IGB, &[(0, IGB_STATUS_AT)], hot_reset),
         ];
     Setup::Bound(&[BOCHS]) =>
         "low-power entry: SIGBUS; the same mappings work afterwards": [
@@ -38,7 +30,8 @@ cases! {
         ];
     Setup::Bound(&[EDU]) =>
         "hot reset, also by a sibling: the same mappings work afterwards": [
-            hot_reset_heals_mappings, siblings_hot_reset_heals_mappings,
+            hot_reset_heals_mappings => resets(EDU, &[(0, ID_AT)], hot_reset),
+            siblings_hot_reset_heals_mappings,
         ];
 }
 
@@ -141,18 +134,21 @@ fn off_and_on(
     Ok(())
 }
 
+fn hot_reset(device: &Device, via: Via) -> Result<()> {
+    check::works("HOT_RESET", device.hot_reset(&rig::groups(device, via)))
+}
+
 /// Resets a few times, for both ways of opening.
 fn resets(
     id: Id,
     registers: &[(u32, u64)],
-    reset: impl Fn(&Device, &Pci) -> Result<()>,
+    reset: impl Fn(&Device, Via) -> Result<()>,
 ) -> Result<()> {
-    let pci = nth(id, 0)?;
     for &via in Via::all() {
-        let device = Device::open(&pci, via)?;
+        let device = open(id, via)?;
         let watch = Watch::new(&device, registers)?;
         for round in 0..3 {
-            reset(&device, &pci)?;
+            reset(&device, via)?;
             watch.alive(&format!("after the reset, {via:?}, round {round}"))?;
         }
         watch.finish(&device)?;
@@ -186,13 +182,10 @@ fn memory_bit_in_d3hot_changes_nothing() -> Result<()> {
     watch.finish(&device)
 }
 
-fn express_flr_heals_mappings() -> Result<()> {
-    resets(IGB, &[(0, IGB_STATUS_AT)], |device, _| device.express_flr())
-}
-
 fn reset_of_a_function_with_flr_heals_mappings() -> Result<()> {
     resets(IGB, &[(0, IGB_STATUS_AT)], |device, _| check::works("reset", device.reset()))?;
-    resets(IGB, &[(0, IGB_STATUS_AT)], |_, pci| check::works("reset", pci.reset()))
+    let pci = nth(IGB, 0)?;
+    resets(IGB, &[(0, IGB_STATUS_AT)], |_, _| check::works("reset", pci.reset()))
 }
 
 /// bochs-display: video memory far in BAR0, a register in BAR2.
@@ -209,7 +202,8 @@ fn low_power_takes_mappings_and_its_end_heals_them() -> Result<()> {
 
 fn resets_heal_mappings_of_every_bar() -> Result<()> {
     resets(BOCHS, &BOCHS_PLACES, |device, _| check::works("reset", device.reset()))?;
-    resets(BOCHS, &BOCHS_PLACES, |_, pci| check::works("sysfs reset", pci.reset()))
+    let pci = nth(BOCHS, 0)?;
+    resets(BOCHS, &BOCHS_PLACES, |_, _| check::works("sysfs reset", pci.reset()))
 }
 
 fn reset_while_memory_is_off_leaves_it_off() -> Result<()> {
@@ -226,45 +220,17 @@ fn reset_while_memory_is_off_leaves_it_off() -> Result<()> {
     watch.finish(&device)
 }
 
-fn hot_reset(device: &Device) -> Result<()> {
-    // Opened through its group a device has two holders, the group first.
-    let groups: Vec<i32> = match device.holders.len() {
-        2 => vec![device.holders[0].as_raw_fd()],
-        _ => Vec::new(),
-    };
-    check::works("HOT_RESET", device.hot_reset(&groups))
-}
-
-fn hot_reset_heals_mappings() -> Result<()> {
-    resets(EDU, &[(0, ID_AT)], |device, _| hot_reset(device))
-}
-
-/// The kernel waits until the link is up again.
-fn hot_reset_of_an_express_function_heals_mappings() -> Result<()> {
-    resets(IGB, &[(0, IGB_STATUS_AT)], |device, _| hot_reset(device))
-}
-
 /// Two functions in one slot, the second one with the in-tree driver: its hot reset resets both.
 fn siblings_hot_reset_heals_mappings() -> Result<()> {
-    let edus = Pci::find(pci::EDU)?;
-    let slot = |pci: &Pci| pci.address().split('.').next().unwrap_or_default().to_string();
-    let pair = edus.iter().flat_map(|a| edus.iter().map(move |b| (a, b)));
-    let mut pairs = pair.filter(|(a, b)| a != b && slot(a) == slot(b));
-    let Some((ours, sibling)) = pairs.next() else {
-        return Err(Skip("no two edu functions in one slot".into()).into());
-    };
-    let other = guest::module::Module::driver().path().with_file_name("vfio-pci.ko");
-    guest::module::Module::new(other).load()?;
+    let [ours, sibling] = rig::siblings()?;
+    in_tree()?.load()?;
     ours.bind(&crate::fixture::driver())?;
     sibling.bind("vfio-pci")?;
     for &via in Via::all() {
-        let device = Device::open(ours, via)?;
-        let second = device.open_sibling(sibling, via).context("the sibling")?;
+        let device = Device::open(&ours, via)?;
+        let second = device.open_sibling(&sibling, via).context("the sibling")?;
         let watch = Watch::new(&device, &[(0, ID_AT)])?;
-        let groups = match via {
-            Via::Group => vec![device.holders[0].as_raw_fd()],
-            Via::Cdev => Vec::new(),
-        };
+        let groups = rig::groups(&device, via);
         for round in 0..3 {
             check::works("HOT_RESET by the sibling", second.hot_reset(&groups))?;
             watch.alive(&format!("{via:?}, round {round}"))?;

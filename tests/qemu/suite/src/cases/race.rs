@@ -2,23 +2,9 @@
 //! Several processes at once on one device. What each sees is checked; what the kernel makes of it
 //! (lock order, use after free, sleeping where it must not) is for its log to say.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use guest::peer::Loads;
 
-use anyhow::{bail, ensure, Context, Result};
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::fault::Fault;
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::{Loads, Peer};
-use guest::timeout::scaled;
-use guest::worker::Worker;
-use guest::{Errno, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, map_in, open_bochs, open_edu, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -73,19 +59,16 @@ fn race(
 
 /// A load that gave the id register's value or SIGBUS.
 fn id_or_bus_error(mapping: &Mapping) -> Result<()> {
-    match mapping.load(ID_AT) {
-        Ok(ID) => Ok(()),
-        Err(fault) if fault.is_bus_error() => Ok(()),
-        other => bail!("load: {other:x?}"),
-    }
+    let load = mapping.load(ID_AT);
+    ensure!(is_id_or_bus_error(load), "load: {load:x?}");
+    Ok(())
 }
 
 /// Disturbs the device until the race is over.
 fn disturb(device: &Device, resets: bool) -> Result<()> {
     let end = Instant::now() + RACE;
     while Instant::now() < end {
-        device.set_memory(false)?;
-        device.set_memory(true)?;
+        device.renew_memory()?;
         if resets {
             check::works("reset", device.reset())?;
         }
@@ -96,11 +79,9 @@ fn disturb(device: &Device, resets: bool) -> Result<()> {
 fn racing_revokes_answer_0_or_ebadfd() -> Result<()> {
     let device = open_edu()?;
     for _ in 0..20 {
-        let buffer = export_edu(&device)?;
-        let mapping = buffer.map(0, PAGE)?;
+        let (buffer, mapping) = map_edu(&device)?;
         mapping.load(ID_AT)?;
-        let tally = guest::mm::map(-1, PAGE, mm::RW, libc::MAP_SHARED | libc::MAP_ANONYMOUS, 0)?;
-        let tally = Mapping::from_raw(tally, PAGE);
+        let tally = Mapping::anonymous_shared(PAGE)?;
         let workers: Vec<Worker> = (0..4)
             .map(|number| {
                 let (device, buffer) = (&device, &buffer);
@@ -179,8 +160,7 @@ fn revoke_wins_over_faults_under_way() -> Result<()> {
         check::works("REVOKE", buffer::revoke(&device, &buffer))?;
         for (client, &address) in clients.iter().zip(&addresses) {
             let first = client.finish_load()?;
-            let fine = first == Ok(ID) || first.is_err_and(Fault::is_bus_error);
-            ensure!(fine, "the load in the race: {first:x?}");
+            ensure!(is_id_or_bus_error(first), "the load in the race: {first:x?}");
             check::bus_error(&format!("round {round}, afterwards"), client.load(address)?)?;
             client.unmap(address, PAGE)?;
         }
@@ -193,9 +173,7 @@ fn opening_and_closing_races_with_loads() -> Result<()> {
     let mut seen = Vec::new();
     for round in 0..20 {
         let device = Device::open(&edu()?, Via::in_turn(round as usize))?;
-        let fd = client.take(export_edu(&device)?)?;
-        let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
-        client.close(fd)?;
+        let address = map_in(&client, &export_edu(&device)?)?;
         client.begin_loads(address, ID)?;
         sleep(scaled(Duration::from_millis(round % 5)));
         drop(device);
@@ -262,8 +240,7 @@ fn huge_faults_race_with_memory_and_revokes() -> Result<()> {
     let device = open_bochs()?;
     race(&device, 2, false, |device, round| {
         let buffer = Buffer::export(device, 0, 0, SIZE)?;
-        let address = mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?;
-        let mapping = Mapping::from_raw(address, SIZE);
+        let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
         for at in (0..SIZE).step_by(3 << 20) {
             let _ = mapping.store(at, round);
         }

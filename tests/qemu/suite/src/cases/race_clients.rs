@@ -2,31 +2,14 @@
 //! Revoke and reset with clients that are stopped, traced or killed: a waiter must not block other
 //! tasks.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{ensure, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
-use guest::device::Device;
 use guest::kmsg;
-use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, Pause};
-use guest::pci::EDU;
-use guest::peer::Peer;
-use guest::ptes::Ptes;
-use guest::timeout::scaled;
 use guest::waiting::{is_in_driver, with_thread_id};
-use guest::windows;
-use guest::{Errno, PAGE};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::Pid;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT};
-use crate::rig::WHILE;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -57,15 +40,14 @@ struct Client {
 }
 
 impl Client {
-    fn new(peer: Peer, device: &Device) -> Result<Client> {
-        let buffers = [export_edu(device)?, export_edu(device)?];
-        let mut addresses = [0; 2];
-        for (buffer, address) in buffers.iter().zip(&mut addresses) {
-            let fd = peer.take(buffer)?;
-            *address = check::works("mmap", peer.map(fd, PAGE, mm::RW, 0)?)?;
-            check::value("before", peer.load(*address)?, ID)?;
+    fn new() -> Result<(Client, Device)> {
+        let (peer, device, first, address) = edu_with_client()?;
+        let second = export_edu(&device)?;
+        let addresses = [address, map_in(&peer, &second)?];
+        for address in addresses {
+            check::value("before", peer.load(address)?, ID)?;
         }
-        Ok(Client { peer, buffers, addresses })
+        Ok((Client { peer, buffers: [first, second], addresses }, device))
     }
 
     fn entries(&self) -> Result<[bool; 2]> {
@@ -93,9 +75,7 @@ impl Client {
 }
 
 fn stopped_client_holds_up_neither_reset_nor_revoke() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     client.peer.stop()?;
     client.is_overrun(&device)?;
     client.peer.resume()?;
@@ -103,9 +83,7 @@ fn stopped_client_holds_up_neither_reset_nor_revoke() -> Result<()> {
 }
 
 fn traced_client_holds_up_neither_reset_nor_revoke() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let pid = Pid::from_raw(client.peer.pid());
     ptrace::attach(pid)?;
     let status = waitpid(pid, None)?;
@@ -119,13 +97,10 @@ fn traced_client_holds_up_neither_reset_nor_revoke() -> Result<()> {
 }
 
 fn client_killed_in_a_fault_leaves_a_revoke_to_finish() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (device, buffer, mapping) = mapped_edu()?;
     let load = || mapping.load(ID_AT).map(drop).or(Ok(()));
     let (pause, mut load) = Pause::call(windows::FAULT_CHECKED, load)?;
-    let mut revoke = Call::start(|| buffer::revoke(&device, &buffer))?;
-    revoke.hangs_for(WHILE)?;
+    let mut revoke = waiting(|| buffer::revoke(&device, &buffer))?;
     nix::sys::signal::kill(Pid::from_raw(load.pid()), Signal::SIGKILL)?;
     revoke.hangs_for(WHILE)?;
     pause.end()?;
@@ -136,9 +111,7 @@ fn client_killed_in_a_fault_leaves_a_revoke_to_finish() -> Result<()> {
 }
 
 fn client_that_waits_for_a_sysfs_reset_can_be_killed() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, _device) = Client::new()?;
     let pci = edu()?;
     let (pause, reset) = Pause::call(windows::RESET, || pci.reset())?;
     let Client { peer, buffers, addresses } = client;
@@ -152,13 +125,9 @@ fn client_that_waits_for_a_sysfs_reset_can_be_killed() -> Result<()> {
 }
 
 fn reset_goes_on_when_its_caller_is_killed() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let pci = edu()?;
-    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
-    let resets: [Reset<'_>; 2] = [&|| device.reset(), &|| pci.reset()];
-    for reset in resets {
+    for (_, reset) in resets(&device, &pci) {
         let (pause, mut reset) = Pause::call(windows::RESET, reset)?;
         client.peer.begin_load(client.addresses[1])?;
         nix::sys::signal::kill(Pid::from_raw(reset.pid()), Signal::SIGKILL)?;
@@ -171,10 +140,7 @@ fn reset_goes_on_when_its_caller_is_killed() -> Result<()> {
 }
 
 fn revoke_is_in_force_when_its_caller_is_killed() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
-    check::value("before", mapping.load(ID_AT), ID)?;
+    let (device, buffer, mapping) = touched_edu()?;
     let revoke = || buffer::revoke(&device, &buffer);
     let (pause, mut revoke) = Pause::call(windows::ZAP, revoke)?;
     nix::sys::signal::kill(Pid::from_raw(revoke.pid()), Signal::SIGKILL)?;
@@ -186,11 +152,10 @@ fn revoke_is_in_force_when_its_caller_is_killed() -> Result<()> {
 
 /// How long an mmap() of anonymous memory with its munmap() takes, many times; the longest last.
 fn mmaps() -> Result<Vec<Duration>, Errno> {
-    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     let mut took = Vec::new();
     for _ in 0..41 {
         let start = Instant::now();
-        drop(Mapping::from_raw(mm::map(-1, PAGE, mm::RW, anonymous, 0)?, PAGE));
+        drop(Mapping::anonymous(PAGE)?);
         took.push(start.elapsed());
     }
     took.sort_unstable();
@@ -202,9 +167,7 @@ fn mmaps() -> Result<Vec<Duration>, Errno> {
 fn stalls_no_mmap(blocks: bool, act: impl Fn(&Device) -> bool + Sync) -> Result<()> {
     let device = open_edu()?;
     let pci = edu()?;
-    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
-    let resets: [(&str, Reset<'_>); 2] = [("VFIO", &|| device.reset()), ("sysfs", &|| pci.reset())];
-    for (name, reset) in resets {
+    for (name, reset) in resets(&device, &pci) {
         let (pause, reset) = Pause::call(windows::RESET, reset)?;
         std::thread::scope(|scope| {
             let (act, id) = with_thread_id(|| act(&device));

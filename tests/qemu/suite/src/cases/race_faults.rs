@@ -1,31 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Races of faults, `mmap()` and `fork()`, each with a thread stopped in the window.
 
-use anyhow::{anyhow, ensure, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
-use guest::device::Device;
-use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, Pause};
-use guest::pci::{Pci, BOCHS, EDU};
-use guest::peer::Peer;
-use guest::ptes::Ptes;
 use guest::uapi::{vfio_dmabuf_ioctl_revoke, VFIO_DMABUF_IOCTL_REVOKE, VFIO_DMABUF_STATUS_CLOSED};
-use guest::windows::{self, Window};
-use guest::worker::Worker;
-use guest::{Errno, PAGE};
+use guest::windows::Window;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, map_in, open_bochs, open_edu, ID, ID_AT};
-use crate::rig::{SOON, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         "race: fault against revoke, reset, memory off, close and unbind": [
-            fault_half_way_holds_up_a_revoke, fault_half_way_holds_up_a_vfio_reset,
-            fault_half_way_holds_up_a_sysfs_reset, fault_half_way_holds_up_memory_off,
-            fault_half_way_holds_up_the_last_close, fault_after_the_start_of_a_revoke_is_sigbus,
+            fault_half_way_holds_up_a_revoke,
+            fault_half_way_holds_up_a_vfio_reset =>
+                fault_holds_up_a_reset(|_, device| device.reset()),
+            fault_half_way_holds_up_a_sysfs_reset => fault_holds_up_a_reset(|pci, _| pci.reset()),
+            fault_half_way_holds_up_memory_off, fault_half_way_holds_up_the_last_close,
+            fault_after_the_start_of_a_revoke_is_sigbus,
             fault_after_the_start_of_the_last_close_is_sigbus,
             fault_after_the_start_of_a_reset_waits_for_its_end,
             fault_after_the_start_of_memory_off_waits_and_is_sigbus,
@@ -52,11 +41,9 @@ struct Client {
 }
 
 impl Client {
-    /// Made by `peer`, which was forked before `device` was opened.
-    fn new(peer: Peer, device: &Device) -> Result<Client> {
-        let buffer = export_edu(device)?;
-        let address = map_in(&peer, &buffer)?;
-        Ok(Client { peer, buffer, address })
+    fn new() -> Result<(Client, Device)> {
+        let (peer, device, buffer, address) = edu_with_client()?;
+        Ok((Client { peer, buffer, address }, device))
     }
 
     /// Lets it load, and stops it in `window`.
@@ -70,11 +57,7 @@ impl Client {
     /// What became of the load that was stopped half way: it was in time, or too late.
     fn finish(&self) -> Result<()> {
         let got = self.peer.finish_load()?;
-        let fine = match got {
-            Ok(value) => value == ID,
-            Err(fault) => fault.is_bus_error(),
-        };
-        ensure!(fine, "the load that was stopped: {got:x?}");
+        ensure!(is_id_or_bus_error(got), "the load that was stopped: {got:x?}");
         Ok(())
     }
 
@@ -95,8 +78,7 @@ fn holds_up(
     after: impl FnOnce(&Client) -> Result<()>,
 ) -> Result<()> {
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let mut call = Call::start(call)?;
-    call.hangs_for(WHILE)?;
+    let call = waiting(call)?;
     pause.end()?;
     check::works("the call", call.finish()?)?;
     client.finish()?;
@@ -114,9 +96,7 @@ fn heals(client: &Client) -> Result<()> {
 }
 
 fn fault_half_way_holds_up_a_revoke() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     holds_up(&device, &client, || buffer::revoke(&device, &client.buffer), is_dead)
 }
 
@@ -124,12 +104,11 @@ fn huge_fault_half_way_holds_up_a_revoke() -> Result<()> {
     const SIZE: u64 = 2 << 20;
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
-    let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
     // The child has a copy of the mapping.
     let load = || mapping.load(0).map(drop).or(Ok(()));
     let (pause, load) = Pause::call(windows::HUGE_FAULT_CHECKED, load)?;
-    let mut revoke = Call::start(|| buffer::revoke(&device, &buffer))?;
-    revoke.hangs_for(WHILE)?;
+    let revoke = waiting(|| buffer::revoke(&device, &buffer))?;
     check::equal("entry meanwhile", Ptes::new()?.of(load.pid(), mapping.address())?, None)?;
     pause.end()?;
     check::works("REVOKE", revoke.finish()?)?;
@@ -139,72 +118,42 @@ fn huge_fault_half_way_holds_up_a_revoke() -> Result<()> {
 
 /// Resets while a fault is half way: it waits, and when it comes to the device no entry is left.
 fn fault_holds_up_a_reset(call: impl FnOnce(&Pci, &Device) -> Result<(), Errno>) -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let pci = edu()?;
     let resets = Pause::at(windows::RESET)?;
     let reset = || {
         resets.arm_here()?;
         call(&pci, &device)
     };
-    holds_up_until(&client, reset, &resets, |client| {
-        client.has_nothing("when the device is being reset")
-    })?;
-    heals(&client)
-}
-
-/// As [`holds_up`], with another pause in the call; `during` looks at the client there.
-fn holds_up_until(
-    client: &Client,
-    call: impl FnOnce() -> Result<(), Errno>,
-    then: &Pause,
-    during: impl FnOnce(&Client) -> Result<()>,
-) -> Result<()> {
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let mut call = Call::start(call)?;
-    call.hangs_for(WHILE)?;
-    then.is_ahead()?;
+    let reset = waiting(reset)?;
+    resets.is_ahead()?;
     pause.end()?;
-    then.wait()?;
-    during(client)?;
-    then.release()?;
-    check::works("the call", call.finish()?)?;
-    client.finish()
-}
-
-fn fault_half_way_holds_up_a_vfio_reset() -> Result<()> {
-    fault_holds_up_a_reset(|_, device| device.reset())
-}
-
-fn fault_half_way_holds_up_a_sysfs_reset() -> Result<()> {
-    fault_holds_up_a_reset(|pci, _| pci.reset())
+    resets.wait()?;
+    client.has_nothing("when the device is being reset")?;
+    resets.release()?;
+    check::works("the reset", reset.finish()?)?;
+    client.finish()?;
+    heals(&client)
 }
 
 fn fault_half_way_holds_up_memory_off() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
-    let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let mut off = Call::start(|| device.set_memory(false).map_err(|_| Errno::EIO))?;
-    off.hangs_for(WHILE)?;
-    pause.end()?;
-    check::works("memory off", off.finish()?)?;
-    client.finish()?;
-    client.has_nothing("with memory off")?;
-    device.set_memory(true)?;
-    heals(&client)
+    let (client, device) = Client::new()?;
+    let off = || device.set_memory(false).map_err(|_| Errno::EIO);
+    holds_up(&device, &client, off, |client| {
+        client.has_nothing("with memory off")?;
+        device.set_memory(true)?;
+        heals(client)
+    })
 }
 
 /// The core has removed all entries, and not yet disabled memory: nobody may make one now.
 fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let off = || device.set_memory(false).map_err(|_| Errno::EIO);
     let (pause, off) = Pause::call(windows::ZAP, off)?;
     client.peer.begin_load(client.address)?;
-    std::thread::sleep(WHILE);
+    sleep(WHILE);
     client.has_nothing("before memory is off")?;
     pause.end()?;
     check::works("memory off", off.finish()?)?;
@@ -215,12 +164,10 @@ fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
 }
 
 fn fault_half_way_holds_up_the_last_close() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
+    let (client, device) = Client::new()?;
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let close = std::thread::spawn(move || drop(device));
-    std::thread::sleep(WHILE);
+    let close = thread::spawn(move || drop(device));
+    sleep(WHILE);
     ensure!(!close.is_finished(), "the last close did not wait");
     pause.end()?;
     ensure!(close.join().is_ok(), "the last close: panic");
@@ -239,30 +186,21 @@ fn fault_after_the_start_of_a_revoke_is_sigbus() -> Result<()> {
     check::value("entry before the zap", touched.load(ID_AT), ID)?;
     pause.end()?;
     check::works("REVOKE", revoke.finish()?)?;
-    for (name, mapping) in [("touched", touched), ("fresh", fresh)] {
-        check::bus_error(name, mapping.load(ID_AT))?;
-    }
-    Ok(())
+    check::bus_error("touched", touched.load(ID_AT))?;
+    check::bus_error("fresh", fresh.load(ID_AT))
 }
 
 fn fault_after_the_start_of_the_last_close_is_sigbus() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let client = Client::new(peer, &device)?;
-    let pause = Pause::at(windows::ZAP)?;
-    let early = std::thread::scope(|scope| {
-        let close = scope.spawn(|| {
-            pause.arm_here()?;
-            drop(device);
-            Ok::<(), Errno>(())
-        });
-        pause.wait()?;
-        let early = client.peer.load(client.address)?;
-        pause.holds()?;
-        pause.release()?;
-        check::equal("the last close", close.join().ok(), Some(Ok(())))?;
-        Ok::<_, anyhow::Error>(early)
-    })?;
+    let (client, device) = Client::new()?;
+    let ((), early) = overtaken(
+        windows::ZAP,
+        || drop(device),
+        |pause| {
+            let early = client.peer.load(client.address)?;
+            pause.holds()?;
+            Ok(early)
+        },
+    )?;
     check::bus_error("before the zap", early)?;
     is_dead(&client)
 }
@@ -270,22 +208,18 @@ fn fault_after_the_start_of_the_last_close_is_sigbus() -> Result<()> {
 fn fault_after_the_start_of_a_reset_waits_for_its_end() -> Result<()> {
     let device = open_edu()?;
     let pci = edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (_buffer, mapping) = map_edu(&device)?;
     check::value("before", mapping.load(ID_AT), ID)?;
-    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
-    let resets: [Reset<'_>; 2] = [&|| device.reset(), &|| pci.reset()];
-    for reset in resets {
+    for (_, reset) in resets(&device, &pci) {
         let (pause, reset) = Pause::call(windows::RESET, reset)?;
         check::equal("entry", Ptes::new()?.at(mapping.address())?, None)?;
-        let mut load = Call::start(|| match mapping.load(ID_AT) {
+        let load = waiting(|| match mapping.load(ID_AT) {
             Ok(ID) => Ok(()),
             other => {
                 eprintln!("load: {other:x?}");
                 Err(Errno::EIO)
             }
         })?;
-        load.hangs_for(WHILE)?;
         pause.end()?;
         check::works("reset", reset.finish()?)?;
         check::works("load", load.finish()?)?;
@@ -295,10 +229,7 @@ fn fault_after_the_start_of_a_reset_waits_for_its_end() -> Result<()> {
 }
 
 fn second_revoke_does_not_rely_on_the_first() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
-    check::value("before", mapping.load(ID_AT), ID)?;
+    let (device, buffer, mapping) = touched_edu()?;
     let (pause, first) = Pause::call(windows::ZAP, || buffer::revoke(&device, &buffer))?;
     let (second, _) = meanwhile(&pause, "another REVOKE", || buffer::revoke(&device, &buffer))?;
     check::works("another REVOKE", second)?;
@@ -310,8 +241,7 @@ fn second_revoke_does_not_rely_on_the_first() -> Result<()> {
 
 fn mapping_that_a_revoke_overtook_is_dead() -> Result<()> {
     let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = peer.take(&buffer)?;
     let pause = Pause::of(peer.pid(), windows::MMAP_CHECKED)?;
     peer.begin_map(fd, PAGE, mm::RW, 0)?;
@@ -328,8 +258,7 @@ fn fork_that_a_revoke_overtook_copies_nothing() -> Result<()> {
     for copies in [false, true] {
         // A forking process can do nothing else meanwhile, so another one revokes.
         let peer = Peer::fork()?;
-        let device = open_edu()?;
-        let buffer = export_edu(&device)?;
+        let (device, buffer) = exported_edu()?;
         let [open, copy] = [Pause::at(windows::VMA_OPENED)?, Pause::at(windows::FORK_COPIES)?];
         let old = Worker::start(|| {
             let mapping = buffer.map(0, PAGE)?;
@@ -365,7 +294,7 @@ fn fork_of_a_huge_mapping_copies_no_entry() -> Result<()> {
     const SIZE: u64 = 2 << 20;
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
-    let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
     mapping.store(0, 77)?;
     let size = || Ok::<_, anyhow::Error>(Ptes::new()?.at(mapping.address())?.map(|pte| pte.size));
     check::equal("size before", size()?, Some(SIZE))?;
@@ -384,25 +313,19 @@ fn export_that_the_last_close_overtook_is_closed() -> Result<()> {
     let mut device = open_edu()?;
     let holders = std::mem::take(&mut device.holders);
     let raw = device.raw();
-    let pause = Pause::at(windows::EXPORT_CHECKED)?;
-    let buffer = std::thread::scope(|scope| {
-        let export = scope.spawn(|| {
-            pause.arm_here()?;
-            let buffer = Buffer::export(&device, 0, 0, PAGE);
-            // The other thread closes it.
-            std::mem::forget(device);
-            buffer
-        });
-        pause.wait()?;
-        check::works("close", meanwhile(&pause, "close", || nix::unistd::close(raw))?.0)?;
-        pause.release()?;
-        export.join().map_err(|_| anyhow!("export: panic"))
+    let export = || {
+        let buffer = Buffer::export(&device, 0, 0, PAGE);
+        // The other thread closes it.
+        std::mem::forget(device);
+        buffer
+    };
+    let (buffer, ()) = overtaken(windows::EXPORT_CHECKED, export, |pause| {
+        check::works("close", meanwhile(pause, "close", || nix::unistd::close(raw))?.0)
     })?;
     let buffer = check::works("export that was in time", buffer)?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
     drop(holders);
     let device = open_edu()?;
-    let status = buffer::info(&device, buffer.raw())?.status;
-    check::equal("status", status, VFIO_DMABUF_STATUS_CLOSED)?;
+    has_status(&device, &buffer, "in the end", VFIO_DMABUF_STATUS_CLOSED)?;
     check::errno("REVOKE", buffer::revoke(&device, &buffer), Errno::ENODEV)
 }

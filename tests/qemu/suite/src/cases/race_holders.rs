@@ -1,30 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Races of importers and of fds that outlive the device, each with a thread stopped in the window.
 
-use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::thread::{sleep, spawn};
+use std::os::unix::fs::FileExt;
+use std::thread::spawn;
 
-use anyhow::{anyhow, ensure, Result};
-use guest::buffer::{self, Buffer};
-use guest::call::Call;
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::module::Module;
-use guest::pause::{meanwhile, Pause};
-use guest::pci::EDU;
-use guest::peer::Peer;
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
 use guest::timeout::scaled_delay;
 use guest::waiting::{is_in_driver, with_thread_id};
-use guest::windows::{self, Window};
-use guest::{Errno, PAGE};
+use guest::windows::Window;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, map_in, open_edu, wait_for, ID, ID_AT};
-use crate::rig::{self, invalidated, Rig, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
@@ -85,8 +70,7 @@ fn import_half_way_holds_up_a_revoke() -> Result<()> {
     rig::peers_reach_each_other()?;
     let importer = rig.attached(UNMAPS_AT_ONCE)?;
     let (pause, map) = half_way(&importer)?;
-    let mut revoke = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
-    revoke.hangs_for(WHILE)?;
+    let revoke = waiting(|| buffer::revoke(&rig.device, &rig.buffer))?;
     pause.end()?;
     check::works("map that was in time", map.finish()?)?;
     check::works("REVOKE", revoke.finish()?)?;
@@ -114,34 +98,31 @@ fn import_half_way_holds_up_memory_off() -> Result<()> {
 fn import_half_way_holds_up_the_last_close() -> Result<()> {
     rig::peers_reach_each_other()?;
     let importer = Importer::new()?;
-    let map = Pause::at(windows::IMPORT_CHECKED)?;
     let Rig { device, buffer, importing, .. } = Rig::new()?;
     check::works("attach", importer.attach(&buffer, &importing, UNMAPS_AT_ONCE))?;
     // A child would hold the device open: threads.
-    std::thread::scope(|scope| {
-        let mapper = scope.spawn(|| {
-            map.arm_here()?;
-            importer.map().map(drop)
-        });
-        map.wait()?;
-        let (close, id) = with_thread_id(move || drop(device));
-        let close = spawn(close);
-        let id = id.recv()?;
-        wait_for("the last close waits", || Ok(close.is_finished() || is_in_driver(id)))?;
-        sleep(scaled_delay(WHILE));
-        ensure!(!close.is_finished(), "the last close did not wait");
-        map.release()?;
-        check::equal("map that was in time", mapper.join().ok(), Some(Ok(())))?;
-        close.join().map_err(|_| anyhow!("close: panic"))
-    })?;
+    let (map, close) = overtaken(
+        windows::IMPORT_CHECKED,
+        || importer.map(),
+        |_| {
+            let (close, id) = with_thread_id(move || drop(device));
+            let close = spawn(close);
+            let id = id.recv()?;
+            wait_for("the last close waits", || Ok(close.is_finished() || is_in_driver(id)))?;
+            sleep(scaled_delay(WHILE));
+            ensure!(!close.is_finished(), "the last close did not wait");
+            Ok(close)
+        },
+    )?;
+    check::works("map that was in time", map)?;
+    close.join().map_err(|_| anyhow!("close: panic"))?;
     invalidated("the importer", &importer, 1)?;
     check::errno("map after the last close", importer.map(), Errno::ENODEV)
 }
 
 fn import_after_the_start_of_a_revoke_is_refused() -> Result<()> {
     rig::peers_reach_each_other()?;
-    let rig = Rig::new()?;
-    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let (rig, importer) = Rig::new_attached(UNMAPS_AT_ONCE)?;
     check::works("map", importer.map())?;
     check::works("unmap", importer.unmap())?;
     let (pause, revoke) = Pause::call(windows::ZAP, || buffer::revoke(&rig.device, &rig.buffer))?;
@@ -169,20 +150,13 @@ fn attach_that_a_revoke_overtook_maps_nothing() -> Result<()> {
 fn attach_that_unbind_overtook_is_refused() -> Result<()> {
     let importer = Importer::new()?;
     let Rig { device, buffer, importing, pci } = Rig::new()?;
-    let pause = Pause::at(windows::ATTACH)?;
-    std::thread::scope(|scope| {
-        let attach = scope.spawn(|| {
-            pause.arm_here()?;
-            importer.attach(&buffer, &importing, UNMAPS_AT_ONCE)
-        });
-        pause.wait()?;
+    let attach = || importer.attach(&buffer, &importing, UNMAPS_AT_ONCE);
+    let (attach, ()) = overtaken(windows::ATTACH, attach, |_| {
         drop(device);
-        pci.unbind()?;
-        pause.release()?;
-        check::equal("attach", attach.join().ok(), Some(Err(Errno::ENODEV)))
+        pci.unbind()
     })?;
-    pci.bind(&crate::fixture::driver())?;
-    Ok(())
+    check::errno("attach", attach, Errno::ENODEV)?;
+    pci.bind(&driver())
 }
 
 fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
@@ -203,7 +177,7 @@ fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
     pause.end()?;
     check::works("unbind", unbind.finish()?)?;
     check::works("detach", old.detach())?;
-    pci.bind(&crate::fixture::driver())?;
+    pci.bind(&driver())?;
     check::bus_error("load, with a new driver", peer.load(address)?)
 }
 
@@ -246,15 +220,11 @@ fn release_that_unbind_overtook_does_no_harm() -> Result<()> {
     pause.end()?;
     check::equal("the release", release.join().ok(), Some(Ok(())))?;
     wait_for("the module's last reference", || Ok(Module::driver().references()? == 0))?;
-    pci.bind(&crate::fixture::driver())?;
-    Ok(())
+    pci.bind(&driver())
 }
 
 fn fault_that_unbind_overtook_is_sigbus() -> Result<()> {
-    let peer = Peer::fork()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let address = map_in(&peer, &buffer)?;
+    let (peer, device, _buffer, address) = edu_with_client()?;
     let pause = Pause::of(peer.pid(), windows::FAULT)?;
     peer.begin_load(address)?;
     pause.wait()?;
@@ -262,7 +232,7 @@ fn fault_that_unbind_overtook_is_sigbus() -> Result<()> {
     edu()?.unbind()?;
     pause.end()?;
     check::bus_error("with no driver", peer.finish_load()?)?;
-    edu()?.bind(&crate::fixture::driver())?;
+    edu()?.bind(&driver())?;
     check::bus_error("with a new one", peer.load(address)?)?;
     check::value("a new buffer", export_edu(&open_edu()?)?.map(0, PAGE)?.load(ID_AT), ID)
 }
@@ -282,11 +252,7 @@ fn o_path_descriptor_leaves_other_files_mappings_alone() -> Result<()> {
     const MANY: usize = 32;
     let device = open_edu()?;
     let buffers = (0..MANY).map(|_| export_edu(&device)).collect::<Result<Vec<_>>>()?;
-    let open = |buffer: &Buffer| {
-        let link = format!("/proc/self/fd/{}", buffer.raw());
-        File::options().read(true).custom_flags(libc::O_PATH).open(link)
-    };
-    let paths = buffers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let paths = buffers.iter().map(o_path).collect::<Result<Vec<_>>>()?;
     let kept = export_edu(&device)?;
     drop(buffers);
     let mut others = Vec::new();

@@ -6,29 +6,20 @@
 //! allow them again, at any time (`prctl(PR_SET_THP_DISABLE)`). The kernel warns of a page table
 //! where a block is to be mapped to write to it, and of a block where pages are to be.
 
-use std::fs;
-
-use anyhow::{anyhow, Result};
-use guest::buffer::Buffer;
-use guest::device::Device;
-use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, Pause};
-use guest::pci::BOCHS;
 use guest::ptes::{self, Pte};
-use guest::windows::{self, Window};
-use guest::{Errno, PAGE};
+use guest::windows::Window;
 use nix::sys::prctl::set_thp_disable;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::open_bochs;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[BOCHS]) =>
         "race: fault against fault of another order on the same block": [
             page_fault_that_a_block_overtook_leaves_the_block,
-            page_fault_that_made_a_page_table_is_not_overtaken,
-            block_fault_that_a_page_overtook_leaves_the_page,
+            page_fault_that_made_a_page_table_is_not_overtaken =>
+                store_overtakes(windows::FAULT_MADE_TABLE, false, PAGE),
+            block_fault_that_a_page_overtook_leaves_the_page =>
+                store_overtakes(windows::HUGE_FAULT_CHECKED, true, PAGE),
             block_that_is_watched_for_writes_takes_stores,
         ];
 }
@@ -39,31 +30,11 @@ const BLOCK: u64 = 2 << 20;
 fn block() -> Result<(Device, Mapping)> {
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, BLOCK)?;
-    let address = mm::map_aligned(buffer.raw(), BLOCK, mm::RW, 0)?;
-    Ok((device, Mapping::from_raw(address, BLOCK)))
+    Ok((device, Mapping::aligned(&buffer, BLOCK, 0)?))
 }
 
 fn entry(mapping: &Mapping) -> Result<Pte> {
     ptes::entry(mapping, 0)?.ok_or_else(|| anyhow!("no entry"))
-}
-
-/// Stops an access in `window`, lets `others` do what they like, and ends it.
-fn overtaken(
-    window: Window,
-    access: impl FnOnce() -> Result<()> + Send,
-    others: impl FnOnce(&Pause) -> Result<()>,
-) -> Result<()> {
-    let pause = Pause::at(window)?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            pause.arm_here()?;
-            access()
-        });
-        pause.wait()?;
-        others(&pause)?;
-        pause.release()?;
-        thread.join().map_err(|_| anyhow!("access: panic"))?
-    })
 }
 
 /// Lets a store to the second page of a block overtake one to the first, which stops in `window`.
@@ -71,12 +42,16 @@ fn overtaken(
 fn store_overtakes(window: Window, first_takes_block: bool, size: u64) -> Result<()> {
     let (_device, mapping) = block()?;
     set_thp_disable(!first_takes_block)?;
-    let first = || Ok(mapping.store(0, 1)?);
-    overtaken(window, first, |pause| {
-        set_thp_disable(first_takes_block)?;
-        let second = || mapping.store(PAGE, 2);
-        Ok(meanwhile(pause, "the second store", second)?.0?)
-    })?;
+    let (first, ()) = overtaken(
+        window,
+        || mapping.store(0, 1),
+        |pause| {
+            set_thp_disable(first_takes_block)?;
+            let second = || mapping.store(PAGE, 2);
+            Ok(meanwhile(pause, "the second store", second)?.0?)
+        },
+    )?;
+    first?;
     set_thp_disable(false)?;
     check::equal("size of the entry", entry(&mapping)?.size, size)?;
     check::value("first page", mapping.load(0), 1)?;
@@ -84,18 +59,8 @@ fn store_overtakes(window: Window, first_takes_block: bool, size: u64) -> Result
 }
 
 fn page_fault_that_a_block_overtook_leaves_the_block() -> Result<()> {
-    for window in [windows::FAULT_LOOKS_FOR_TABLE, windows::FAULT_MAKES_TABLE] {
-        store_overtakes(window, false, BLOCK)?;
-    }
-    Ok(())
-}
-
-fn page_fault_that_made_a_page_table_is_not_overtaken() -> Result<()> {
-    store_overtakes(windows::FAULT_MADE_TABLE, false, PAGE)
-}
-
-fn block_fault_that_a_page_overtook_leaves_the_page() -> Result<()> {
-    store_overtakes(windows::HUGE_FAULT_CHECKED, true, PAGE)
+    store_overtakes(windows::FAULT_LOOKS_FOR_TABLE, false, BLOCK)?;
+    store_overtakes(windows::FAULT_MAKES_TABLE, false, BLOCK)
 }
 
 /// Lets the kernel watch for writes to what this process has mapped (soft-dirty): entries that are
@@ -121,18 +86,20 @@ fn block_that_is_watched_for_writes_takes_stores() -> Result<()> {
         return Ok(());
     }
 
-    device.set_memory(false)?;
-    device.set_memory(true)?;
+    device.renew_memory()?;
     check::value("loaded anew", mapping.load(0), 1)?;
     check::equal("writable anew", entry(&mapping)?.writable, false)?;
-    let store = || Ok(mapping.store(0, 3)?);
-    overtaken(windows::HUGE_FAULT, store, |pause| {
-        device.set_memory(false)?;
-        device.set_memory(true)?;
-        set_thp_disable(true)?;
-        let load = || mapping.load(PAGE).map(drop).or(Err(Errno::EIO));
-        check::works("load of a page", meanwhile(pause, "load of a page", load)?.0)
-    })?;
+    let (stored, ()) = overtaken(
+        windows::HUGE_FAULT,
+        || mapping.store(0, 3),
+        |pause| {
+            device.renew_memory()?;
+            set_thp_disable(true)?;
+            let load = || mapping.load(PAGE).map(drop).or(Err(Errno::EIO));
+            check::works("load of a page", meanwhile(pause, "load of a page", load)?.0)
+        },
+    )?;
+    stored?;
     set_thp_disable(false)?;
     check::equal("size of the entry in the end", entry(&mapping)?.size, PAGE)?;
     check::value("what was written in the end", mapping.load(0), 3)

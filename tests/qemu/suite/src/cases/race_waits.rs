@@ -4,33 +4,20 @@
 //! An access by the kernel is part of a system call: a signal cannot be delivered before the access
 //! is over, so the fault handler must check for a fatal one itself.
 
-use std::fs;
-use std::time::Duration;
-
-use anyhow::{ensure, Context, Result};
-use guest::call::Call;
-use guest::fault;
-use guest::mm::{self, Mapping};
-use guest::pause::{meanwhile, Pause};
-use guest::pci::EDU;
-use guest::windows;
-use guest::{Errno, PAGE};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, export_edu, open_edu, wait_for, ID, ID_AT, INVERTER};
-use crate::rig::WHILE;
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         "an access waits for a reset: killable; interruptible from user mode; blocks nobody else": [
-            load_that_waits_for_a_reset_can_be_killed, load_that_waits_for_a_reset_takes_signals,
+            load_that_waits_for_a_reset_can_be_killed => can_be_killed(load),
+            load_that_waits_for_a_reset_takes_signals,
             munmap_does_not_wait_for_a_load_that_waits_for_a_reset,
-            kernels_load_that_waits_for_a_reset_can_be_killed,
+            kernels_load_that_waits_for_a_reset_can_be_killed => can_be_killed(kernels_load),
             kernels_load_that_waits_for_a_reset_sleeps_through_signals,
-            futex_that_waits_for_a_reset_can_be_killed,
+            futex_that_waits_for_a_reset_can_be_killed => can_be_killed(futex),
             futex_that_waits_for_a_reset_works_when_that_is_over,
         ];
 }
@@ -43,9 +30,7 @@ fn in_each_reset(act: impl Fn(&Mapping, &Pause) -> Result<()>) -> Result<()> {
     let device = open_edu()?;
     let pci = edu()?;
     let buffer = export_edu(&device)?;
-    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
-    let resets: [(&str, Reset<'_>); 2] = [("VFIO", &|| device.reset()), ("sysfs", &|| pci.reset())];
-    for (name, reset) in resets {
+    for (name, reset) in resets(&device, &pci) {
         let mapping = buffer.map(0, PAGE)?;
         check::value("before", mapping.load(ID_AT), ID)?;
         let (pause, reset) = Pause::call(windows::RESET, reset)?;
@@ -59,8 +44,7 @@ fn in_each_reset(act: impl Fn(&Mapping, &Pause) -> Result<()>) -> Result<()> {
 /// Checks that SIGKILL ends an access at once.
 fn can_be_killed(access: impl Fn(&Mapping) -> Result<(), Errno>) -> Result<()> {
     in_each_reset(|mapping, pause| {
-        let mut call = Call::start(|| access(mapping))?;
-        call.hangs_for(WHILE)?;
+        let mut call = waiting(|| access(mapping))?;
         kill(Pid::from_raw(call.pid()), Signal::SIGKILL)?;
         call.was_killed()?;
         pause.release().context("the access went on until the reset was over")
@@ -77,18 +61,6 @@ fn kernels_load(mapping: &Mapping) -> Result<(), Errno> {
 
 fn futex(mapping: &Mapping) -> Result<(), Errno> {
     mm::futex_set(mapping.address() + INVERTER as usize, 0x123)
-}
-
-fn load_that_waits_for_a_reset_can_be_killed() -> Result<()> {
-    can_be_killed(load)
-}
-
-fn kernels_load_that_waits_for_a_reset_can_be_killed() -> Result<()> {
-    can_be_killed(kernels_load)
-}
-
-fn futex_that_waits_for_a_reset_can_be_killed() -> Result<()> {
-    can_be_killed(futex)
 }
 
 /// The signals that a process was sent and has not taken yet.
@@ -108,8 +80,7 @@ fn cpu_time(pid: i32) -> Result<Duration> {
 
 fn load_that_waits_for_a_reset_takes_signals() -> Result<()> {
     in_each_reset(|mapping, pause| {
-        let mut call = Call::start(|| load(mapping))?;
-        call.hangs_for(WHILE)?;
+        let mut call = waiting(|| load(mapping))?;
         kill(Pid::from_raw(call.pid()), Signal::SIGUSR1)?;
         wait_for("the signal to be taken", || Ok(pending(call.pid())? == 0))?;
         pause.holds()?;
@@ -121,8 +92,7 @@ fn load_that_waits_for_a_reset_takes_signals() -> Result<()> {
 
 fn kernels_load_that_waits_for_a_reset_sleeps_through_signals() -> Result<()> {
     in_each_reset(|mapping, pause| {
-        let mut call = Call::start(|| kernels_load(mapping))?;
-        call.hangs_for(WHILE)?;
+        let mut call = waiting(|| kernels_load(mapping))?;
         kill(Pid::from_raw(call.pid()), Signal::SIGUSR1)?;
         let before = cpu_time(call.pid())?;
         call.hangs_for(WATCH)?;
@@ -154,8 +124,7 @@ fn munmap_does_not_wait_for_a_load_that_waits_for_a_reset() -> Result<()> {
 
 fn futex_that_waits_for_a_reset_works_when_that_is_over() -> Result<()> {
     in_each_reset(|mapping, pause| {
-        let mut call = Call::start(|| futex(mapping))?;
-        call.hangs_for(WHILE)?;
+        let call = waiting(|| futex(mapping))?;
         pause.release()?;
         check::works("the futex", call.finish()?)?;
         check::value("what it wrote", mapping.load(INVERTER), !0x123)

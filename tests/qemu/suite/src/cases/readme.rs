@@ -1,17 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The programs in the READMEs work as they stand there.
 
-use std::os::fd::AsFd;
-
-use anyhow::{Context, Result};
-use guest::mm::{self, Mapping};
-use guest::pci::EDU;
 use guest::readme::{c, slice};
-use guest::PAGE;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, open_edu, ID, ID_AT};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>

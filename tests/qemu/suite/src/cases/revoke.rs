@@ -1,22 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! REVOKE: for good, in all processes, and of one buffer only.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
-
-use anyhow::Result;
-use guest::buffer::{self, Buffer, Export, Range};
-use guest::device::{Device, Via};
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
-use guest::{uapi, Errno, PAGE};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    colour, edu, export_edu, map_in, nth, open_bochs, open_edu, paint, ID, ID_AT, INVERTER,
-};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -60,24 +45,19 @@ fn revoke(device: &Device, buffer: &Buffer) -> Result<()> {
 fn revoke_kills_a_mapping_in_the_same_process() -> Result<()> {
     for &via in Via::all() {
         let device = Device::open(&edu()?, via)?;
-        let buffer = export_edu(&device)?;
-        let mapping = buffer.map(0, PAGE)?;
+        let (buffer, mapping) = map_edu(&device)?;
         check::value("before", mapping.load(ID_AT), ID)?;
-        mapping.store(INVERTER, 1)?;
-        revoke(&device, &buffer)?;
-        check::bus_error("load", mapping.load(ID_AT))?;
-        check::bus_error("store", mapping.store(INVERTER, 2))?;
-        check::bus_error("load again", mapping.load(ID_AT))?;
+        mapping.store(INVERTER, 7)?;
+        kills(&device, &buffer, &mapping)?;
         let got = device.map_bar(0)?.load(INVERTER);
-        check::value("the store before, not the one after", got, !1)?;
+        check::value("the store before, not the one after", got, !7)?;
     }
     Ok(())
 }
 
 fn revoke_kills_a_mapping_in_another_process() -> Result<()> {
     let clients = [Peer::fork()?, Peer::fork()?, Peer::fork()?];
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let mut addresses = Vec::new();
     for client in &clients {
         addresses.push(map_in(client, &buffer)?);
@@ -94,9 +74,7 @@ fn revoke_kills_a_mapping_in_another_process() -> Result<()> {
 }
 
 fn revoke_kills_a_mapping_in_a_forked_child() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (device, buffer, mapping) = mapped_edu()?;
     check::value("before the fork", mapping.load(ID_AT), ID)?;
     let child = Peer::fork()?;
     check::value("in the child", child.load(mapping.address())?, ID)?;
@@ -106,10 +84,7 @@ fn revoke_kills_a_mapping_in_a_forked_child() -> Result<()> {
 }
 
 fn revoke_kills_a_mapping_in_a_stopped_process() -> Result<()> {
-    let client = Peer::fork()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let address = map_in(&client, &buffer)?;
+    let (client, device, buffer, address) = edu_with_client()?;
     check::value("before", client.load(address)?, ID)?;
     client.stop()?;
     revoke(&device, &buffer)?;
@@ -119,17 +94,20 @@ fn revoke_kills_a_mapping_in_a_stopped_process() -> Result<()> {
 }
 
 fn revoke_kills_a_mapping_never_touched() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
-    revoke(&device, &buffer)?;
+    let (device, buffer, mapping) = mapped_edu()?;
+    kills(&device, &buffer, &mapping)
+}
+
+/// Revokes a buffer and checks that a mapping of it is dead.
+fn kills(device: &Device, buffer: &Buffer, mapping: &Mapping) -> Result<()> {
+    revoke(device, buffer)?;
     check::bus_error("the first load", mapping.load(ID_AT))?;
-    check::bus_error("the first store", mapping.store(INVERTER, 1))
+    check::bus_error("the first store", mapping.store(INVERTER, 1))?;
+    check::bus_error("load again", mapping.load(ID_AT))
 }
 
 fn revoke_through_a_dup_hits_the_buffer() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let copy = buffer.dup()?;
     let mapping = buffer.map(0, PAGE)?;
     check::value("before", mapping.load(ID_AT), ID)?;
@@ -142,9 +120,7 @@ fn revoke_through_a_dup_hits_the_buffer() -> Result<()> {
 fn revoke_through_an_fd_sent_back_hits_the_buffer() -> Result<()> {
     // The child makes the buffer and keeps mapping it; the parent gets a copy of the fd only.
     let (ours, theirs) = guest::link::Link::pair()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (device, buffer, mapping) = mapped_edu()?;
     let child = Peer::fork()?;
     theirs.send(&(), Some(buffer.raw()))?;
     drop(buffer);
@@ -159,8 +135,7 @@ fn revoke_through_an_fd_sent_back_hits_the_buffer() -> Result<()> {
 fn revoke_through_the_ioctl_is_the_same() -> Result<()> {
     let argsz = size_of::<uapi::vfio_dmabuf_ioctl_revoke>() as u32;
     let client = Peer::fork()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = client.take(&buffer)?;
     let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
     check::value("before", client.load(address)?, ID)?;
@@ -175,17 +150,14 @@ fn revoke_through_the_ioctl_is_the_same() -> Result<()> {
 }
 
 fn revoke_by_another_open_fd_of_the_device_works() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (device, buffer, mapping) = mapped_edu()?;
     let copy = device.dup()?;
     revoke(&copy, &buffer)?;
     check::bus_error("after", mapping.load(ID_AT))
 }
 
 fn revoke_twice_is_ebadfd() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     revoke(&device, &buffer)?;
     for _ in 0..3 {
         check::errno("again", buffer::revoke(&device, &buffer), Errno::EBADFD)?;
@@ -230,8 +202,7 @@ fn revoke_of_a_foreign_dma_buf_is_enodev() -> Result<()> {
 fn revoke_through_another_device_is_enodev() -> Result<()> {
     let device = open_edu()?;
     let other = Device::open(&nth(EDU, 1)?, Via::newest())?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (buffer, mapping) = map_edu(&device)?;
     check::errno("the other device", buffer::revoke(&other, &buffer), Errno::ENODEV)?;
     check::value("it had no effect", mapping.load(ID_AT), ID)?;
     revoke(&device, &buffer)?;
@@ -241,8 +212,7 @@ fn revoke_through_another_device_is_enodev() -> Result<()> {
 
 fn revoked_buffer_cannot_be_mapped() -> Result<()> {
     let client = Peer::fork()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let fd = client.take(&buffer)?;
     revoke(&device, &buffer)?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
@@ -251,8 +221,7 @@ fn revoked_buffer_cannot_be_mapped() -> Result<()> {
 
 fn revoked_range_can_be_exported_anew() -> Result<()> {
     let device = open_edu()?;
-    let old = export_edu(&device)?;
-    let dead = old.map(0, PAGE)?;
+    let (old, dead) = map_edu(&device)?;
     for value in 0..5 {
         let buffer = export_edu(&device)?;
         let mapping = check::works("mmap", buffer.map(0, PAGE))?;
@@ -273,8 +242,7 @@ fn revoke_leaves_bar_mappings_alone() -> Result<()> {
     let device = open_edu()?;
     let before = device.map_bar(0)?;
     check::value("before", before.load(ID_AT), ID)?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (buffer, mapping) = map_edu(&device)?;
     revoke(&device, &buffer)?;
     check::bus_error("the buffer", mapping.load(ID_AT))?;
     check::value("a BAR mapping from before", before.load(ID_AT), ID)?;
@@ -283,8 +251,7 @@ fn revoke_leaves_bar_mappings_alone() -> Result<()> {
 
 fn revoke_of_a_read_only_copy_works() -> Result<()> {
     let device = open_edu()?;
-    let export = Export { open_flags: libc::O_RDONLY as u32, ..Export::new(0, &[Range(0, PAGE)]) };
-    let buffer = export.make(&device)?;
+    let buffer = export_read_only(&device)?;
     let mapping = Mapping::new(&buffer, PAGE, mm::RO, 0)?;
     check::value("before", mapping.load(ID_AT), ID)?;
     revoke(&device, &buffer)?;
@@ -365,9 +332,9 @@ fn revoke_kills_pieces_and_moved_mappings() -> Result<()> {
 fn revoke_kills_huge_mappings() -> Result<()> {
     const SIZE: u64 = 8 << 20;
     let device = open_bochs()?;
-    let bar = Mapping::from_raw(mm::map_aligned(device.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let bar = Mapping::aligned(&device, SIZE, 0)?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
-    let mapping = Mapping::from_raw(mm::map_aligned(buffer.raw(), SIZE, mm::RW, 0)?, SIZE);
+    let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
     for at in (0..SIZE).step_by(1 << 20) {
         mapping.store(at, at as u32)?;
     }

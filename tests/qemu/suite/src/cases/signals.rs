@@ -5,15 +5,7 @@
 //! signal ends the wait. The system call then starts again by itself, unless a handler without
 //! SA_RESTART ran: programs that are stopped, continued or traced do not repeat a `pwrite()`.
 
-use std::fs;
-
-use anyhow::{ensure, Result};
-use guest::buffer;
-use guest::call::{self, Call};
-use guest::device::Device;
-use guest::pci::{BOCHS, EDU};
-use guest::testmod::{Importer, NEVER_UNMAPS};
-use guest::{uapi, Errno};
+use guest::call;
 use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::waitpid;
@@ -21,25 +13,30 @@ use nix::unistd::Pid;
 
 use super::importers_reset::clear_command;
 use super::race_waits::pending;
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{nth, wait_for};
-use crate::rig::{Rig, WHILE};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
         "a signal before an operation begins: it restarts, or EINTR if sigaction says so": [
-            config_write_outlasts_sigstop, config_write_outlasts_a_debugger,
+            config_write_outlasts_sigstop =>
+                memory_is(&outlasts_sigstop(writing()?)?.device, false),
+            config_write_outlasts_a_debugger =>
+                memory_is(&outlasts_a_debugger(writing()?)?.device, false),
             config_write_outlasts_a_handler_with_sa_restart,
-            config_write_of_a_killed_process_does_not_happen, vfio_reset_outlasts_sigstop,
-            vfio_reset_outlasts_a_debugger,
+            config_write_of_a_killed_process_does_not_happen,
+            vfio_reset_outlasts_sigstop =>
+                outlasts_sigstop(Waiting::start(Rig::new()?, Device::reset)?).map(drop),
+            vfio_reset_outlasts_a_debugger =>
+                outlasts_a_debugger(Waiting::start(Rig::new()?, Device::reset)?).map(drop),
         ],
         "REVOKE interrupted: EINTR, in force, call again; stalls nothing else": [
             stopped_revoke_says_that_it_was_interrupted,
         ];
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
         "a signal before an operation begins: it restarts, or EINTR if sigaction says so": [
-            low_power_entry_outlasts_sigstop, low_power_entry_outlasts_a_debugger,
+            low_power_entry_outlasts_sigstop => sleeps(&outlasts_sigstop(entering_low_power()?)?),
+            low_power_entry_outlasts_a_debugger =>
+                sleeps(&outlasts_a_debugger(entering_low_power()?)?),
             interrupted_low_power_entry_does_not_happen,
         ];
 }
@@ -57,8 +54,7 @@ impl Waiting {
     /// Starts `operation` in a child.
     fn start(rig: Rig, operation: impl FnOnce(&Device) -> Result<(), Errno>) -> Result<Waiting> {
         let importer = rig.mapped(NEVER_UNMAPS)?;
-        let mut call = Call::start(|| operation(&rig.device))?;
-        call.hangs_for(WHILE)?;
+        let call = waiting(|| operation(&rig.device))?;
         Ok(Waiting { call, importer, rig })
     }
 
@@ -103,20 +99,20 @@ impl Waiting {
 /// How often a call is held up: a call that starts again can be held up again.
 const ROUNDS: u32 = 3;
 
-fn outlasts_sigstop(mut waiting: Waiting) -> Result<Rig> {
+fn outlasts(mut waiting: Waiting, disturb: fn(&Waiting) -> Result<()>) -> Result<Rig> {
     for _ in 0..ROUNDS {
-        waiting.stop_and_continue()?;
+        disturb(&waiting)?;
         waiting.goes_on()?;
     }
     waiting.finish()
 }
 
-fn outlasts_a_debugger(mut waiting: Waiting) -> Result<Rig> {
-    for _ in 0..ROUNDS {
-        waiting.attach_and_detach()?;
-        waiting.goes_on()?;
-    }
-    waiting.finish()
+fn outlasts_sigstop(waiting: Waiting) -> Result<Rig> {
+    outlasts(waiting, Waiting::stop_and_continue)
+}
+
+fn outlasts_a_debugger(waiting: Waiting) -> Result<Rig> {
+    outlasts(waiting, Waiting::attach_and_detach)
 }
 
 fn memory_is(device: &Device, on: bool) -> Result<()> {
@@ -124,16 +120,6 @@ fn memory_is(device: &Device, on: bool) -> Result<()> {
     let bit = command & uapi::PCI_COMMAND_MEMORY as u16;
     ensure!((bit != 0) == on, "PCI_COMMAND is {command:#x}");
     Ok(())
-}
-
-fn config_write_outlasts_sigstop() -> Result<()> {
-    let rig = outlasts_sigstop(Waiting::start(Rig::new()?, clear_command)?)?;
-    memory_is(&rig.device, false)
-}
-
-fn config_write_outlasts_a_debugger() -> Result<()> {
-    let rig = outlasts_a_debugger(Waiting::start(Rig::new()?, clear_command)?)?;
-    memory_is(&rig.device, false)
 }
 
 fn config_write_outlasts_a_handler_with_sa_restart() -> Result<()> {
@@ -150,8 +136,12 @@ fn config_write_outlasts_a_handler_with_sa_restart() -> Result<()> {
     memory_is(&waiting.finish()?.device, false)
 }
 
+fn writing() -> Result<Waiting> {
+    Waiting::start(Rig::new()?, clear_command)
+}
+
 fn config_write_of_a_killed_process_does_not_happen() -> Result<()> {
-    let mut waiting = Waiting::start(Rig::new()?, clear_command)?;
+    let mut waiting = writing()?;
     kill(waiting.pid(), Signal::SIGKILL)?;
     waiting.call.was_killed()?;
     memory_is(&waiting.rig.device, true)?;
@@ -159,21 +149,11 @@ fn config_write_of_a_killed_process_does_not_happen() -> Result<()> {
     memory_is(&waiting.rig.device, true)
 }
 
-fn vfio_reset_outlasts_sigstop() -> Result<()> {
-    outlasts_sigstop(Waiting::start(Rig::new()?, Device::reset)?).map(drop)
-}
-
-fn vfio_reset_outlasts_a_debugger() -> Result<()> {
-    outlasts_a_debugger(Waiting::start(Rig::new()?, Device::reset)?).map(drop)
-}
-
 /// A REVOKE is in force before it waits. What is left of it is the wait, which its caller may want
 /// to give up.
 fn stopped_revoke_says_that_it_was_interrupted() -> Result<()> {
-    let rig = Rig::new()?;
-    let importer = rig.mapped(NEVER_UNMAPS)?;
-    let mut call = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
-    call.hangs_for(WHILE)?;
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
+    let call = waiting_revoke(&rig)?;
     let waiting = Waiting { call, importer, rig };
     waiting.stop_and_continue()?;
     check::errno("REVOKE", waiting.call.finish()?, Errno::EINTR)?;
@@ -191,24 +171,12 @@ fn sleeps(rig: &Rig) -> Result<()> {
     check::works("LOW_POWER_EXIT", rig.device.leave_low_power())
 }
 
-fn low_power_entry_outlasts_sigstop() -> Result<()> {
-    sleeps(&outlasts_sigstop(entering_low_power()?)?)
-}
-
-fn low_power_entry_outlasts_a_debugger() -> Result<()> {
-    sleeps(&outlasts_a_debugger(entering_low_power()?)?)
-}
-
 fn interrupted_low_power_entry_does_not_happen() -> Result<()> {
     let Waiting { rig, importer, call } = entering_low_power()?;
     check::errno("LOW_POWER_ENTRY", call.interrupt()?, Errno::EINTR)?;
     rig.has_status("after EINTR", uapi::VFIO_DMABUF_STATUS_LIVE)?;
     check::works("unmap", importer.unmap())?;
-    sleeps_now(&rig)
-}
-
-/// Low power can still be entered.
-fn sleeps_now(rig: &Rig) -> Result<()> {
+    // Low power can still be entered.
     check::works("LOW_POWER_ENTRY", rig.device.enter_low_power())?;
-    sleeps(rig)
+    sleeps(&rig)
 }

@@ -4,10 +4,7 @@
 use std::env;
 use std::process::Command;
 
-use anyhow::{ensure, Context, Result};
-use guest::pci::{BOCHS, EDU, IGB, IVSHMEM};
-
-use crate::case::{cases, Setup};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU, EDU, EDU, EDU, BOCHS, IVSHMEM, IGB]) =>

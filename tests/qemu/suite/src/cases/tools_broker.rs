@@ -3,22 +3,12 @@
 //! through sysfs, which no slice has a part in.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
-use guest::mm::{self, Mapping};
-use guest::pci::{Pci, BOCHS};
-use guest::timeout::scaled;
-use guest::PAGE;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{colour, nth, paint, wait_for};
+use crate::prelude::*;
 use crate::program;
 
 cases! {

@@ -1,24 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The program `vfio-dmabuf`: the suite checks its output and effects by its own means.
 
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process;
 
-use anyhow::{ensure, Context, Result};
-use guest::buffer::Buffer;
-use guest::mm::{self, Mapping};
-use guest::pci::{BOCHS, EDU};
-use guest::peer::Peer;
-use guest::PAGE;
 use serde_json::{json, Value};
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{
-    driver, edu, export_edu, nth, open_bochs, open_edu, wait_for, BOCHS_SIZE, BOCHS_SIZE_AT, ID,
-    ID_AT, INVERTER,
-};
+use crate::prelude::*;
 use crate::program::{self, text};
 
 cases! {
@@ -78,8 +66,7 @@ fn tool_takes_no_device_from_a_driver_unasked() -> Result<()> {
     let edu = edu()?;
     edu.release()?;
     edu.bind("vfio-pci")?;
-    let said = program::json(&["bind", edu.address()], 3)?;
-    ensure!(said["error"].to_string().contains("driven by vfio-pci"), "{said}");
+    program::refuses(&["bind", edu.address()], 3, "driven by vfio-pci")?;
     check::equal("driver", edu.driver().as_deref(), Some("vfio-pci"))?;
 
     let said = program::json(&["bind", edu.address(), "--force"], 0)?;
@@ -93,8 +80,7 @@ fn tool_takes_no_device_from_a_driver_unasked() -> Result<()> {
     check::equal("driver", &said["driver"], &Value::Null)?;
     check::equal("driver", edu.driver(), None)?;
     ensure!(!edu.has_override(), "the override is left");
-    let said = program::json(&["unbind", edu.address()], 3)?;
-    ensure!(said["error"].to_string().contains("but none"), "{said}");
+    program::refuses(&["unbind", edu.address()], 3, "but none")?;
     program::json(&["bind", edu.address()], 0).map(drop)
 }
 
@@ -191,8 +177,7 @@ fn tool_ends_as_its_command_ends() -> Result<()> {
 }
 
 fn tool_lists_and_revokes_buffers_of_other_processes() -> Result<()> {
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
+    let (device, buffer) = exported_edu()?;
     let other = Buffer::export(&device, 0, PAGE, PAGE)?;
     let mapping = check::works("mmap", Mapping::new(&buffer, PAGE, mm::RW, 0))?;
     let id = inode(&buffer)?;
@@ -224,8 +209,7 @@ fn tool_lists_and_revokes_buffers_of_other_processes() -> Result<()> {
     revoke(false)?;
     let again = check::works("another buffer", Mapping::new(&other, PAGE, mm::RW, 0))?;
     ensure!(again.load(0).is_ok(), "the other buffer is dead, too");
-    let said = program::json(&["revoke", "999999999"], 1)?;
-    ensure!(said["error"].to_string().contains("buffer 999999999"), "{said}");
+    program::refuses(&["revoke", "999999999"], 1, "buffer 999999999")?;
     Ok(())
 }
 
@@ -273,8 +257,7 @@ fn tool_names_the_buffer_that_it_cannot_revoke() -> Result<()> {
         ensure!(said["error"].to_string().contains(&part), "{part:?} is not in {said}");
     }
     check::value("the one without", of_closed.load(ID_AT), ID)?;
-    let said = program::json(&["revoke", &id.to_string()], 1)?;
-    ensure!(said["error"].to_string().contains(&format!("buffer {id} any more")), "{said}");
+    program::refuses(&["revoke", &id.to_string()], 1, &format!("buffer {id} any more"))?;
     drop(device);
     check::bus_error("after the device was closed", of_closed.load(ID_AT))
 }
@@ -290,10 +273,8 @@ fn tool_says_what_was_refused_and_why() -> Result<()> {
     let none = "0000:ff:1f.7/0";
     let said = program::json(&["peek", none, "0"], 1)?;
     check::equal("no device", &said["error"], &json!("there is no PCI device 0000:ff:1f.7"))?;
-    let said = program::json(&["peek", &bar, "1M"], 1)?;
-    ensure!(said["error"].to_string().contains("has only 1 MiB"), "{said}");
-    let said = program::json(&["poke", &bar, "0", "0x100", "-w", "8"], 1)?;
-    ensure!(said["error"].to_string().contains("does not fit into 8 bits"), "{said}");
+    program::refuses(&["peek", &bar, "1M"], 1, "has only 1 MiB")?;
+    program::refuses(&["poke", &bar, "0", "0x100", "-w", "8"], 1, "does not fit into 8 bits")?;
     let said = program::json(&["peek", "fd:99", "0"], 1)?;
     check::equal("errno", &said["errno"], &json!(libc::EBADF))?;
     let usage = program::run("vfio-dmabuf", &["export", &bar, "--", "true"])?;

@@ -2,20 +2,15 @@
 //! The crate `vfio-dmabuf`: its examples work on real (emulated) devices. What they say they saw is
 //! compared with what this program sees by its own means.
 
-use anyhow::{ensure, Result};
-use guest::device::Via;
-use guest::pci::{BOCHS, EDU};
-
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{edu, nth, open_bochs, open_edu, BOCHS_SIZE, BOCHS_SIZE_AT, ID, ID_AT};
+use crate::prelude::*;
 use crate::program;
 
 cases! {
     Setup::Bound(&[EDU]) =>
         "the crate vfio-dmabuf: its examples work; loss of a slice is an error": [
             crate_client_survives_the_loss_of_its_slice, crate_mappings_heal_until_they_are_revoked,
-            crate_makes_buffers_of_a_device_of_rust_vmm,
+            crate_makes_buffers_of_a_device_of_rust_vmm =>
+                program::succeeds("existing_device", &[edu()?.address()]).map(drop),
         ];
     Setup::Bound(&[BOCHS]) =>
         "the crate vfio-dmabuf: its examples work; loss of a slice is an error": [
@@ -52,10 +47,6 @@ fn crate_mappings_heal_until_they_are_revoked() -> Result<()> {
     ensure!(number("values") > Some(100), "too few reads worked: {said}");
     ensure!(number("accesses lost") > Some(0), "no access was lost: {said}");
     Ok(())
-}
-
-fn crate_makes_buffers_of_a_device_of_rust_vmm() -> Result<()> {
-    program::succeeds("existing_device", &[edu()?.address()]).map(drop)
 }
 
 fn crate_exports_ranges_with_attributes() -> Result<()> {

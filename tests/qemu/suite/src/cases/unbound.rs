@@ -2,23 +2,9 @@
 //! What is left of a device that was unbound while a client kept a buffer of it: nothing that VFIO
 //! acts upon. The devices are two functions of one slot, which VFIO resets together.
 
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::Buffer;
-use guest::device::{Device, Via};
-use guest::mm::Mapping;
-use guest::pause::Pause;
-use guest::pci::{Pci, EDU};
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
 use guest::windows::BUS_RESET;
-use guest::PAGE;
 
-use crate::case::{cases, Setup};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, wait_for, ID, ID_AT};
-use crate::rig::{hot_reset_groups as groups, importing, siblings};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -66,15 +52,8 @@ impl How {
                 check::value("before", mapping.load(ID_AT), ID)?;
                 Kept::Mapping(mapping)
             }
-            How::Path => {
-                let link = format!("/proc/self/fd/{}", buffer.raw());
-                Kept::Path(File::options().read(true).custom_flags(libc::O_PATH).open(link)?)
-            }
-            How::Importer => {
-                let importer = Importer::new()?;
-                check::works("attach", importer.attach(&buffer, &importing()?, UNMAPS_AT_ONCE))?;
-                Kept::Importer(importer)
-            }
+            How::Path => Kept::Path(o_path(&buffer)?),
+            How::Importer => Kept::Importer(rig::attach(&buffer, &importing()?, UNMAPS_AT_ONCE)?),
         })
     }
 
@@ -88,6 +67,16 @@ impl How {
     }
 }
 
+/// Calls `check` with each way to keep a buffer and each way of opening.
+fn for_each_way(check: impl Fn(How, Via) -> Result<()>) -> Result<()> {
+    for how in ALL {
+        for &via in Via::all() {
+            check(how, via).with_context(|| format!("{how:?} kept, {via:?}"))?;
+        }
+    }
+    Ok(())
+}
+
 /// Opens both functions, the second one through what holds the first.
 fn open_both(pair: &[Pci; 2], via: Via) -> Result<[Device; 2]> {
     let first = Device::open(&pair[0], via)?;
@@ -98,15 +87,11 @@ fn open_both(pair: &[Pci; 2], via: Via) -> Result<[Device; 2]> {
 fn device_gets_its_name_back_although_a_client_keeps_a_buffer() -> Result<()> {
     let pci = edu()?;
     let name = pci.vfio_name()?;
-    for how in ALL {
-        for &via in Via::all() {
-            let kept = how.keep_over_unbind(&pci, via).with_context(|| format!("{how:?}"))?;
-            pci.bind(&driver())?;
-            check::equal(&format!("name, {how:?} kept"), pci.vfio_name()?, name.clone())?;
-            drop(kept);
-        }
-    }
-    Ok(())
+    for_each_way(|how, via| {
+        let _kept = how.keep_over_unbind(&pci, via)?;
+        pci.bind(&driver())?;
+        check::equal("name", pci.vfio_name()?, name.clone())
+    })
 }
 
 /// VFIO unmounts its file system with the last device; the mappings of buffers are linked there.
@@ -114,8 +99,7 @@ fn buffer_outlives_the_last_device() -> Result<()> {
     let pci = edu()?;
     for &via in Via::all() {
         let device = Device::open(&pci, via)?;
-        let buffer = export_edu(&device)?;
-        let mapping = buffer.map(0, PAGE)?;
+        let (buffer, mapping) = map_edu(&device)?;
         check::value("before", mapping.load(ID_AT), ID)?;
         drop(device);
         pci.unbind()?;
@@ -132,42 +116,34 @@ fn buffer_outlives_the_last_device() -> Result<()> {
 
 fn close_of_a_sibling_leaves_a_device_alone_that_the_host_has_back() -> Result<()> {
     let [pci, sibling] = siblings()?;
-    for how in ALL {
-        for &via in Via::all() {
-            let kept = how.keep_over_unbind(&pci, via)?;
-            let reset = Pause::of_any(BUS_RESET)?;
-            drop(Device::open(&sibling, via)?);
-            let group = format!("/dev/vfio/{}", sibling.group()?);
-            wait_for("the sibling to be closed", || Ok(File::open(&group).is_ok()))?;
-            reset.is_ahead().with_context(|| format!("{how:?} kept, {via:?}"))?;
-            drop((kept, reset));
-            pci.bind(&driver())?;
-        }
-    }
-    Ok(())
+    for_each_way(|how, via| {
+        let kept = how.keep_over_unbind(&pci, via)?;
+        let reset = Pause::of_any(BUS_RESET)?;
+        drop(Device::open(&sibling, via)?);
+        let group = format!("/dev/vfio/{}", sibling.group()?);
+        wait_for("the sibling to be closed", || Ok(File::open(&group).is_ok()))?;
+        reset.is_ahead()?;
+        drop((kept, reset));
+        pci.bind(&driver())
+    })
 }
 
 /// Checks that the pair can be reset together.
-fn hot_reset_works(pair: &[Pci; 2], what: &str) -> Result<()> {
+fn hot_reset_works(pair: &[Pci; 2]) -> Result<()> {
     for &via in Via::all() {
-        let [first, second] = open_both(pair, via)?;
-        check::works(&format!("HOT_RESET, {what}"), first.hot_reset(&groups(&first, via)))?;
-        drop(second);
+        let [first, _second] = open_both(pair, via)?;
+        check::works("HOT_RESET", first.hot_reset(&groups(&first, via)))?;
     }
     Ok(())
 }
 
 fn hot_reset_works_after_a_sibling_was_bound_anew() -> Result<()> {
     let pair = siblings()?;
-    for how in ALL {
-        for &via in Via::all() {
-            let kept = how.keep_over_unbind(&pair[0], via)?;
-            pair[0].bind(&driver())?;
-            hot_reset_works(&pair, &format!("{how:?} kept"))?;
-            drop(kept);
-        }
-    }
-    Ok(())
+    for_each_way(|how, via| {
+        let _kept = how.keep_over_unbind(&pair[0], via)?;
+        pair[0].bind(&driver())?;
+        hot_reset_works(&pair)
+    })
 }
 
 fn hot_reset_works_after_a_sibling_was_pulled() -> Result<()> {
@@ -179,7 +155,7 @@ fn hot_reset_works_after_a_sibling_was_pulled() -> Result<()> {
         check::works("remove", pair[1].remove())?;
         check::works("rescan", Pci::rescan())?;
         pair[1].bind(&driver())?;
-        hot_reset_works(&pair, &format!("{how:?} kept"))?;
+        hot_reset_works(&pair).with_context(|| format!("{how:?} kept"))?;
         drop(kept);
     }
     Ok(())

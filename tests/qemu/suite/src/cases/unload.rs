@@ -1,28 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Loading, binding, unbinding and unloading, with something still in use or nothing.
 
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
-
-use anyhow::{ensure, Context, Result};
-use guest::buffer::{self, Buffer};
-use guest::device::{Device, Via};
-use guest::mm;
-use guest::module::Module;
-use guest::pci::{Pci, EDU};
-use guest::peer::Peer;
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
-use guest::timeout::scaled;
-use guest::{Errno, PAGE};
 
 use super::observe::listing;
-use crate::case::{cases, Setup, Skip};
-use crate::check;
-use crate::fixture::{driver, edu, export_edu, nth, open_edu, ID, ID_AT};
-use crate::rig::{self, Rig};
+use crate::prelude::*;
 
 cases! {
     Setup::Bound(&[EDU]) =>
@@ -88,8 +70,7 @@ fn unbind_waits_for_the_device_fd() -> Result<()> {
 /// Until the device is closed, its owner can use it as before.
 fn owner_goes_on_while_unbind_waits() -> Result<()> {
     let Rig { device, buffer, importing, pci } = Rig::new()?;
-    let importer = Importer::new()?;
-    check::works("attach", importer.attach(&buffer, &importing, UNMAPS_AT_ONCE))?;
+    let importer = rig::attach(&buffer, &importing, UNMAPS_AT_ONCE)?;
     let mapping = buffer.map(0, PAGE)?;
     check::value("before", mapping.load(ID_AT), ID)?;
     let can_map = rig::may_go_through_host_bridge()?;
@@ -145,9 +126,7 @@ fn unbind_waits_for_the_last_bar_mapping() -> Result<()> {
 fn unbind_does_not_wait_for_buffers() -> Result<()> {
     let client = Peer::fork()?;
     let pci = edu()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (device, buffer, mapping) = mapped_edu()?;
     let fd = client.take(&buffer)?;
     let address = check::works("mmap", client.map(fd, PAGE, mm::RW, 0)?)?;
     check::value("before", client.load(address)?, ID)?;
@@ -164,8 +143,7 @@ fn unbind_does_not_wait_for_buffers() -> Result<()> {
 fn old_fds_stay_dead_after_rebinding() -> Result<()> {
     let pci = edu()?;
     let device = open_edu()?;
-    let old = export_edu(&device)?;
-    let dead = old.map(0, PAGE)?;
+    let (old, dead) = map_edu(&device)?;
     check::value("before", dead.load(ID_AT), ID)?;
     drop(device);
     for &via in Via::all() {
@@ -186,8 +164,7 @@ fn old_fds_stay_dead_after_rebinding() -> Result<()> {
 fn unbind_of_one_device_leaves_the_other_alone() -> Result<()> {
     let (first, second) = (nth(EDU, 0)?, nth(EDU, 1)?);
     let device = Device::open(&first, Via::Group)?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (buffer, mapping) = map_edu(&device)?;
     let gone = export_edu(&Device::open(&second, Via::Group)?)?;
     comes_to_an_end(&start_unbind(&second))?;
     check::errno("the second's buffer", gone.map(0, PAGE), Errno::ENODEV)?;
@@ -205,9 +182,7 @@ fn rmmod_is_refused(module: &Module) -> Result<()> {
 fn rmmod_is_refused_while_a_buffer_lives() -> Result<()> {
     let module = Module::driver();
     let pci = edu()?;
-    let device = open_edu()?;
-    let buffer = export_edu(&device)?;
-    let mapping = buffer.map(0, PAGE)?;
+    let (device, buffer, mapping) = mapped_edu()?;
     rmmod_is_refused(&module)?;
     drop(device);
     rmmod_is_refused(&module)?;
@@ -260,11 +235,7 @@ fn rmmod_takes_bound_devices_along() -> Result<()> {
 }
 
 fn in_tree_driver_takes_over_and_back() -> Result<()> {
-    let path: PathBuf = Module::driver().path().with_file_name("vfio-pci.ko");
-    if !path.exists() {
-        return Err(Skip(format!("no {}", path.display())).into());
-    }
-    Module::new(path).load()?;
+    in_tree()?.load()?;
     let pci = edu()?;
     for name in ["vfio-pci".to_string(), driver(), "vfio-pci".to_string(), driver()] {
         pci.bind(&name)?;
