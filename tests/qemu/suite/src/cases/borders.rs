@@ -187,8 +187,8 @@ impl Borders {
         Ok(())
     }
 
-    /// The `wanted` offsets and lengths at every border of a BAR at bus address `start`: each range
-    /// alone and, if it is wrong, beside a good one. With `every`, all of them must have this error.
+    /// The `wanted` offsets and lengths at every border of a BAR at bus address `start`: each
+    /// range alone and, if it is wrong, beside a good one. All must have the error `every`, if any.
     pub fn single_ranges(
         &self,
         start: u64,
@@ -204,7 +204,7 @@ impl Borders {
         for (offset, length) in pairs.filter(|&(offset, length)| wanted(offset, length)) {
             let (range, good) = (Range(offset, length), Range(0, PAGE));
             let want = range_error(start, size, offset, length);
-            ensure!(every.is_none() || want == every, "{range:x?} has {want:?}, not {every:?}");
+            ensure!(every.is_none() || want == every, "{range:x?}: {want:?}, not {every:?}");
             let lists = [vec![range], vec![range, good], vec![good, range]];
             for ranges in lists.iter().take(if want.is_some() { 3 } else { 1 }) {
                 let got = Export::new(0, ranges).make(&self.device);
