@@ -29,6 +29,7 @@ use crate::{
     wait::Wait, //
 };
 use core::{
+    any::TypeId,
     marker::PhantomData,
     mem::ManuallyDrop,
     ops::Deref,
@@ -100,7 +101,10 @@ pub trait Exporter: Sized + Send + Sync + 'static {
 }
 
 /// An exporter, and the address space in which its mappings are.
+#[repr(C)]
 pub struct Exported<T: Exporter> {
+    /// The first member for every exporter.
+    exporter_type: TypeId,
     /// Goes first: it may have the address space, too.
     exporter: T,
     space: Arc<AddressSpace>,
@@ -109,7 +113,12 @@ pub struct Exported<T: Exporter> {
 impl<T: Exporter> Exported<T> {
     /// Puts mappings of `exporter` into `space`.
     pub fn new(space: Arc<AddressSpace>, exporter: T) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { exporter, space }, GFP_KERNEL_ACCOUNT)?)
+        let exported = Self {
+            exporter_type: TypeId::of::<T>(),
+            exporter,
+            space,
+        };
+        Ok(Arc::new(exported, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// The exporter behind an open dma-buf file.
@@ -144,7 +153,7 @@ impl<T: Exporter> Deref for Exported<T> {
 }
 
 /// The `dma_buf_ops` of exporter `T`. For a `static`: its address tells the exporter's dma-bufs
-/// from others, so there must be one per exporter.
+/// from those of others.
 pub struct Ops<T> {
     table: bindings::dma_buf_ops,
     name: &'static CStr,
@@ -390,7 +399,11 @@ impl<T: Exporter> DmaBuf<T> {
         // SAFETY: Any number may be asked for.
         let ptr = from_err_ptr(unsafe { bindings::dma_buf_get(fd) })?;
         // SAFETY: We hold a reference.
-        if !core::ptr::eq(unsafe { (*ptr).ops }, &ops.table) {
+        let is_ours = core::ptr::eq(unsafe { (*ptr).ops }, &ops.table)
+            // The compiler may give one address to the tables of two exporters.
+            // SAFETY: With a table of this module, it has an `Exported`, which begins with that.
+            && unsafe { *(*ptr).priv_.cast::<TypeId>() } == TypeId::of::<T>();
+        if !is_ours {
             // SAFETY: Drops the reference of `dma_buf_get()`.
             unsafe { bindings::dma_buf_put(ptr) };
             return Err(ENODEV);

@@ -49,13 +49,13 @@ pub struct MapRequest<'a> {
 ///
 /// ```
 /// fn map<'a>(request: MapRequest<'a>) -> Result<DeviceMapping<'a>> {
-///     request.begin()?.finish()
+///     request.begin(0)?.finish()
 /// }
 /// ```
 ///
 /// ```compile_fail,none
 /// fn keep(request: MapRequest<'_>) -> Result<DeviceMapping<'static>> {
-///     request.begin()?.finish()
+///     request.begin(0)?.finish()
 /// }
 /// ```
 pub struct DeviceMapping<'a>(KBox<Joined>, PhantomData<fn(&'a ()) -> &'a ()>);
@@ -103,12 +103,13 @@ impl<'a> MapRequest<'a> {
         }
     }
 
-    /// Begins, with nothing.
+    /// Begins, with nothing, and with room for `ranges` ranges.
     ///
     /// # Errors
     ///
-    /// `EACCES` when the device may write to the memory and the dma-buf is not open for writing.
-    pub fn begin(self) -> Result<PartialMapping<'a>> {
+    /// `EACCES` when the device may write to the memory and the dma-buf is not open for writing;
+    /// `ENOMEM`.
+    pub fn begin(self, ranges: usize) -> Result<PartialMapping<'a>> {
         if self.dir != DataDirection::ToDevice.into() && !self.is_writable() {
             return Err(EACCES);
         }
@@ -116,7 +117,7 @@ impl<'a> MapRequest<'a> {
         let parts = Parts {
             attachment: self.attachment,
             dir: self.dir,
-            tables: KVVec::new(),
+            tables: KVVec::with_capacity(ranges, GFP_KERNEL_ACCOUNT)?,
         };
         Ok(PartialMapping(parts, PhantomData))
     }
@@ -132,9 +133,12 @@ impl<'a> MapRequest<'a> {
 impl<'a> PartialMapping<'a> {
     /// Maps `count` page frames of BAR `bar` from `first` on.
     ///
+    /// Allocates nothing that is charged to a memory cgroup, which could make the caller wait as
+    /// long as the owner of that cgroup likes.
+    ///
     /// # Errors
     ///
-    /// `EINVAL` when the topology does not let the importing device reach the BAR, or when the
+    /// `ENOMEM` when there are more ranges than [`MapRequest::begin`] made room for. `EINVAL` when the topology does not let the importing device reach the BAR, or when the
     /// memory is not in it; and what the DMA layer says.
     pub fn add(
         &mut self,
@@ -170,7 +174,9 @@ impl Parts {
         provider: NonNull<bindings::p2pdma_provider>,
         range: PfnRange<'_>,
     ) -> Result {
-        self.tables.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        if self.tables.len() == self.tables.capacity() {
+            return Err(ENOMEM);
+        }
         let len = range.count() << PAGE_SHIFT;
         let mut range = bindings::phys_vec {
             // CAST: The target is 64 bit.

@@ -211,7 +211,10 @@ unsafe extern "C" fn sriov_configure<T: Operations>(
         // SAFETY: `probe` succeeded, and `remove` was not called.
         let core = unsafe { core_of(pdev) };
         // SAFETY: Registered by `probe`; the caller has locked the device.
-        Ok(unsafe { bindings::vfio_pci_core_sriov_configure(core, count) })
+        let result = unsafe { bindings::vfio_pci_core_sriov_configure(core, count) };
+        // SAFETY: As above.
+        T::raised(unsafe { Device::from_raw(&raw mut (*core).vdev) });
+        Ok(result)
     })
 }
 
@@ -232,6 +235,18 @@ const fn error_handlers<T: Operations>() -> bindings::pci_error_handlers {
     }
 }
 
+/// The device to name in a log line. The PCI core writes those about resets only for drivers that
+/// do not hear of them.
+///
+/// # Safety
+///
+/// `pdev` is valid for `'a`.
+unsafe fn as_device<'a>(pdev: *mut bindings::pci_dev) -> &'a kernel::device::Device {
+    // CAST: The wrapper is transparent.
+    // SAFETY: By the requirements of this function.
+    unsafe { &*pdev.cast::<kernel::pci::Device>() }.as_ref()
+}
+
 /// `pci_error_handlers.reset_prepare`: called before any reset of the function but the one on
 /// close.
 ///
@@ -240,7 +255,10 @@ const fn error_handlers<T: Operations>() -> bindings::pci_error_handlers {
 /// Called by the PCI core with the device locked, so that it stays bound.
 unsafe extern "C" fn reset_prepare<T: Operations>(pdev: *mut bindings::pci_dev) {
     // SAFETY: By the requirements of this function.
-    if let Some(device) = unsafe { Device::<T>::bound_to(pdev) } {
+    let device = unsafe { Device::<T>::bound_to(pdev) };
+    // SAFETY: As above.
+    dev_warn!(unsafe { as_device(pdev) }, "resetting\n");
+    if let Some(device) = device {
         T::reset_prepare(device);
     }
 }
@@ -252,9 +270,12 @@ unsafe extern "C" fn reset_prepare<T: Operations>(pdev: *mut bindings::pci_dev) 
 /// Called by the PCI core with the device locked, so that it stays bound.
 unsafe extern "C" fn reset_done<T: Operations>(pdev: *mut bindings::pci_dev) {
     // SAFETY: By the requirements of this function.
-    if let Some(device) = unsafe { Device::<T>::bound_to(pdev) } {
+    let device = unsafe { Device::<T>::bound_to(pdev) };
+    if let Some(device) = device {
         T::reset_done(device);
     }
+    // SAFETY: As above.
+    dev_warn!(unsafe { as_device(pdev) }, "reset done\n");
 }
 
 /// `pci_error_handlers.error_detected`: the link to the device, or the device, has an error.

@@ -256,10 +256,13 @@ impl OpenCore {
         enabled.then_some(MemoryEnabled(self))
     }
 
-    /// Whether the device is in D3hot or below.
+    /// Whether the device is in D3hot because its owner has asked for that.
+    ///
+    /// In low power the kernel chooses the state. It raises the device first, and leaves it in D0
+    /// when low power ends.
     pub fn is_asleep(&self) -> bool {
         // SAFETY: By the type invariants.
-        unsafe { (*self.pdev()).current_state >= PCI_D3HOT }
+        !self.is_in_low_power() && unsafe { (*self.pdev()).current_state >= PCI_D3HOT }
     }
 }
 

@@ -404,8 +404,8 @@ impl Exporter for Buffer {
 
     fn map<'a>(exported: &Exported<Self>, request: MapRequest<'a>) -> Result<DeviceMapping<'a>> {
         exported.if_importable(|_| Ok(()))?;
-        let mut mapping = request.begin()?;
-        // The gate is left in between: there may be many ranges, and allocations take their time.
+        let mut mapping = request.begin(exported.layout.runs(0).count())?;
+        // The gate is left in between: there may be many ranges.
         for run in exported.layout.runs(0) {
             exported.if_importable(|enabled| {
                 // CAST: PFNs and pages fit the machine word.

@@ -46,8 +46,8 @@
 //! - *Gate*: a lock that a fault holds shared from its permission check until its entry is in
 //!   place. Code that takes memory away holds it exclusively (*shuts* it) while it publishes the
 //!   new state. The gate is *closed* while memory is away for a time; faults then wait.
-//! - *Change*: a call of the owner in which the core may disable or enable memory. The gate is
-//!   closed for the other tasks meanwhile.
+//! - *Change*: a config write or a low power call, in which the core may disable or enable memory.
+//!   The gate is closed for the other tasks meanwhile.
 //! - *Importer*: the driver of another device that has attached to a buffer. To *invalidate* is to
 //!   ask importers to unmap; to *drain* is to invalidate and then wait until they have.
 //! - *Suspension*: a period in which no importer can map any buffer of the device.

@@ -86,7 +86,10 @@ pub(crate) fn reserve_module_name(
 /// Keeps faults and importers out while a function of the core may disable memory.
 pub(crate) struct SuspendGuard<'a> {
     /// Ends first, so that an importer may remap from its invalidate callback.
-    _change: Change<'a>,
+    ///
+    /// None for a reset: the core closes the gate then, by `reset_prepare`. Before that it may wait
+    /// long for a sibling device to be closed, and faults must not.
+    _change: Option<Change<'a>>,
     _suspension: Suspension<'a>,
     memory: &'a Memory,
 }
@@ -169,7 +172,10 @@ impl Operations for DeviceData {
         trace::memory_suspend(|| (&memory.device_name,));
         // Before the gate closes: this may wait long for an importer.
         let suspension = memory.importers.suspend();
-        let both = suspension.and_then(|suspension| Ok((suspension, memory.gate.change()?)));
+        let both = suspension.and_then(|suspension| {
+            let change = (change != MemoryChange::Reset).then(|| memory.gate.change());
+            Ok((suspension, change.transpose()?))
+        });
         let (_suspension, _change) =
             both.inspect_err(|_| trace::memory_resume(|| (&memory.device_name,)))?;
         Ok(Some(SuspendGuard {
@@ -180,23 +186,26 @@ impl Operations for DeviceData {
     }
 
     fn changed(device: &Device, open: &OpenCore, change: MemoryChange, worked: bool) {
+        let gate = &device.memory.gate;
+        if open.is_asleep() || gate.is_impaired() {
+            gate.look_asleep();
+        }
         let restored = match change {
-            MemoryChange::ConfigWrite { .. } => {
-                let (gate, asleep) = (&device.memory.gate, open.is_asleep());
-                if asleep || gate.is_impaired() {
-                    gate.set_asleep(asleep);
-                }
-                open.memory_enabled().is_some()
-            }
+            MemoryChange::ConfigWrite { .. } => open.memory_enabled().is_some(),
             MemoryChange::Reset => worked,
             MemoryChange::LowPower => false,
         };
-        if restored && device.memory.gate.is_impaired() {
+        if restored && gate.is_impaired() {
             device.memory.link(Event::Restored);
         }
     }
 
+    fn raised(device: &Device) {
+        device.memory.gate.look_asleep();
+    }
+
     fn low_power_ended(device: &Device) {
+        device.memory.gate.look_asleep();
         device.memory.importers.invalidate_all();
     }
 

@@ -9,8 +9,9 @@
 //! Faults do not take the core's `memory_lock`. A hot reset only trylocks it, so processes that do
 //! nothing but fault would make it fail. Whatever disables memory passes the gate instead:
 //!
-//! - a call of the owner that may: a [`Change`] keeps faults out during the core's function;
-//! - a reset that somebody else asks for: between `reset_begins` and `reset_ends`;
+//! - a config write or a low power call that may: a [`Change`] keeps faults out during the core's
+//!   function;
+//! - a reset, whoever asks for it: between `reset_begins` and `reset_ends`;
 //! - an error of the link: see [`crate::link`];
 //! - the last close: it takes back the proof that the device is open.
 
@@ -78,7 +79,8 @@ struct State {
     changing: Option<Task>,
     link: Link,
     /// Whether the owner has put the device into D3hot. The core powers it up for the reset of a
-    /// sibling, and restores it only later.
+    /// sibling, and restores it only later. If that reset cannot begin, accesses fail until the
+    /// next config write.
     asleep: bool,
     /// There while the device is open.
     opened: Option<Opened>,
@@ -233,9 +235,11 @@ impl Gate {
         self.impaired.load(Relaxed) != 0
     }
 
-    /// The owner has put the device into D3hot, or out of it.
-    pub(crate) fn set_asleep(&self, asleep: bool) {
-        self.update(|state| state.asleep = asleep);
+    /// Looks whether the device is asleep, after the core may have changed that.
+    pub(crate) fn look_asleep(&self) {
+        self.update(|state| {
+            state.asleep = state.opened.as_deref().is_some_and(OpenCore::is_asleep);
+        });
     }
 
     /// Lets `event` happen to the link. Returns the states before and after it.

@@ -9,7 +9,10 @@
 use crate::{
     buffer::Buffer,
     gate::Shut,
-    pure::windows::Windows, //
+    pure::windows::{
+        Room,
+        Windows, //
+    }, //
 };
 use kernel::{
     new_mutex,
@@ -87,8 +90,10 @@ impl Registry {
     ///
     /// `ENOSPC` when no stretch of the offset space that is large enough is free; `ENOMEM`.
     pub(crate) fn reserve(&self, pages: usize) -> Result<Place<'_>> {
+        let room = Room::new()?;
         let mut windows = self.windows.lock();
         let window = windows.take(
+            room,
             |bar| self.bar_pages.get(bar).copied().unwrap_or(0),
             pages,
             None,

@@ -138,6 +138,9 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// The guard of [`Operations::suspend`] still exists.
     fn changed(device: &Device<Self>, open: &OpenCore, change: MemoryChange, worked: bool);
 
+    /// The core may have raised the device to D0.
+    fn raised(device: &Device<Self>);
+
     /// The user has ended the low power state, or it had ended before.
     fn low_power_ended(device: &Device<Self>);
 

@@ -12,7 +12,10 @@
 use core::ops::Range;
 use kernel::{
     prelude::*,
-    rbtree::RBTree, //
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    }, //
 };
 use kernel_ext::vfio_pci_core::{
     NUM_BARS,
@@ -35,6 +38,16 @@ struct Window<T> {
     value: T,
 }
 
+/// Memory for one window. The memory cgroup of an exporter may make an allocation wait for long,
+/// so it comes before the lock under which buffers are also released.
+pub(crate) struct Room<T>(RBTreeNodeReservation<usize, Window<T>>);
+
+impl<T> Room<T> {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?))
+    }
+}
+
 impl<T> Windows<T> {
     pub(crate) fn new() -> Self {
         Self {
@@ -49,17 +62,17 @@ impl<T> Windows<T> {
     ///
     /// # Errors
     ///
-    /// `ENOSPC` when no stretch that is large enough is free; `ENOMEM`.
+    /// `ENOSPC` when no stretch that is large enough is free.
     pub(crate) fn take(
         &mut self,
+        room: Room<T>,
         bar_pages: impl Fn(usize) -> usize,
         pages: usize,
         value: T,
     ) -> Result<usize> {
         let first = self.find(bar_pages, pages).ok_or(ENOSPC)?;
         let window = Window { pages, value };
-        self.taken
-            .try_create_and_insert(first, window, GFP_KERNEL_ACCOUNT)?;
+        self.taken.insert(room.0.into_node(first, window));
         // The end of the last region is the start of the first one.
         self.cursor = (first + pages) % BAR_SPACE;
         Ok(first)

@@ -4,6 +4,7 @@
 
 use crate::{
     pure::windows::{
+        Room,
         Windows,
         BAR_SPACE, //
     },
@@ -88,7 +89,7 @@ fn step(random: &mut Random, windows: &mut Windows<u64>, model: &mut Model, valu
         return expect_eq!(windows.give_back(first), None, "once more");
     }
     let pages = random_pages(random);
-    match windows.take(|bar| model.bars[bar], pages, value) {
+    match windows.take(Room::new()?, |bar| model.bars[bar], pages, value) {
         Ok(first) => {
             expect_eq!(model.has_room(first, pages), true, "room")?;
             let inside = windows.get_mut(first).map(|value| *value);
@@ -143,7 +144,7 @@ mod tests {
             (REGION_PAGES, 3 * REGION_PAGES),
             (1, 4 * REGION_PAGES),
         ] {
-            let got = windows.take(bars, pages, ())?;
+            let got = windows.take(Room::new()?, bars, pages, ())?;
             expect_eq!(got, want, "window of {pages} pages")?;
         }
         Ok(())
@@ -153,16 +154,16 @@ mod tests {
     fn what_became_free_is_used_when_the_space_has_come_round() -> Result {
         let mut windows = Windows::new();
         let bars = |bar| [16, 0, 0, 0, 0, 0][bar];
-        expect_eq!(windows.take(bars, 1, ())?, 16, "first")?;
+        expect_eq!(windows.take(Room::new()?, bars, 1, ())?, 16, "first")?;
         expect_eq!(windows.give_back(16), Some(()), "given back")?;
-        expect_eq!(windows.take(bars, 1, ())?, 17, "second")?;
+        expect_eq!(windows.take(Room::new()?, bars, 1, ())?, 17, "second")?;
         for bar in 1..NUM_BARS {
-            let got = windows.take(bars, REGION_PAGES, ())?;
+            let got = windows.take(Room::new()?, bars, REGION_PAGES, ())?;
             expect_eq!(got, bar * REGION_PAGES, "region {bar}")?;
         }
         // The cursor has wrapped to the start.
-        expect_eq!(windows.take(bars, 1, ())?, 16, "third")?;
-        expect_eq!(windows.take(bars, 1, ())?, 18, "fourth")
+        expect_eq!(windows.take(Room::new()?, bars, 1, ())?, 16, "third")?;
+        expect_eq!(windows.take(Room::new()?, bars, 1, ())?, 18, "fourth")
     }
 
     #[test]
@@ -170,15 +171,15 @@ mod tests {
         let mut windows = Windows::new();
         let bars = |_| 0;
         for bar in 0..NUM_BARS {
-            windows.take(bars, REGION_PAGES, bar)?;
+            windows.take(Room::new()?, bars, REGION_PAGES, bar)?;
         }
-        expect_eq!(windows.take(bars, 1, 9), Err(ENOSPC), "full")?;
+        expect_eq!(windows.take(Room::new()?, bars, 1, 9), Err(ENOSPC), "full")?;
         let page = 2 * REGION_PAGES;
         expect_eq!(windows.give_back(page), Some(2), "given back")?;
         for pages in [REGION_PAGES + 1, BAR_SPACE, usize::MAX] {
-            let got = windows.take(bars, pages, 9);
+            let got = windows.take(Room::new()?, bars, pages, 9);
             expect_eq!(got, Err(ENOSPC), "{pages} pages")?;
         }
-        expect_eq!(windows.take(bars, REGION_PAGES, 9), Ok(page), "a region")
+        expect_eq!(windows.take(Room::new()?, bars, REGION_PAGES, 9), Ok(page), "a region")
     }
 }

@@ -32,7 +32,6 @@ use kernel::{
         to_result, //
     },
     prelude::*,
-    sync::aref::AlwaysRefCounted,
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -148,17 +147,16 @@ unsafe extern "C" fn open_device<T: Operations>(vdev: *mut bindings::vfio_device
 /// # Safety
 ///
 /// Called by the VFIO core for a device of driver `T`.
+///
+/// # Panics
+///
+/// If the driver keeps what `open_device` gave to it: that would be used after this.
 unsafe extern "C" fn close_device<T: Operations>(vdev: *mut bindings::vfio_device) {
     // SAFETY: The VFIO core closes a device that it has opened.
     let device = unsafe { Device::<T>::from_raw(vdev) };
     let is_own = |opened: Opened| core::ptr::eq(opened.as_ptr(), device.core().as_ptr());
     let is_back = T::close_device(device).is_some_and(is_own);
-    // Better a device that stays open than one that is used after this.
-    if kernel::warn_on!(!is_back) {
-        // A value that was kept refers to it for ever.
-        device.inc_ref();
-        return;
-    }
+    assert!(is_back, "the driver has kept the device open");
     // SAFETY: The value is gone, so nothing relies on the device being open.
     unsafe { bindings::vfio_pci_core_close_device(vdev) };
 }

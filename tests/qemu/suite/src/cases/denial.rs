@@ -5,7 +5,9 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use guest::kmsg;
-use guest::windows::{CHANGE_LETS_FAULTS_IN, CONFIG_WRITE, FAULT, FAULT_CHECKED, RESET};
+use guest::windows::{
+    CHANGE_LETS_FAULTS_IN, CONFIG_WRITE, FAULT, FAULT_CHECKED, LAST_CLOSE, RESET,
+};
 
 use crate::prelude::*;
 
@@ -18,6 +20,9 @@ cases! {
     Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
         "clients that fault do not make resets or power changes of the owner fail": [
             hot_reset_by_a_sibling_waits_for_a_client_in_a_fault,
+        ],
+        "a hot reset that waits for a sibling's close does not keep faults out": [
+            faults_go_on_while_a_hot_reset_waits_for_a_close,
         ];
     Setup::Bound(&[EDU, EDU]) =>
         "config writes of the owner do not starve accesses": [
@@ -72,6 +77,35 @@ fn hot_reset_by_a_sibling_waits_for_a_client_in_a_fault() -> Result<()> {
         let groups = groups(&device, via);
         waits_for_a_fault(&device, || sibling.hot_reset(&groups))
             .with_context(|| format!("{via:?}"))?;
+    }
+    Ok(())
+}
+
+/// VFIO closes a device with the lock of all devices of the slot held, and that may last.
+fn faults_go_on_while_a_hot_reset_waits_for_a_close() -> Result<()> {
+    let pair = siblings()?;
+    for &via in Via::all() {
+        let device = Device::open(&pair[0], via)?;
+        let sibling = device.open_sibling(&pair[1], via)?;
+        let buffer = export_edu(&device)?;
+        let groups = groups(&device, via);
+        let pause = Pause::at(LAST_CLOSE)?;
+        thread::scope(|scope| {
+            let closer = scope.spawn(|| {
+                let armed = pause.arm_here();
+                sibling.close();
+                armed
+            });
+            pause.wait()?;
+            let resetter = scope.spawn(|| device.hot_reset(&groups));
+            sleep(WHILE);
+            ensure!(!resetter.is_finished(), "the reset did not wait for the close, {via:?}");
+            check::value("a load meanwhile", buffer.map(0, PAGE)?.load(ID_AT), ID)?;
+            pause.release().context("the load waited for the close")?;
+            check::works("close", closer.join().map_err(|_| anyhow!("close: panic"))?)?;
+            check::works("HOT_RESET", resetter.join().map_err(|_| anyhow!("reset: panic"))?)
+        })?;
+        check::value("afterwards", buffer.map(0, PAGE)?.load(ID_AT), ID)?;
     }
     Ok(())
 }

@@ -24,6 +24,10 @@ cases! {
                 end_at_the_limit_of_fds(|device| Buffer::export(device, 0, 0, PAGE)),
             buffers_in_flight_end_at_the_limit_of_fds,
         ];
+    Setup::Bound(&[EDU, EDU]) =>
+        "an importer that its memory cgroup makes wait holds nothing else up": [
+            revoke_does_not_wait_for_an_importer_beyond_its_memory_limit,
+        ];
 }
 
 /// How long a process of these cases may take.
@@ -355,4 +359,34 @@ fn buffers_in_flight_end_at_the_limit_of_fds() -> Result<()> {
         check::equal("open fds", fds()?, before)
     })?;
     worker.finish(LIMIT)
+}
+
+/// The kernel lets a process beyond `memory.high` sleep for up to two seconds in an allocation.
+fn revoke_does_not_wait_for_an_importer_beyond_its_memory_limit() -> Result<()> {
+    const RANGES: u64 = 20_000;
+    rig::peers_reach_each_other()?;
+    let rig = Rig::new()?;
+    let large = check::works("export", scattered(RANGES).make(&rig.device))?;
+    let importer = rig.attached_to(&large, UNMAPS_AT_ONCE)?;
+    let cgroup = Cgroup::new("throttled")?;
+    let mut map = Call::start(|| {
+        let limited = cgroup.enter().and_then(|()| cgroup.write("memory.high", "0"));
+        limited.or(Err(Errno::EINVAL))?;
+        importer.map().map(drop)
+    })?;
+    let (mut longest, mut count) = (Duration::ZERO, 0);
+    while !map.is_over()? {
+        let other = export_edu(&rig.device)?;
+        let start = Instant::now();
+        check::works("REVOKE of another buffer", buffer::revoke(&rig.device, &other))?;
+        longest = longest.max(start.elapsed());
+        count += 1;
+        sleep(Duration::from_millis(2));
+    }
+    check::works("map", map.finish()?)?;
+    let throttled = cgroup.value("memory.events", "high")?;
+    kmsg::mark(&format!("throttled {throttled} times; longest of {count} REVOKEs: {longest:?}"));
+    ensure!(throttled > 0, "the importer was not throttled");
+    ensure!(longest < scaled(Duration::from_secs(1)), "a REVOKE took {longest:?}");
+    check::works("unmap", importer.unmap())
 }
