@@ -11,6 +11,9 @@ plain += test test-debug test-kcsan test-stress soak fuzz bench selftests
 debian := stock-test deb deb-test
 .PHONY: module run help clean distclean apps-test $(plain) $(debian)
 
+# Chooses the seed of random operations in make test, so that each commit tries others.
+export COMMIT := $(shell git rev-parse --short=10 HEAD 2>/dev/null)
+
 # The settings that scripts/vm/run.py takes from the user.
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED FROM KERNEL STOCK
 

@@ -16,6 +16,8 @@ MODULE = "dmabuf-vfio-pci"
 SCRIPTS = "/src/scripts"
 BUILD = "/src/build"
 RELEASE = "x86_64-unknown-linux-gnu/release"
+# Which cases the user wants; none: all.
+CASE = os.environ.get("CASE", "").split()
 # How many times slower than usual the guest is.
 SLOWER = {"debug": 10, "kcsan": 10}
 # KCSAN watches one of this many accesses of a CPU; 4000 is usual.

@@ -173,6 +173,14 @@ def judge_skips(cases):
     return cases
 
 
+def judge_suites(names, cases):
+    """A failed case for each KUnit suite of the source that has no result."""
+    seen = {case.name.split(".")[0] for case in cases}
+    if not names:
+        return [Case("kunit: there are no suites", "failed")]
+    return [Case(f"kunit: {name} did not run", "failed") for name in names if name not in seen]
+
+
 def judge_contract(table, cases):
     """A failed case for each row of the contract (`suite --contract`) of which no case passed."""
     passed = {case.name for case in cases if case.status == "passed"}

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """`make test` and its variants, `make stock-test`: KUnit and the guest suite."""
 
+import glob
 import os
-import shlex
+import re
 import subprocess
 
 import judge
 import machine
 import stock
 import stress
-from boot import BUILD, MODULE, RELEASE, by_line, checking_leaks, say, where
+from boot import BUILD, CASE, MODULE, RELEASE, by_line, checking_leaks, say, where
 
 KUNIT = f"{MODULE}-kunit.ko"
 # The devices of `make test`. The cases find them by their configuration space; a case whose device
@@ -55,17 +56,31 @@ def kunit(run):
     log = result.kernel_log()
     # The kernel's own suites run during boot, ours when init loads them.
     start = next((i for i, line in enumerate(log) if "guest: begin" in line), 0)
-    return judge.judge(log[start:], log, result.status, result.problem)
+    cases = judge.judge(log[start:], log, result.status, result.problem)
+    return cases + judge.judge_suites(kunit_suites(), cases)
+
+
+def kunit_suites():
+    """The names of the KUnit suites in the source."""
+    sources = [open(path, encoding="utf-8").read() for path in glob.glob("/src/tests/kunit/*.rs")]
+    return re.findall(r"#\[kunit_tests\((\w+)\)\]", "".join(sources))
+
+
+def seed():
+    """The seed of random operations: SEED, or one that the commit chooses."""
+    return os.environ.get("SEED") or str(int(os.environ.get("COMMIT") or "1", 16))
 
 
 def suite(run):
     """The cases of the guest suite, on the test devices."""
     say("test: boot for the guest suite")
-    command = checking_leaks("suite", *shlex.split(os.environ.get("CASE", "")))
+    command = checking_leaks("suite", *CASE)
     job = run.job("suite", *command)
     job.devices, job.qemu_args = TEST_DEVICES, TEST_QEMU_ARGS
     job.modules.append("vfio-pci")
     job.append += TEST_APPEND
+    job.env["SEED"] = seed()
+    say(f"test: SEED={seed()}")
     if run.target == "test-stress":
         stress.beside(job)
     if run.stock:
@@ -89,7 +104,7 @@ def contract():
 
 def test(run):
     """KUnit and the suite, or with CASE some cases of the suite."""
-    if os.environ.get("CASE"):
+    if CASE:
         return judge.conclude(suite(run))
     cases = kunit(run) + suite(run)
     if not os.environ.get("ACCEL"):

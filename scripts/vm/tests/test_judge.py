@@ -52,6 +52,13 @@ ok 1 range
     def test_suite_that_fails_without_a_case(self):
         self.assertFalse(self.judge(self.KTAP.replace("ok 1 range", "not ok 1 range"))[1])
 
+    def test_suite_that_vanished(self):
+        cases = self.cases(self.KTAP)
+        self.assertEqual(judge.judge_suites(["range"], cases), [])
+        self.assertEqual(failed(judge.judge_suites(["range", "state"], cases)),
+                         ["kunit: state did not run"])
+        self.assertTrue(judge.judge_suites([], cases))
+
     def test_skip_is_counted_apart(self):
         text = GOOD.replace("second", "second # SKIP no device")
         self.assertEqual(self.judge(text), ("1 passed, 0 failed, 1 skipped", True))

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the cases about importers start with.
 
+use std::env;
+use std::process::Command;
+
 use guest::fence::Fence;
 use guest::windows::Window;
 
@@ -231,4 +234,13 @@ pub fn invalidated(what: &str, importer: &Importer, times: u32) -> Result<()> {
     let stats = importer.stats()?;
     let got = (stats.attached, stats.mapped, stats.hits);
     check::equal(&format!("{what}: attached, mapped, times invalidated"), got, (1, 0, times))
+}
+
+/// Runs a program that makes random calls, with the seed of this run of the suite (`$SEED`).
+pub fn agrees(program: &mut Command) -> Result<()> {
+    let seed = env::var("SEED").unwrap_or_else(|_| "1".into());
+    let name = program.get_program().to_string_lossy().into_owned();
+    let status = program.args(["--seed", &seed]).status().with_context(|| name.clone())?;
+    ensure!(status.success(), "{name}: {status}; SEED={seed} repeats it");
+    Ok(())
 }

@@ -21,6 +21,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Where a case's output goes until it is over.
 const OUTPUT: &str = "/tmp/suite.out";
 
+/// What the kernel prints on its console, which is the log that is judged.
+const CONSOLE: [&str; 2] =
+    ["/proc/sys/kernel/printk", "/sys/module/printk/parameters/ignore_loglevel"];
+
 /// What a case came to.
 enum Verdict {
     Passed,
@@ -34,11 +38,16 @@ pub fn run(cases: &[&Case]) -> ExitCode {
     // Children of a case's process that outlive it become this process's, to be reaped.
     let _ = prctl::set_child_subreaper(true);
     println!("TAP version 14\n1..{}", cases.len());
+    let console = CONSOLE.map(|file| (file, fs::read_to_string(file).unwrap_or_default()));
     let mut failed = 0;
     for (number, case) in (1..).zip(cases) {
         kmsg::mark(&format!("suite: begin {}", case.name));
         let start = Instant::now();
         let verdict = run_one(case);
+        // A case that changes it may have been killed.
+        for (file, level) in &console {
+            let _ = fs::write(file, level);
+        }
         kmsg::mark(&format!("suite: end {}", case.name));
         match verdict {
             Ok(Verdict::Passed) => println!("ok {number} - {}", case.name),

@@ -363,7 +363,7 @@ fn buffers_in_flight_end_at_the_limit_of_fds() -> Result<()> {
 
 /// The kernel lets a process beyond `memory.high` sleep for up to two seconds in an allocation.
 fn revoke_does_not_wait_for_an_importer_beyond_its_memory_limit() -> Result<()> {
-    const RANGES: u64 = 20_000;
+    const RANGES: u64 = 70_000;
     rig::peers_reach_each_other()?;
     let rig = Rig::new()?;
     let large = check::works("export", scattered(RANGES).make(&rig.device))?;
