@@ -43,6 +43,7 @@ mod race_holders;
 mod race_orders;
 mod race_waits;
 mod readme;
+mod regions;
 mod revoke;
 mod signals;
 mod soak;
@@ -83,6 +84,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         revoke::CASES,
         memory::CASES,
         power::CASES,
+        regions::CASES,
         container::CASES,
         sriov::CASES,
         iommufd::CASES,
