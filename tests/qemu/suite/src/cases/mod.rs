@@ -39,6 +39,7 @@ mod power;
 mod race;
 mod race_clients;
 mod race_faults;
+mod race_gate;
 mod race_holders;
 mod race_orders;
 mod race_waits;
@@ -99,6 +100,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         windows::CASES,
         race::CASES,
         race_faults::CASES,
+        race_gate::CASES,
         race_holders::CASES,
         race_clients::CASES,
         race_waits::CASES,
