@@ -177,6 +177,16 @@ impl Pci {
         write(Path::new("/sys/bus/pci/rescan"), "1")
     }
 
+    /// What runtime power management says of it: `active` or `suspended`.
+    pub fn runtime_status(&self) -> Result<String> {
+        Ok(self.read("power/runtime_status")?.trim().into())
+    }
+
+    /// Lets the host wake it and keep it awake, or lets it sleep when nobody uses it.
+    pub fn keep_awake(&self, whether: bool) -> Result<(), Errno> {
+        self.write("power/control", if whether { "on" } else { "auto" })
+    }
+
     /// How many virtual functions it can have.
     pub fn most_virtual_functions(&self) -> Result<u32> {
         Ok(self.read("sriov_totalvfs")?.trim().parse()?)

@@ -30,10 +30,15 @@ impl Device {
 
     /// Starts a function level reset through the PCI Express capability.
     pub fn express_flr(&self) -> Result<()> {
+        let (at, control) = self.express_control()?;
+        self.set_config16(at, control | uapi::PCI_EXP_DEVCTL_BCR_FLR as u16)
+    }
+
+    /// Where the device control register of the PCI Express capability is, and what is in it.
+    pub fn express_control(&self) -> Result<(u64, u16)> {
         let at = self.capability(uapi::PCI_CAP_ID_EXP)?.context("no PCI Express capability")?;
         let at = at + u64::from(uapi::PCI_EXP_DEVCTL);
-        let flr = uapi::PCI_EXP_DEVCTL_BCR_FLR as u16;
-        self.set_config16(at, self.config16(at)? | flr)
+        Ok((at, self.config16(at)?))
     }
 
     /// VFIO_DEVICE_PCI_HOT_RESET, with the fds of the groups that are concerned; none for a
@@ -61,6 +66,16 @@ impl Device {
     /// VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY.
     pub fn enter_low_power(&self) -> Result<(), Errno> {
         feature::set(self, uapi::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY, &())
+    }
+
+    /// VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP, with an eventfd that is signalled when
+    /// anyone but the user of the device ends low power.
+    pub fn enter_low_power_with(&self, event: impl AsFd) -> Result<(), Errno> {
+        let payload = uapi::vfio_device_low_power_entry_with_wakeup {
+            wakeup_eventfd: event.as_fd().as_raw_fd(),
+            ..Default::default()
+        };
+        feature::set(self, uapi::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP, &payload)
     }
 
     /// VFIO_DEVICE_FEATURE_LOW_POWER_EXIT.

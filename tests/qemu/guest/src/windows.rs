@@ -40,6 +40,8 @@ windows! {
     /// A page fault enters the driver: nothing is checked yet.
     /// The trampoline of `vm_operations_struct.fault`, whose address the kernel has.
     FAULT = Driver(&["fault", "fault"]);
+    /// A thread is about to lock for reading: after [`FAULT`], a page fault comes to the gate.
+    LOCK_TO_READ = Kernel(&["down_read"]);
     /// As [`FAULT`], for a fault that may map a block of 2 MiB or 1 GiB.
     /// The trampoline of `vm_operations_struct.huge_fault`.
     HUGE_FAULT = Driver(&["fault", "huge_fault"]);
@@ -76,10 +78,14 @@ windows! {
     MUTEX_LOCK = Kernel(&["mutex_lock", "rust_helper_mutex_lock"]);
     /// An importer has been found to be allowed to map; its DMA mapping is not there yet.
     IMPORT_CHECKED = Kernel(&["dma_buf_phys_vec_to_sgt"]);
+    /// An importer has begun to unmap; its DMA mapping is still there.
+    IMPORT_ENDS = Kernel(&["dma_buf_free_sgt"]);
     /// The dma-buf core calls the driver's `release`: nothing is taken apart yet.
     RELEASE = Driver(&["dma_buf", "release"]);
     /// A function is about to be reset; the driver has taken everything away (`reset_prepare`).
     RESET = Kernel(&["__pci_reset_function_locked"]);
+    /// The core is about to reset a function, as a write to its config space asks for.
+    FUNCTION_RESET = Kernel(&["pci_try_reset_function"]);
     /// VFIO is about to reset all devices of a bus: by a hot reset, or after the last close.
     BUS_RESET = Kernel(&["pci_reset_bus"]);
     /// The link is about to be reset; drivers have been notified (`error_detected`).
@@ -91,6 +97,14 @@ windows! {
     ERROR_EVENT = Kernel(&["vfio_pci_core_aer_err_detected"]);
     /// A recovery from a link error is over; all drivers have been notified.
     RECOVERY_ENDS = Kernel(&["pcie_clear_device_status"]);
+    /// The last reference to a VFIO device is gone: the driver takes its part of it apart.
+    /// The trampoline of `vfio_device_ops.release`.
+    DEVICE_RELEASED = Driver(&["DeviceData", "release"]);
+    /// The last reference to what a device and its buffers share is gone: the driver drops its
+    /// reference to the file system of VFIO. The unbind of VFIO's last device comes here, too.
+    MEMORY_RELEASED = Kernel(&["deactivate_super"]);
+    /// The last reference to a PCI device is gone.
+    PCI_DEVICE_RELEASED = Kernel(&["pci_release_dev"]);
     /// `remove` is about to wait until the device is closed.
     UNREGISTER = Kernel(&["vfio_unregister_group_dev"]);
     /// `remove` has waited until the device was closed; nobody can open it any more.

@@ -2,6 +2,8 @@
 //! Devices that import a buffer, and what REVOKE does to them.
 
 use guest::testmod;
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
 
 use crate::prelude::*;
 
@@ -29,7 +31,7 @@ cases! {
         ],
         "last close, unbind: wait for importers": [
             last_close_waits_for_an_importer, last_close_waits_for_a_fence,
-            unbind_waits_for_an_importer,
+            unbind_waits_for_an_importer, close_of_a_killed_owner_waits_for_its_importers,
         ];
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
         "REVOKE invalidates importers, and waits for them and for fences": [
@@ -296,6 +298,43 @@ fn unbind_waits_for_an_importer() -> Result<()> {
     check::works("unbind", unbind.finish()?)?;
     check::equal("driver", pci.driver(), None)?;
     check::errno("map", importer.map(), Errno::ENODEV)
+}
+
+/// Nothing ends this wait: there is no call that a signal could interrupt.
+fn close_of_a_killed_owner_waits_for_its_importers() -> Result<()> {
+    let rig = Rig::new()?;
+    let mapping = rig.buffer.map(0, PAGE)?;
+    check::value("before", mapping.load(ID_AT), ID)?;
+    let importers = [rig.mapped(NEVER_UNMAPS)?, rig.mapped(UNMAPS_AT_ONCE)?];
+    // From here on the child is the owner, with the last fds of the device.
+    let mut owner = Call::start(|| loop {
+        sleep(WHILE);
+    })?;
+    let Rig { device, buffer, pci, .. } = rig;
+    drop(device);
+    check::value("while the owner lives", mapping.load(ID_AT), ID)?;
+    check::equal("times invalidated", importers[0].stats()?.hits, 0)?;
+    for _ in 0..2 {
+        kill(Pid::from_raw(owner.pid()), Signal::SIGKILL)?;
+        wait_for("the invalidation", || Ok(importers[0].stats()?.hits == 1))?;
+        owner.hangs_for(WHILE)?;
+    }
+    check::bus_error("the mapping", mapping.load(ID_AT))?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
+    invalidated("the one that unmaps", &importers[1], 1)?;
+    check::works("unmap", importers[0].unmap())?;
+    owner.was_killed()?;
+    for importer in &importers {
+        check::errno("map", importer.map(), Errno::ENODEV)?;
+    }
+    let device = Device::open(&pci, Via::Group)?;
+    let again = device.map_bar(0)?;
+    check::value("opened anew", again.load(ID_AT), ID)?;
+    drop((importers, mapping, buffer, device, again));
+    let driver = Module::driver();
+    driver.unload_soon()?;
+    driver.load()?;
+    pci.bind(&crate::fixture::driver())
 }
 
 fn attachment_outlives_the_device() -> Result<()> {

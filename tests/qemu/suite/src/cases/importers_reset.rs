@@ -2,6 +2,8 @@
 //! What becomes of importers when the device's memory goes away for a while.
 
 use guest::kmsg;
+use guest::windows::Window;
+use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::uio::pwrite;
 use nix::unistd::Pid;
@@ -17,6 +19,7 @@ cases! {
             sysfs_reset_waits_although_its_caller_has_a_signal,
             siblings_hot_reset_does_not_wait_for_ever, reset_waits_for_a_fence,
             sysfs_reset_does_not_wait_for_a_reset_that_hangs, several_slow_importers_do_not_add_up,
+            importers_that_never_unmap_share_a_second, interrupted_hot_reset_does_not_happen,
         ],
         "temporary revocation invalidates importers; they map again afterwards": [
             vfio_reset_takes_importers_mappings =>
@@ -28,8 +31,13 @@ cases! {
             siblings_hot_reset_does_not_wait_for_a_revoke,
         ];
     Setup::Bound(&[BOCHS, EDU, EDU]) =>
-        "attach, map: ENODEV while revoked in any way": [no_importer_maps_in_low_power];
+        "attach, map: ENODEV while revoked in any way": [
+            no_importer_maps_in_low_power, no_importer_maps_in_low_power_with_wakeup,
+        ];
     Setup::Bound(&[IGB, EDU, EDU]) =>
+        "temporary revocation waits; EINTR undoes it; a reset that cannot fail waits a second": [
+            interrupted_express_flr_does_not_happen,
+        ],
         "attach, map: ENODEV while revoked in any way": [no_importer_maps_in_d3hot],
         "temporary revocation invalidates importers; they map again afterwards": [
             express_flr_takes_importers_mappings =>
@@ -74,6 +82,26 @@ fn no_importer_maps_in_low_power() -> Result<()> {
     let enter = |device: &Device| check::works("enter", device.enter_low_power());
     let leave = |device: &Device| check::works("leave", device.leave_low_power());
     away_and_back(&rig, enter, leave)
+}
+
+/// Any call to the device that wakes it ends this, so the buffer's status cannot be asked for.
+fn no_importer_maps_in_low_power_with_wakeup() -> Result<()> {
+    let rig = Rig::with(nth(BOCHS, 0)?)?;
+    let event = EventFd::new()?;
+    let importer = rig.mapped(UNMAPS_AT_ONCE)?;
+    for round in 1..4 {
+        check::works("ENTRY_WITH_WAKEUP", rig.device.enter_low_power_with(&event))?;
+        invalidated(&format!("round {round}"), &importer, round)?;
+        rig.refuses(&format!("in low power, round {round}"), &importer)?;
+        if round % 2 == 0 {
+            check::works("LOW_POWER_EXIT", rig.device.leave_low_power())?;
+        } else {
+            wait_for("the device to sleep", || Ok(rig.pci.runtime_status()? == "suspended"))?;
+            check::works("GET_REGION_INFO", rig.device.region(0))?;
+        }
+        check::works("map afterwards", importer.map())?;
+    }
+    Ok(())
 }
 
 fn no_importer_maps_in_d3hot() -> Result<()> {
@@ -134,6 +162,55 @@ fn interrupted_reset_does_not_happen() -> Result<()> {
     check::value("a register", mapping.load(INVERTER), !5)?;
     check::works("unmap", importer.unmap())?;
     check::works("VFIO_DEVICE_RESET", rig.device.reset())
+}
+
+/// Starts `reset` beside an importer that does not unmap, and interrupts it: it must not have
+/// come to the device. When the importer has unmapped, it works.
+fn reset_can_be_interrupted(
+    rig: &Rig,
+    acts: Window,
+    reset: impl Fn(&Device) -> Result<(), Errno>,
+) -> Result<()> {
+    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let act = Pause::of_any(acts)?;
+    for round in 1..3 {
+        let mut call = Call::start(|| reset(&rig.device))?;
+        call.hangs_for(WHILE)?;
+        check::errno(&format!("round {round}"), call.interrupt()?, Errno::EINTR)?;
+        act.is_ahead()?;
+        rig.has_status("after EINTR", uapi::VFIO_DMABUF_STATUS_LIVE)?;
+        // When the call came, and when it was given up.
+        let stats = importer.stats()?;
+        check::equal("mapped, invalidated", (stats.mapped, stats.hits), (1, 2 * round))?;
+        check::works("load", rig.buffer.map(0, PAGE)?.load(ID_AT).or(Err(Errno::EFAULT)))?;
+    }
+    let mut call = Call::start(|| reset(&rig.device))?;
+    call.hangs_for(WHILE)?;
+    act.is_ahead()?;
+    check::works("unmap", importer.unmap())?;
+    act.wait()?;
+    check::errno("map when the device is about to be reset", importer.map(), Errno::ENODEV)?;
+    act.end()?;
+    check::works("the reset", call.finish()?)?;
+    check::works("map after the reset", importer.map())?;
+    check::works("unmap", importer.unmap())
+}
+
+fn interrupted_hot_reset_does_not_happen() -> Result<()> {
+    let rig = Rig::new()?;
+    reset_can_be_interrupted(&rig, windows::BUS_RESET, |device| {
+        device.hot_reset(&[device.holders[0].as_raw_fd()])
+    })
+}
+
+fn interrupted_express_flr_does_not_happen() -> Result<()> {
+    let rig = Rig::with(nth(IGB, 0)?)?;
+    let (at, control) = rig.device.express_control()?;
+    reset_can_be_interrupted(&rig, windows::FUNCTION_RESET, |device| {
+        let flr = control | uapi::PCI_EXP_DEVCTL_BCR_FLR as u16;
+        let config = device.region(uapi::VFIO_PCI_CONFIG_REGION_INDEX)?.offset;
+        pwrite(device, &flr.to_le_bytes(), (config + at) as i64).map(drop)
+    })
 }
 
 /// Each `reset` tells importers to unmap; afterwards they may map again.
@@ -253,6 +330,27 @@ fn several_slow_importers_do_not_add_up() -> Result<()> {
         // Again when it is over, if that took until then.
         let hits = importer.stats()?.hits;
         ensure!((1..=2).contains(&hits), "invalidated {hits} times");
+    }
+    Ok(())
+}
+
+/// Of one buffer and of several: the deadline is that of the reset.
+fn importers_that_never_unmap_share_a_second() -> Result<()> {
+    const COUNT: usize = 4;
+    let rig = Rig::new()?;
+    let mut importers = vec![rig.mapped(NEVER_UNMAPS)?, rig.mapped(NEVER_UNMAPS)?];
+    let mut buffers = Vec::new();
+    for _ in 0..COUNT {
+        let buffer = Buffer::export(&rig.device, 0, 0, PAGE)?;
+        let importer = rig.attached_to(&buffer, NEVER_UNMAPS)?;
+        check::works("map", importer.map())?;
+        importers.push(importer);
+        buffers.push(buffer);
+    }
+    bounded("reset through sysfs, several importers", &importers[0], || rig.pci.reset())?;
+    for importer in &importers {
+        let stats = importer.stats()?;
+        ensure!(stats.mapped == 1 && stats.hits > 0, "{stats:?}");
     }
     Ok(())
 }

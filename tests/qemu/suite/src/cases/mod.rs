@@ -38,10 +38,12 @@ mod power;
 mod race;
 mod race_clients;
 mod race_faults;
+mod race_gate;
 mod race_holders;
 mod race_orders;
 mod race_waits;
 mod readme;
+mod regions;
 mod revoke;
 mod signals;
 mod soak;
@@ -62,9 +64,9 @@ fn rows() -> impl Iterator<Item = &'static Case> {
     }
     let files = cases_of! {
         open independent readme tools_crate tools_cli tools_broker bar_mmap export feature
-        borders denial denial_mappings dmabuf_mmap names observe bytes entries info memory_types gup revoke
-        memory power container sriov iommufd core_dmabuf importers importers_reset
-        importers_race signals aer p2p parity_calls windows race race_faults race_holders
+        borders denial denial_mappings dmabuf_mmap names observe bytes entries info memory_types
+        gup revoke memory power regions container sriov iommufd core_dmabuf importers importers_reset
+        importers_race signals aer p2p parity_calls windows race race_faults race_gate race_holders
         race_clients race_waits race_orders fail_calls fail_devices lifetime limits hostile
         soak unbound unload drop_in parity
     };

@@ -4,6 +4,8 @@
 //! Each case holds mappings of every kind: of BARs through the device fd, of buffers in a client
 //! process, touched and untouched. See [`Watch`].
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
 use crate::prelude::*;
 
 cases! {
@@ -24,6 +26,7 @@ cases! {
     Setup::Bound(&[BOCHS]) =>
         "low-power entry: SIGBUS; the same mappings work afterwards": [
             low_power_takes_mappings_and_its_end_heals_them,
+            low_power_with_wakeup_ends_by_an_event,
         ],
         "VFIO_DEVICE_RESET, sysfs reset: faults wait; the same mappings work afterwards": [
             resets_heal_mappings_of_every_bar, reset_while_memory_is_off_leaves_it_off,
@@ -198,6 +201,45 @@ fn low_power_takes_mappings_and_its_end_heals_them() -> Result<()> {
         |device| check::works("LOW_POWER_ENTRY", device.enter_low_power()),
         |device| check::works("LOW_POWER_EXIT", device.leave_low_power()),
     )
+}
+
+/// A way to wake a device.
+type Waker = fn(&Device, &Pci) -> Result<(), Errno>;
+
+/// Any call to a device that sleeps wakes it, and so can the host. Low power is over then: its
+/// event comes once, and mappings work at once.
+const WAKERS: [(&str, Waker); 3] = [
+    ("LOW_POWER_EXIT", |device, _| device.leave_low_power()),
+    ("another call", |device, _| device.region(0).map(drop)),
+    ("the host", |_, pci| pci.keep_awake(true)),
+];
+
+fn low_power_with_wakeup_ends_by_an_event() -> Result<()> {
+    let pci = nth(BOCHS, 0)?;
+    for &via in Via::all() {
+        let device = Device::open(&pci, via)?;
+        let watch = Watch::new(&device, &BOCHS_PLACES)?;
+        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK)?;
+        for (name, wake) in WAKERS {
+            let when = |what| format!("{what}, by {name}, {via:?}");
+            check::works("ENTRY_WITH_WAKEUP", device.enter_low_power_with(&event))?;
+            watch.dead(&when("low power"))?;
+            wait_for("the device to sleep", || Ok(pci.runtime_status()? == "suspended"))?;
+            watch.dead(&when("asleep"))?;
+            check::equal(&when("event before"), event.read(), Err(Errno::EAGAIN))?;
+            check::works(&when("wake"), wake(&device, &pci))?;
+            check::equal(&when("events"), event.read(), Ok(1))?;
+            watch.alive(&when("woken"))?;
+            check::works("power/control", pci.keep_awake(false))?;
+            check::works("LOW_POWER_EXIT", device.leave_low_power())?;
+            check::equal(&when("event after"), event.read(), Err(Errno::EAGAIN))?;
+            watch.alive(&when("awake"))?;
+        }
+        let bad = device.enter_low_power_with(std::fs::File::open("/dev/null")?);
+        check::errno("ENTRY_WITH_WAKEUP with what is no eventfd", bad, Errno::EINVAL)?;
+        watch.finish(&device)?;
+    }
+    Ok(())
 }
 
 fn resets_heal_mappings_of_every_bar() -> Result<()> {

@@ -34,10 +34,10 @@ cases! {
 }
 
 /// A process without VFIO fds that has a buffer mapped.
-struct Client {
-    peer: Peer,
-    buffer: Buffer,
-    address: usize,
+pub(super) struct Client {
+    pub(super) peer: Peer,
+    pub(super) buffer: Buffer,
+    pub(super) address: usize,
 }
 
 impl Client {
@@ -46,8 +46,15 @@ impl Client {
         Ok((Client { peer, buffer, address }, device))
     }
 
+    /// Made by `peer`, which was forked before `device` was opened.
+    pub(super) fn of(peer: Peer, device: &Device) -> Result<Client> {
+        let buffer = export_edu(device)?;
+        let address = map_in(&peer, &buffer)?;
+        Ok(Client { peer, buffer, address })
+    }
+
     /// Lets it load, and stops it in `window`.
-    fn stopped(&self, window: Window) -> Result<Pause> {
+    pub(super) fn stopped(&self, window: Window) -> Result<Pause> {
         let pause = Pause::of(self.peer.pid(), window)?;
         self.peer.begin_load(self.address)?;
         pause.wait()?;
@@ -62,7 +69,7 @@ impl Client {
     }
 
     /// Checks that it has no page table entry.
-    fn has_nothing(&self, when: &str) -> Result<()> {
+    pub(super) fn has_nothing(&self, when: &str) -> Result<()> {
         let entry = Ptes::new()?.of(self.peer.pid(), self.address)?;
         check::equal(&format!("entry {when}"), entry, None)
     }

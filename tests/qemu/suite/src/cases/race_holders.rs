@@ -16,6 +16,8 @@ cases! {
         "race: importers and release against revoke, reset, close and unbind": [
             import_half_way_holds_up_a_revoke, import_half_way_holds_up_a_reset,
             import_half_way_holds_up_memory_off, import_half_way_holds_up_the_last_close,
+            unmap_half_way_holds_up_a_revoke_that_waits, unmap_half_way_holds_up_a_revoke,
+            unmap_half_way_holds_up_memory_off,
             import_after_the_start_of_a_revoke_is_refused,
             attach_that_a_revoke_overtook_maps_nothing, attach_that_unbind_overtook_is_refused,
             nothing_gets_in_while_unbind_is_half_way,
@@ -118,6 +120,52 @@ fn import_half_way_holds_up_the_last_close() -> Result<()> {
     close.join().map_err(|_| anyhow!("close: panic"))?;
     invalidated("the importer", &importer, 1)?;
     check::errno("map after the last close", importer.map(), Errno::ENODEV)
+}
+
+/// The importer begins to unmap because a REVOKE waits for it; meanwhile its device can still reach
+/// the memory.
+fn unmap_half_way_holds_up_a_revoke_that_waits() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let mut revoke = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
+    revoke.hangs_for(WHILE)?;
+    let (pause, unmap) = Pause::call(windows::IMPORT_ENDS, || importer.unmap())?;
+    revoke.hangs_for(WHILE)?;
+    pause.end()?;
+    check::works("unmap", unmap.finish()?)?;
+    check::works("REVOKE", revoke.finish()?)
+}
+
+fn unmap_half_way_holds_up_memory_off() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let act = Pause::at(windows::CONFIG_WRITE)?;
+    let mut off = Call::start(|| {
+        act.arm_here()?;
+        rig.device.set_memory(false).or(Err(Errno::EIO))
+    })?;
+    off.hangs_for(WHILE)?;
+    let (pause, unmap) = Pause::call(windows::IMPORT_ENDS, || importer.unmap())?;
+    off.hangs_for(WHILE)?;
+    act.is_ahead()?;
+    pause.end()?;
+    act.wait()?;
+    check::works("unmap", unmap.finish()?)?;
+    act.end()?;
+    check::works("memory off", off.finish()?)
+}
+
+/// The importer has begun before anybody asked for it.
+fn unmap_half_way_holds_up_a_revoke() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.mapped(NEVER_UNMAPS)?;
+    let (pause, unmap) = Pause::call(windows::IMPORT_ENDS, || importer.unmap())?;
+    let mut revoke = Call::start(|| buffer::revoke(&rig.device, &rig.buffer))?;
+    revoke.hangs_for(WHILE)?;
+    pause.end()?;
+    check::works("unmap", unmap.finish()?)?;
+    check::works("REVOKE", revoke.finish()?)?;
+    rig.refuses("after REVOKE", &importer)
 }
 
 fn import_after_the_start_of_a_revoke_is_refused() -> Result<()> {

@@ -19,6 +19,7 @@ cases! {
             kernels_load_that_waits_for_a_reset_sleeps_through_signals,
             futex_that_waits_for_a_reset_can_be_killed => can_be_killed(futex),
             futex_that_waits_for_a_reset_works_when_that_is_over,
+            load_that_waits_for_a_reset_keeps_a_buffer_that_nobody_else_has,
         ];
 }
 
@@ -129,4 +130,37 @@ fn futex_that_waits_for_a_reset_works_when_that_is_over() -> Result<()> {
         check::works("the futex", call.finish()?)?;
         check::value("what it wrote", mapping.load(INVERTER), !0x123)
     })
+}
+
+/// What a fault waits for belongs to the buffer's device, which the buffer keeps.
+fn load_that_waits_for_a_reset_keeps_a_buffer_that_nobody_else_has() -> Result<()> {
+    let device = open_edu()?;
+    let pci = edu()?;
+    let [reset, release] = [Pause::at(windows::RESET)?, Pause::of_any(windows::RELEASE)?];
+    // A child would keep copies of the buffer: threads.
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            reset.arm_here()?;
+            pci.reset()
+        });
+        reset.wait()?;
+        let buffer = export_edu(&device)?;
+        let mapping = buffer.map(0, PAGE)?;
+        let at = mapping.address() + ID_AT as usize;
+        let load = scope.spawn(move || fault::load32(at));
+        std::thread::sleep(WHILE);
+        ensure!(!load.is_finished(), "the load did not wait");
+        drop(mapping);
+        drop(buffer);
+        std::thread::sleep(WHILE);
+        ensure!(!load.is_finished(), "the load did not wait after munmap and close");
+        release.is_ahead().context("the fault waits, and its buffer is gone")?;
+        reset.release()?;
+        release.wait().context("the fault is over, and its buffer is still there")?;
+        release.release()?;
+        let load = load.join().map_err(|_| anyhow::anyhow!("load: panic"))?;
+        check::segv("the load of what is not mapped any more", load)?;
+        check::equal("reset", call.join().ok(), Some(Ok(())))
+    })?;
+    check::value("afterwards", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)
 }

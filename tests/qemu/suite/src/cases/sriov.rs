@@ -23,7 +23,10 @@ cases! {
         "SR-IOV: virtual functions get the driver, and their buffers work": [
             reset_of_a_virtual_function_is_its_own,
         ],
-        "removal of a device: its buffers outlive it": [buffer_outlives_its_virtual_function];
+        "removal of a device: its buffers outlive it": [
+            buffer_outlives_its_virtual_function,
+            virtual_function_is_released_although_a_client_keeps_a_buffer,
+        ];
 }
 
 /// A register of igb and its virtual functions, which does not change by itself.
@@ -265,4 +268,23 @@ fn buffer_outlives_its_virtual_function() -> Result<()> {
     ensure!(last.starts_with("buffer_release: "), "the last event is {last:?}");
     ensure!(events.len() > 1, "no event of the fault");
     Ok(())
+}
+
+fn virtual_function_is_released_although_a_client_keeps_a_buffer() -> Result<()> {
+    let physical = Physical::with(1)?;
+    let owner = physical.open()?;
+    let device = Device::open_with_token(&physical.first()?, TOKEN)?;
+    let slices = Slices::of(&device)?;
+    slices.load()?;
+    let Slices { buffer, mappings: [bar, memory], .. } = slices;
+    drop((bar, device, owner));
+    let released = Pause::of_any(windows::PCI_DEVICE_RELEASED)?;
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| physical.0.set_virtual_functions(0));
+        released.wait()?;
+        released.release()?;
+        check::equal("none", removal.join().ok(), Some(Ok(())))
+    })?;
+    check::bus_error("the buffer", memory.load(STATUS))?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)
 }

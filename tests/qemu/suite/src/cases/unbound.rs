@@ -2,7 +2,7 @@
 //! What is left of a device that was unbound while a client kept a buffer of it: nothing that VFIO
 //! acts upon. The devices are two functions of one slot, which VFIO resets together.
 
-use guest::windows::BUS_RESET;
+use guest::windows::{Window, BUS_RESET, DEVICE_RELEASED, MEMORY_RELEASED};
 
 use crate::prelude::*;
 
@@ -11,6 +11,10 @@ cases! {
         "unbound device: VFIO does not act upon it, whatever clients keep": [
             device_gets_its_name_back_although_a_client_keeps_a_buffer,
             buffer_outlives_the_last_device,
+        ];
+    Setup::Bound(&[EDU, EDU, BOCHS]) =>
+        "release when fd and mappings are gone; unloading the module": [
+            references_to_a_device_and_its_memory_are_given_back,
         ];
     Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
         "unbound device: VFIO does not act upon it, whatever clients keep": [
@@ -110,6 +114,71 @@ fn buffer_outlives_the_last_device() -> Result<()> {
         check::works("munmap of a part", mapping.unmap_part(0, PAGE))?;
         let device = Device::open(&pci, via)?;
         check::value("a new buffer", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)?;
+    }
+    Ok(())
+}
+
+/// Does what takes references: exports that work and that fail, mappings, an importer, a revoke.
+fn use_once(device: &Device) -> Result<()> {
+    check::errno("export of nothing", Buffer::export(device, 0, 0, 0), Errno::EINVAL)?;
+    let buffer = export_edu(device)?;
+    for mapping in [buffer.map(0, PAGE)?, device.map_bar(0)?] {
+        check::value("mapping", mapping.load(ID_AT), ID)?;
+    }
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(&buffer, &importing()?, UNMAPS_AT_ONCE))?;
+    check::works("reset", device.reset())?;
+    check::works("REVOKE", buffer::revoke(device, &buffer))?;
+    check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)
+}
+
+/// Runs `last`, in which the last reference to something has to go: its thread comes to `window`.
+fn comes_to(window: Window, last: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let pause = Pause::at(window)?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            pause.arm_here()?;
+            last()
+        });
+        pause.wait()?;
+        pause.release()?;
+        thread.join().map_err(|_| anyhow!("panic"))?
+    })
+}
+
+/// One leaked buffer would keep the memory, one leaked reference of an export the device. Another
+/// device stays bound, so that the file system of VFIO stays mounted.
+fn references_to_a_device_and_its_memory_are_given_back() -> Result<()> {
+    let pci = edu()?;
+    for &via in Via::all() {
+        let device = Device::open(&pci, via)?;
+        use_once(&device)?;
+        drop(device);
+        comes_to(DEVICE_RELEASED, || pci.unbind()).context("the device, nothing kept")?;
+        pci.bind(&driver())?;
+
+        let device = Device::open(&pci, via)?;
+        use_once(&device)?;
+        drop(device);
+        comes_to(MEMORY_RELEASED, || pci.unbind()).context("the memory, nothing kept")?;
+        pci.bind(&driver())?;
+
+        for how in ALL {
+            let device = Device::open(&pci, via)?;
+            let kept = how.keep(&device)?;
+            use_once(&device)?;
+            drop(device);
+            let early = Pause::of_any(MEMORY_RELEASED)?;
+            comes_to(DEVICE_RELEASED, || pci.unbind()).with_context(|| format!("{how:?}"))?;
+            early.is_ahead()?;
+            drop(early);
+            let last = || {
+                drop(kept);
+                Ok(())
+            };
+            comes_to(MEMORY_RELEASED, last).with_context(|| format!("{how:?} was kept"))?;
+            pci.bind(&driver())?;
+        }
     }
     Ok(())
 }
