@@ -2,7 +2,7 @@
 //! Fences that user space signals (`CONFIG_SW_SYNC`), for the devices that have not finished yet.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -55,6 +55,11 @@ impl Fence {
             fd: self.sync_file.as_raw_fd(),
         };
         ioctl_with(buffer.raw(), uapi::DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &mut arg).map(drop)
+    }
+
+    /// The number of its sync file.
+    pub fn raw(&self) -> RawFd {
+        self.sync_file.as_raw_fd()
     }
 
     /// Signals it.
