@@ -19,6 +19,7 @@ mod feature;
 mod gup;
 mod hostile;
 mod importers;
+mod importers_fences;
 mod importers_race;
 mod importers_reset;
 mod independent;
@@ -88,6 +89,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         iommufd::CASES,
         core_dmabuf::CASES,
         importers::CASES,
+        importers_fences::CASES,
         importers_reset::CASES,
         importers_race::CASES,
         signals::CASES,
