@@ -80,6 +80,8 @@ windows! {
     MUTEX_LOCK = Kernel(&["mutex_lock", "rust_helper_mutex_lock"]);
     /// An importer has been found to be allowed to map; its DMA mapping is not there yet.
     IMPORT_CHECKED = Kernel(&["dma_buf_phys_vec_to_sgt"]);
+    /// The importers of a buffer are about to be invalidated; its reservation lock is held.
+    INVALIDATE = Kernel(&["dma_buf_invalidate_mappings"]);
     /// The dma-buf core calls the driver's `release`: nothing is taken apart yet.
     RELEASE = Driver(&["dma_buf", "release"]);
     /// A function is about to be reset; the driver has taken everything away (`reset_prepare`).

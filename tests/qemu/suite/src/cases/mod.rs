@@ -19,6 +19,7 @@ mod feature;
 mod gup;
 mod hostile;
 mod importers;
+mod importers_again;
 mod importers_fences;
 mod importers_race;
 mod importers_reset;
@@ -90,6 +91,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         core_dmabuf::CASES,
         importers::CASES,
         importers_fences::CASES,
+        importers_again::CASES,
         importers_reset::CASES,
         importers_race::CASES,
         signals::CASES,
