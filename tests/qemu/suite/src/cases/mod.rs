@@ -53,6 +53,7 @@ mod tools_broker;
 mod tools_cli;
 mod tools_crate;
 mod unbound;
+mod unclaimed;
 mod unload;
 mod windows;
 
@@ -69,6 +70,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         tools_broker::CASES,
         bar_mmap::CASES,
         export::CASES,
+        unclaimed::CASES,
         feature::CASES,
         borders::CASES,
         denial::CASES,
