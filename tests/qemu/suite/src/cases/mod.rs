@@ -37,6 +37,7 @@ mod open;
 mod p2p;
 mod parity;
 mod parity_calls;
+mod parity_events;
 mod power;
 mod race;
 mod race_clients;
@@ -100,6 +101,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         aer::CASES,
         p2p::CASES,
         parity_calls::CASES,
+        parity_events::CASES,
         windows::CASES,
         race::CASES,
         race_faults::CASES,
