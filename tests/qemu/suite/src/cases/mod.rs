@@ -5,6 +5,7 @@ mod aer;
 mod bar_mmap;
 mod borders;
 mod bytes;
+mod charges;
 mod container;
 mod core_dmabuf;
 mod denial;
@@ -113,6 +114,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         fail_devices::CASES,
         lifetime::CASES,
         limits::CASES,
+        charges::CASES,
         hostile::CASES,
         soak::CASES,
         unbound::CASES,
