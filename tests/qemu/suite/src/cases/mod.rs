@@ -34,6 +34,7 @@ mod memory;
 mod memory_types;
 mod names;
 mod observe;
+mod observe_events;
 mod open;
 mod p2p;
 mod parity;
@@ -80,6 +81,7 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         dmabuf_mmap::CASES,
         names::CASES,
         observe::CASES,
+        observe_events::CASES,
         kcsan::CASES,
         bytes::CASES,
         entries::CASES,
