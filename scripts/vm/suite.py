@@ -40,6 +40,8 @@ TEST_SHARED_PORTS = [
 TEST_APPEND = f" init_on_free=1 pci=disable_acs_redir={';'.join(TEST_SHARED_PORTS)}"
 # Only a kernel with KCSAN passes this case.
 DATA_RACE = "data_race_is_found"
+# Only a kernel that was booted with `nopat`.
+NO_PAT = "write_combining_is_refused_without_a_page_attribute_table"
 
 
 def kunit(run):
@@ -61,18 +63,43 @@ def kunit(run):
 def suite(run):
     """The cases of the guest suite, on the test devices."""
     say("test: boot for the guest suite")
-    command = checking_leaks("suite", *shlex.split(os.environ.get("CASE", "")))
-    job = run.job("suite", *command)
+    patterns = _patterns()
+    job = _job(run, "suite", *patterns)
+    if run.target == "test-stress":
+        stress.beside(job)
+    left_out = [] if patterns else [NO_PAT]
+    if run.stock:
+        left_out += stock.excluded(run.kernel)
+    elif run.flavour != "kcsan":
+        left_out.append(DATA_RACE)
+    job.env["SUITE_EXCEPT"] = " ".join(left_out)
+    return _cases_of(job)
+
+
+def without_pat(run):
+    """The case for a CPU without a page attribute table, in a boot of its own."""
+    patterns = _patterns()
+    if patterns and not any(pattern in NO_PAT for pattern in patterns):
+        return []
+    say("test: boot with nopat")
+    job = _job(run, "nopat", NO_PAT)
+    job.append += " nopat"
+    return _cases_of(job)
+
+
+def _patterns():
+    return shlex.split(os.environ.get("CASE", ""))
+
+
+def _job(run, name, *patterns):
+    job = run.job(name, *checking_leaks("suite", *patterns))
     job.devices, job.qemu_args = TEST_DEVICES, TEST_QEMU_ARGS
     job.modules.append("vfio-pci")
     job.append += TEST_APPEND
-    if run.target == "test-stress":
-        stress.beside(job)
-    if run.stock:
-        job.env["SUITE_EXCEPT"] = " ".join(stock.excluded(run.kernel))
-    elif run.flavour != "kcsan":
-        job.env["SUITE_EXCEPT"] = DATA_RACE
+    return job
 
+
+def _cases_of(job):
     def on_line(line):
         if line.startswith(("ok ", "not ok ")):
             say(line)
@@ -90,8 +117,8 @@ def contract():
 def test(run):
     """KUnit and the suite, or with CASE some cases of the suite."""
     if os.environ.get("CASE"):
-        return judge.conclude(suite(run))
-    cases = kunit(run) + suite(run)
+        return judge.conclude(suite(run) + without_pat(run))
+    cases = kunit(run) + suite(run) + without_pat(run)
     if not os.environ.get("ACCEL"):
         judge.judge_skips(cases)
     cases += judge.judge_contract(contract(), cases)
