@@ -25,6 +25,8 @@ TEST_DEVICES = [
     # Has the same file of the host as the first ivshmem.
     "ivshmem-plain,memdev=same",
     "bochs-display,vgamem=16M|edu,dma_mask=0xffffffff",
+    # Has memory in BAR1 and BAR4 only.
+    "virtio-rng-pci",
 ]
 TEST_QEMU_ARGS = []
 for memdev in ("shared", "same"):
