@@ -80,10 +80,11 @@ fn importer_maps_again_from_its_callback_in_d0() -> Result<()> {
 }
 
 fn importer_maps_again_from_its_callback_after_each_reset() -> Result<()> {
+    type Reset<'a> = &'a dyn Fn() -> Result<(), Errno>;
     let rig = Rig::new()?;
     let importer = rig.mapped(MAPS_AGAIN)?;
     let group = rig.device.holders[0].as_raw_fd();
-    let resets: [(&str, &dyn Fn() -> Result<(), Errno>); 3] = [
+    let resets: [(&str, Reset); 3] = [
         ("VFIO_DEVICE_RESET", &|| rig.device.reset()),
         ("hot reset", &|| rig.device.hot_reset(&[group])),
         ("sysfs reset", &|| rig.pci.reset()),
