@@ -26,6 +26,8 @@ TEST_DEVICES = [
     # Has the same file of the host as the first ivshmem.
     "ivshmem-plain,memdev=same",
     "bochs-display,vgamem=16M|edu,dma_mask=0xffffffff",
+    # Has memory in BAR1 and BAR4 only.
+    "virtio-rng-pci",
 ]
 TEST_QEMU_ARGS = []
 for memdev in ("shared", "same"):
@@ -41,6 +43,10 @@ TEST_SHARED_PORTS = [
 TEST_APPEND = f" init_on_free=1 pci=disable_acs_redir={';'.join(TEST_SHARED_PORTS)}"
 # Only a kernel with KCSAN passes this case.
 DATA_RACE = "data_race_is_found"
+# Only a kernel with CONFIG_MEM_SOFT_DIRTY: Debian's, none of ours.
+SOFT_DIRTY = "block_that_is_watched_for_writes_takes_stores"
+# Only a kernel that was booted with `nopat`.
+NO_PAT = "write_combining_is_refused_without_a_page_attribute_table"
 
 
 def kunit(run):
@@ -74,20 +80,39 @@ def seed():
 def suite(run):
     """The cases of the guest suite, on the test devices."""
     say("test: boot for the guest suite")
-    command = checking_leaks("suite", *CASE)
-    job = run.job("suite", *command)
-    job.devices, job.qemu_args = TEST_DEVICES, TEST_QEMU_ARGS
-    job.modules.append("vfio-pci")
-    job.append += TEST_APPEND
+    job = _job(run, "suite", *CASE)
     job.env["SEED"] = seed()
     say(f"test: SEED={seed()}")
     if run.target == "test-stress":
         stress.beside(job)
+    left_out = [] if CASE else [NO_PAT]
     if run.stock:
-        job.env["SUITE_EXCEPT"] = " ".join(stock.excluded(run.kernel))
-    elif run.flavour != "kcsan":
-        job.env["SUITE_EXCEPT"] = DATA_RACE
+        left_out += stock.excluded(run.kernel)
+    else:
+        left_out += [SOFT_DIRTY] + [DATA_RACE] * (run.flavour != "kcsan")
+    job.env["SUITE_EXCEPT"] = " ".join(left_out)
+    return _cases_of(job)
 
+
+def without_pat(run):
+    """The case for a CPU without a page attribute table, in a boot of its own."""
+    if CASE and not any(pattern in NO_PAT for pattern in CASE):
+        return []
+    say("test: boot with nopat")
+    job = _job(run, "nopat", NO_PAT)
+    job.append += " nopat"
+    return _cases_of(job)
+
+
+def _job(run, name, *patterns):
+    job = run.job(name, *checking_leaks("suite", *patterns))
+    job.devices, job.qemu_args = TEST_DEVICES, TEST_QEMU_ARGS
+    job.modules.append("vfio-pci")
+    job.append += TEST_APPEND
+    return job
+
+
+def _cases_of(job):
     def on_line(line):
         if line.startswith(("ok ", "not ok ")):
             say(line)
@@ -105,8 +130,8 @@ def contract():
 def test(run):
     """KUnit and the suite, or with CASE some cases of the suite."""
     if CASE:
-        return judge.conclude(suite(run))
-    cases = kunit(run) + suite(run)
+        return judge.conclude(suite(run) + without_pat(run))
+    cases = kunit(run) + suite(run) + without_pat(run)
     if not os.environ.get("ACCEL"):
         judge.judge_skips(cases)
     cases += judge.judge_contract(contract(), cases)

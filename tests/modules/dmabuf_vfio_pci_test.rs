@@ -2,8 +2,9 @@
 
 //! A module for the tests only: it does what user space cannot.
 //!
-//! Five misc devices, whose interface is [`uapi`]:
+//! Six misc devices, whose interface is [`uapi`]:
 //!
+//! - [`claim`]: claims the region of a BAR, so that no driver can.
 //! - [`disguise`]: makes a PCI device look like one that no emulator has.
 //! - [`importer`]: imports dma-bufs as a driver does, and unmaps at once, late or never.
 //! - [`pause`]: stops a task in the window of a race.
@@ -22,6 +23,7 @@ use kernel::{
     prelude::*, //
 };
 
+mod claim;
 mod disguise;
 mod importer;
 mod ioctl;
@@ -41,6 +43,8 @@ mod uapi;
 #[pin_data]
 struct Test {
     #[pin]
+    _claim: MiscDeviceRegistration<claim::Owner>,
+    #[pin]
     _disguise: MiscDeviceRegistration<disguise::Disguise>,
     #[pin]
     _importer: MiscDeviceRegistration<importer::Importer>,
@@ -55,6 +59,7 @@ struct Test {
 impl kernel::InPlaceModule for Test {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _claim <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::CLAIMS }),
             _disguise <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: uapi::DISGUISES,
             }),

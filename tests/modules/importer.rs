@@ -17,7 +17,8 @@ use crate::{
             Direction,
             Invalidate,
             Locked,
-            Manners, //
+            Manners,
+            Usage, //
         },
         pci,
         time,
@@ -90,7 +91,7 @@ impl Importer {
 
     fn attach(this: ArcBorrow<'_, Self>, arg: &uapi::Attach) -> Result {
         let known = uapi::PEER_TO_PEER | uapi::REVOCABLE | uapi::STATIC | uapi::NOT_PCI;
-        if arg.flags & !known != 0 || arg.policy > uapi::NEVER {
+        if arg.flags & !known != 0 || arg.policy > uapi::AGAIN {
             return Err(EINVAL);
         }
         let has = |flag| arg.flags & flag != 0;
@@ -158,6 +159,18 @@ impl Importer {
         })
     }
 
+    /// Adds a fence to the dma-buf.
+    fn add_fence(&self, arg: &uapi::Fence) -> Result {
+        let usage = match arg.usage {
+            uapi::USAGE_KERNEL => Usage::Kernel,
+            uapi::USAGE_WRITE => Usage::Write,
+            uapi::USAGE_READ => Usage::Read,
+            uapi::USAGE_BOOKKEEP => Usage::Bookkeep,
+            _ => return Err(EINVAL),
+        };
+        self.with_lock(|locked| locked.add_fence(arg.sync_file, usage))
+    }
+
     /// Undoes [`Importer::attach`]; returns whether there was an attachment.
     fn detach(this: ArcBorrow<'_, Self>) -> bool {
         let attachment = this.attachment.lock().take();
@@ -197,12 +210,20 @@ impl Importer {
         }
         locked.unmap()
     }
+
+    /// Maps it from the invalidate callback, if the exporter lets it.
+    fn map_again(&self, locked: &mut Locked<'_, Self>) {
+        let _ = locked.map(Direction::BothWays);
+    }
 }
 
 impl Invalidate for Importer {
     fn invalidate(this: ArcBorrow<'_, Self>, mut locked: Locked<'_, Self>) {
         this.invalidations.add(1, Relaxed);
         if !locked.is_mapped() {
+            if this.policy.load(Relaxed) == uapi::AGAIN {
+                this.map_again(&mut locked);
+            }
             return;
         }
         this.hits.add(1, Relaxed);
@@ -210,6 +231,10 @@ impl Invalidate for Importer {
         match this.policy.load(Relaxed) {
             uapi::AT_ONCE => {
                 this.unmap_locked(&mut locked);
+            }
+            uapi::AGAIN => {
+                this.unmap_locked(&mut locked);
+                this.map_again(&mut locked);
             }
             uapi::LATER => {
                 let delay = msecs_to_jiffies(this.delay_ms.load(Relaxed));
@@ -260,6 +285,9 @@ impl MiscDevice for Importer {
                 if !Self::detach(this) {
                     return Err(ENOTCONN);
                 }
+            }
+            uapi::ADD_FENCE => {
+                this.add_fence(&ioctl::read(arg)?)?;
             }
             uapi::STATS => ioctl::write(arg, &this.stats())?,
             _ => return Err(ENOTTY),

@@ -24,6 +24,9 @@ pub const RACE: &core::ffi::CStr = c"dmabuf-test-race";
 /// `/dev/` name of the disguise, which ends when the file is closed.
 pub const DISGUISES: &core::ffi::CStr = c"dmabuf-test-disguise";
 
+/// `/dev/` name of the owner of a BAR's region, which gives it back when the file is closed.
+pub const CLAIMS: &core::ffi::CStr = c"dmabuf-test-claim";
+
 /// Attaches a device to a dma-buf. Argument: [`Attach`].
 ///
 /// Errors: `EBUSY`: the file has an attachment; `ENXIO`: no such importing device; `EINVAL`:
@@ -41,6 +44,10 @@ pub const UNMAP: u32 = io(2);
 pub const DETACH: u32 = io(3);
 /// Counts what happened to the attachment. Argument: [`Stats`]. Works without an attachment.
 pub const STATS: u32 = ior::<Stats>(4);
+/// Adds the fence of a sync file to the reservation object of the dma-buf. Argument: [`Fence`].
+///
+/// Errors: `ENOTCONN`: no attachment; `EINVAL`: unknown usage, or not a sync file.
+pub const ADD_FENCE: u32 = iow::<Fence>(5);
 /// Reads a page table entry. Argument: [`Pte`].
 ///
 /// Errors: `ESRCH`: no such process; `EFAULT`: nothing is mapped there; `ENXIO`: what is mapped
@@ -60,6 +67,11 @@ pub const RELEASE: u32 = io(17);
 pub const PAUSE_STATS: u32 = ior::<PauseStats>(18);
 /// Changes a number that all callers share, without a lock. Argument: how often.
 pub const CHANGE: u32 = io(24);
+/// Claims the region of a BAR, as a driver of another device does. Argument: [`Claim`].
+///
+/// Errors: `EBUSY`: was done with this file, or the region has an owner; `ENXIO`: no such device;
+/// `EINVAL`: no such BAR.
+pub const CLAIM: u32 = iow::<Claim>(33);
 /// Lets the kernel take a PCI device for one with other ids. Argument: [`Disguise`].
 ///
 /// Errors: `EBUSY`: was done with this file; `ENXIO`: no such device; `EINVAL`: no such ids.
@@ -80,6 +92,8 @@ pub const AT_ONCE: u32 = 0;
 pub const LATER: u32 = 1;
 /// [`Attach::policy`]: it never unmaps by itself.
 pub const NEVER: u32 = 2;
+/// [`Attach::policy`]: it unmaps from its invalidate callback, and tries there to map again.
+pub const AGAIN: u32 = 3;
 
 /// [`Map::direction`]: `DMA_BIDIRECTIONAL`.
 pub const BOTH_WAYS: u32 = 0;
@@ -102,7 +116,7 @@ pub struct Attach {
     pub devfn: u32,
     /// In: [`PEER_TO_PEER`], [`REVOCABLE`], [`STATIC`], [`NOT_PCI`].
     pub flags: u32,
-    /// In: [`AT_ONCE`], [`LATER`] or [`NEVER`].
+    /// In: [`AT_ONCE`], [`LATER`], [`NEVER`] or [`AGAIN`].
     pub policy: u32,
     /// In: for [`LATER`], milliseconds.
     pub delay_ms: u32,
@@ -151,6 +165,25 @@ pub struct Stats {
     pub unmapped_at: u64,
 }
 
+/// [`Fence::usage`]: `DMA_RESV_USAGE_KERNEL`.
+pub const USAGE_KERNEL: u32 = 0;
+/// [`Fence::usage`]: `DMA_RESV_USAGE_WRITE`.
+pub const USAGE_WRITE: u32 = 1;
+/// [`Fence::usage`]: `DMA_RESV_USAGE_READ`.
+pub const USAGE_READ: u32 = 2;
+/// [`Fence::usage`]: `DMA_RESV_USAGE_BOOKKEEP`.
+pub const USAGE_BOOKKEEP: u32 = 3;
+
+/// Argument of [`ADD_FENCE`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Fence {
+    /// In: the sync file.
+    pub sync_file: i32,
+    /// In: `USAGE_*`.
+    pub usage: u32,
+}
+
 /// Argument of [`READ_PTE`].
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -183,6 +216,20 @@ pub const MEMORY_WP: u32 = 5;
 pub const MEMORY_WB: u32 = 6;
 /// [`Pte::memory_type`]: uncached, unless an MTRR says write-combining.
 pub const MEMORY_UC_MINUS: u32 = 7;
+
+/// Argument of [`CLAIM`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Claim {
+    /// In: PCI domain of the device.
+    pub domain: u32,
+    /// In: its bus.
+    pub bus: u32,
+    /// In: its slot and function, as in `PCI_DEVFN()`.
+    pub devfn: u32,
+    /// In: the BAR.
+    pub bar: u32,
+}
 
 /// Argument of [`DISGUISE`].
 #[derive(Clone, Copy, Debug, Default)]

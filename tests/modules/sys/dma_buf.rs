@@ -12,7 +12,10 @@ use kernel::{
     bindings,
     device::Device,
     dma::DataDirection,
-    error::from_err_ptr,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     prelude::*,
     sync::{
         aref::ARef,
@@ -58,6 +61,35 @@ impl Direction {
         }
         .into()
     }
+}
+
+/// `enum dma_resv_usage`
+#[derive(Clone, Copy)]
+pub(crate) enum Usage {
+    Kernel,
+    Write,
+    Read,
+    Bookkeep,
+}
+
+impl Usage {
+    fn as_raw(self) -> bindings::dma_resv_usage {
+        match self {
+            Self::Kernel => bindings::dma_resv_usage_DMA_RESV_USAGE_KERNEL,
+            Self::Write => bindings::dma_resv_usage_DMA_RESV_USAGE_WRITE,
+            Self::Read => bindings::dma_resv_usage_DMA_RESV_USAGE_READ,
+            Self::Bookkeep => bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
+        }
+    }
+}
+
+#[allow(improper_ctypes, reason = "a reservation object is behind a pointer")]
+extern "C" {
+    fn dmabuf_test_add_fence(
+        resv: *mut bindings::dma_resv,
+        sync_file: c_int,
+        usage: bindings::dma_resv_usage,
+    ) -> c_int;
 }
 
 /// What `importer_priv` points at.
@@ -245,6 +277,14 @@ impl<T: Invalidate> Locked<'_, T> {
         // SAFETY: The mapping is one of the attachment, and the reservation lock is held.
         unsafe { bindings::dma_buf_unmap_attachment(self.attachment, table.as_ptr(), direction) };
         true
+    }
+
+    /// Adds the fence of a sync file to the dma-buf. `dma_resv_add_fence()`
+    pub(crate) fn add_fence(&self, sync_file: i32, usage: Usage) -> Result {
+        // SAFETY: The attachment is valid.
+        let resv = unsafe { (*(*self.attachment).dmabuf).resv };
+        // SAFETY: By the type invariant the lock is held; any number may be asked for.
+        to_result(unsafe { dmabuf_test_add_fence(resv, sync_file, usage.as_raw()) })
     }
 
     /// Calls `f` with DMA address and length, bytes, of each piece of the mapping.

@@ -30,7 +30,9 @@ macro_rules! plain {
 plain!(
     uapi::Arm,
     uapi::Attach,
+    uapi::Claim,
     uapi::Disguise,
+    uapi::Fence,
     uapi::Map,
     uapi::PauseStats,
     uapi::Pte,

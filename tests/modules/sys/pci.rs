@@ -9,6 +9,7 @@ use kernel::{
     bindings,
     container_of,
     device::Device,
+    error::to_result,
     prelude::*,
     sync::aref::ARef, //
 };
@@ -37,11 +38,7 @@ pub(crate) struct Ids {
 ///
 /// `device` is what [`find`] gave.
 pub(crate) fn set_ids(device: &Device, ids: Ids) -> Ids {
-    let dev = core::ptr::from_ref(device)
-        .cast::<bindings::device>()
-        .cast_mut();
-    // SAFETY: The device is that of a `struct pci_dev`, to which we have a reference.
-    let pdev = unsafe { container_of!(dev, bindings::pci_dev, dev) };
+    let pdev = as_pci(device);
     // SAFETY: As above. Whoever reads these meanwhile is part of the test.
     let (vendor, device) = unsafe { (&raw mut (*pdev).vendor, &raw mut (*pdev).device) };
     let before = Ids {
@@ -55,4 +52,46 @@ pub(crate) fn set_ids(device: &Device, ids: Ids) -> Ids {
     // SAFETY: As above.
     unsafe { device.write(ids.device) };
     before
+}
+
+/// `device` is what [`find`] gave.
+fn as_pci(device: &Device) -> *mut bindings::pci_dev {
+    let dev = core::ptr::from_ref(device)
+        .cast::<bindings::device>()
+        .cast_mut();
+    // SAFETY: The device is that of a `struct pci_dev`, to which we have a reference.
+    unsafe { container_of!(dev, bindings::pci_dev, dev) }
+}
+
+/// The region of a BAR, as its owner has it; given back when dropped.
+///
+/// # Invariants
+///
+/// The device is a PCI device, and we have claimed the region of its BAR `bar`.
+pub(crate) struct Region {
+    device: ARef<Device>,
+    bar: u32,
+}
+
+impl Region {
+    /// Claims it. `pci_request_selected_regions()`
+    ///
+    /// `device` is what [`find`] gave.
+    pub(crate) fn claim(device: ARef<Device>, bar: u32) -> Result<Self> {
+        if bar >= bindings::PCI_STD_NUM_BARS {
+            return Err(EINVAL);
+        }
+        let (pdev, name) = (as_pci(&device), c"dmabuf-vfio-pci-test".as_char_ptr());
+        // SAFETY: The device is there, and the name static.
+        to_result(unsafe { bindings::pci_request_selected_regions(pdev, 1 << bar, name) })?;
+        // INVARIANT: Claimed just now.
+        Ok(Self { device, bar })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::pci_release_selected_regions(as_pci(&self.device), 1 << self.bar) };
+    }
 }

@@ -48,6 +48,11 @@ impl Fence {
         ioctl_with(buffer.raw(), uapi::DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &mut arg).map(drop)
     }
 
+    /// The number of its sync file.
+    pub fn raw(&self) -> RawFd {
+        self.sync_file.as_raw_fd()
+    }
+
     /// Signals it.
     pub fn signal(&self) -> Result<(), Errno> {
         ioctl_with(self.timeline.as_raw_fd(), INC, &mut 1u32).map(drop)

@@ -48,6 +48,20 @@ pub fn line_at(pid: i32, address: usize) -> Result<Line> {
         .with_context(|| format!("{address:#x} is not mapped in process {pid}"))
 }
 
+/// The flags of the mapping of this process that starts at `address`, as smaps names them, in
+/// alphabetical order; without `sd` (soft-dirty), which not all kernels have.
+pub fn flags_at(address: usize) -> Result<Vec<String>> {
+    let text = fs::read_to_string("/proc/self/smaps")?;
+    let start = format!("{address:x}-");
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(&start));
+    let flags = lines.find_map(|line| line.strip_prefix("VmFlags:"));
+    let flags = flags.with_context(|| format!("no mapping starts at {address:#x}"))?;
+    let mut flags: Vec<_> = flags.split_whitespace().map(String::from).collect();
+    flags.retain(|flag| flag != "sd");
+    flags.sort();
+    Ok(flags)
+}
+
 fn parse(line: &str) -> Option<Line> {
     let mut words = line.split_whitespace();
     let (start, end) = words.next()?.split_once('-')?;

@@ -22,6 +22,8 @@ pub const IGB: Id = Id(0x8086, 0x10c9);
 
 /// QEMU's `pci-testdev`: with `membar=4G`, BAR2 is that large.
 pub const TESTDEV: Id = Id(0x1b36, 0x0005);
+/// QEMU's `virtio-rng-pci`: no BAR0; BAR4 is memory that begins with the common configuration.
+pub const VIRTIO_RNG: Id = Id(0x1af4, 0x1044);
 
 /// A PCI function, by its address.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 
 use std::ffi::CStr;
 
+use crate::fence::Fence;
 use crate::prelude::*;
 use crate::sys::{ioctl, ioctl_with};
 
@@ -33,6 +34,9 @@ pub const fn unmaps_after(delay_ms: u32) -> Attach {
 
 /// One that ignores invalidations.
 pub const NEVER_UNMAPS: Attach = Attach { policy: uapi::NEVER, ..UNMAPS_AT_ONCE };
+
+/// One that unmaps from its invalidate callback, and tries there to map again.
+pub const MAPS_AGAIN: Attach = Attach { policy: uapi::AGAIN, ..UNMAPS_AT_ONCE };
 
 /// The test module itself, which lies beside the driver.
 pub fn module() -> Module {
@@ -81,6 +85,12 @@ impl Importer {
         ioctl(self.0.as_raw_fd(), uapi::UNMAP, 0).map(drop)
     }
 
+    /// Adds a fence to the dma-buf that it is attached to, with a usage: `uapi::USAGE_*`.
+    pub fn add_fence(&self, fence: &Fence, usage: u32) -> Result<(), Errno> {
+        let mut arg = uapi::Fence { sync_file: fence.raw(), usage };
+        self.call(uapi::ADD_FENCE, &mut arg)
+    }
+
     /// Detaches.
     pub fn detach(&self) -> Result<(), Errno> {
         ioctl(self.0.as_raw_fd(), uapi::DETACH, 0).map(drop)
@@ -113,6 +123,23 @@ impl Disguise {
         let mut arg = uapi::Disguise { domain, bus, devfn, vendor, device };
         ioctl_with(file.as_raw_fd(), uapi::DISGUISE, &mut arg)?;
         Ok(Disguise { _file: file })
+    }
+}
+
+/// The region of a BAR that another owner has, until this is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    _file: File,
+}
+
+impl Claim {
+    /// Claims that of BAR `bar` of the device at `pci`.
+    pub fn of(pci: &Pci, bar: u32) -> Result<Claim> {
+        let file = open(uapi::CLAIMS)?;
+        let (domain, bus, devfn) = pci.numbers().context("address")?;
+        let mut arg = uapi::Claim { domain, bus, devfn, bar };
+        ioctl_with(file.as_raw_fd(), uapi::CLAIM, &mut arg)?;
+        Ok(Claim { _file: file })
     }
 }
 

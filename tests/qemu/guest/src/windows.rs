@@ -80,6 +80,8 @@ windows! {
     IMPORT_CHECKED = Kernel(&["dma_buf_phys_vec_to_sgt"]);
     /// An importer has begun to unmap; its DMA mapping is still there.
     IMPORT_ENDS = Kernel(&["dma_buf_free_sgt"]);
+    /// The importers of a buffer are about to be invalidated; its reservation lock is held.
+    INVALIDATE = Kernel(&["dma_buf_invalidate_mappings"]);
     /// The dma-buf core calls the driver's `release`: nothing is taken apart yet.
     RELEASE = Driver(&["dma_buf", "release"]);
     /// A function is about to be reset; the driver has taken everything away (`reset_prepare`).

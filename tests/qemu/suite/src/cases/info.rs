@@ -9,7 +9,8 @@ use crate::prelude::*;
 cases! {
     Setup::Bound(&[EDU]) =>
         "INFO: size, number of ranges, status and attribute": [
-            info_tells_size_and_ranges, info_follows_the_life_of_a_buffer,
+            info_tells_size_and_ranges, info_counts_touching_ranges_as_they_were_given,
+            info_follows_the_life_of_a_buffer,
         ],
         "export while memory is disabled: works when memory is enabled": [
             info_follows_the_life_of_a_buffer,
@@ -48,6 +49,21 @@ fn info_tells_size_and_ranges() -> Result<()> {
         check::equal("dmabuf_fd", info.dmabuf_fd, buffer.raw())?;
     }
     Ok(())
+}
+
+/// The driver merges ranges that follow each other.
+fn info_counts_touching_ranges_as_they_were_given() -> Result<()> {
+    let device = open_edu()?;
+    for count in [1, 2, 3, 200] {
+        let ranges: Vec<Range> = (0..count).map(|at| Range(at * PAGE, PAGE)).collect();
+        let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
+        let info = info(&device, &buffer)?;
+        check::equal("nr_ranges", u64::from(info.nr_ranges), count)?;
+        check::equal("size", info.size, count * PAGE)?;
+    }
+    let ranges = [Range(0, PAGE), Range(PAGE, PAGE), Range(8 * PAGE, PAGE), Range(9 * PAGE, PAGE)];
+    let buffer = check::works("export", Export::new(0, &ranges).make(&device))?;
+    check::equal("nr_ranges of two pairs", info(&device, &buffer)?.nr_ranges, 4)
 }
 
 fn info_follows_the_life_of_a_buffer() -> Result<()> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How page table entries let the CPU treat device memory: uncached or write-combining.
 
+use guest::maps;
 use guest::ptes::MemoryType::{UncachedMinus, WriteCombining};
 use guest::ptes::{entry, touched, Pte};
 
@@ -13,6 +14,12 @@ cases! {
             write_combining_in_use_leaves_other_mappings_uncached,
             write_combining_buffer_takes_the_place_of_a_part_of_a_bar_mapping,
             mprotect_keeps_the_memory_type,
+        ],
+        "mappings: VM_IO, and PFNMAP or MIXEDMAP; no expansion, no core dump": [
+            smaps_has_the_flags_of_each_kind_of_mapping,
+        ],
+        "memory type: write-combining is EOPNOTSUPP on a CPU without it": [
+            write_combining_is_refused_without_a_page_attribute_table,
         ],
         "MEMATTR: GET, SET and export flags; affects later mappings only": [
             memattr_is_that_of_later_mappings_only,
@@ -154,4 +161,56 @@ fn mprotect_keeps_the_memory_type() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Who may follow the page frames of a mapping depends on these.
+fn smaps_has_the_flags_of_each_kind_of_mapping() -> Result<()> {
+    /// smaps has no name for `VM_ALLOW_ANY_UNCACHED`.
+    const OF_ALL: [&str; 8] = ["??", "dd", "de", "io", "mr", "ms", "mw", "sh"];
+    const FOR_ALL: &[&str] = &["pf"];
+    const FOR_NOTIFIED: &[&str] = &["hg", "mm"];
+    let device = open_bochs()?;
+    let has = |what: &str, fd, prot, followers: &[&str]| -> Result<()> {
+        let address = check::works("mmap", mm::map(fd, PAGE, prot, mm::SHARED, 0))?;
+        let mapping = Mapping::from_raw(address, PAGE);
+        let access: &[&str] = if prot == mm::RW { &["rd", "wr"] } else { &["rd"] };
+        let mut want = [&OF_ALL, access, followers].concat();
+        want.sort_unstable();
+        let flags = maps::flags_at(mapping.address())?;
+        check::equal(what, flags.iter().map(String::as_str).collect(), want)
+    };
+    has("BAR, writable", device.raw(), mm::RW, FOR_ALL)?;
+    has("BAR, read only", device.raw(), mm::RO, FOR_ALL)?;
+    for attribute in [uapi::VFIO_DMABUF_ATTR_UC, uapi::VFIO_DMABUF_ATTR_WC] {
+        let plain = export_with(&device, attribute, &[Range(0, PAGE)])?;
+        has("buffer, writable", plain.raw(), mm::RW, FOR_NOTIFIED)?;
+        has("buffer, read only", plain.raw(), mm::RO, FOR_NOTIFIED)?;
+        let flags = attribute | uapi::VFIO_DMABUF_TYPE1;
+        let followed = export_with(&device, flags, &[Range(0, PAGE)])?;
+        has("buffer for type1", followed.raw(), mm::RW, FOR_ALL)?;
+    }
+    Ok(())
+}
+
+/// The command line of the kernel says that it is not to use the table (`nopat`).
+fn write_combining_is_refused_without_a_page_attribute_table() -> Result<()> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    if !line.split_whitespace().any(|word| word == "nopat") {
+        return Err(Skip("the kernel was not booted with nopat".into()).into());
+    }
+    let device = open_bochs()?;
+    let export = |flags| Export { flags, ..Export::new(0, &[Range(0, PAGE)]) }.make(&device);
+    check::errno("export", export(uapi::VFIO_DMABUF_ATTR_WC), Errno::EOPNOTSUPP)?;
+    let buffer = check::works("export, uncached", export(uapi::VFIO_DMABUF_ATTR_UC))?;
+    let mut payload = uapi::vfio_dmabuf_feature_memattr {
+        dmabuf_fd: buffer.raw(),
+        memattr: uapi::VFIO_DMABUF_MEMATTR_WC,
+    };
+    let number = uapi::VFIO_DMABUF_MEMATTR;
+    check::works("PROBE", feature::probe(&device, number, feature::SET))?;
+    check::errno("SET", feature::set(&device, number, &payload), Errno::EOPNOTSUPP)?;
+    check::works("GET", feature::get(&device, number, &mut payload))?;
+    check::equal("attribute", payload.memattr, uapi::VFIO_DMABUF_MEMATTR_NC)?;
+    let pte = touched(&buffer.map(0, PAGE)?, 0)?;
+    check::equal("memory type", pte.memory, UncachedMinus)
 }

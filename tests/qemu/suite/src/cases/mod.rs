@@ -5,6 +5,7 @@ mod aer;
 mod bar_mmap;
 mod borders;
 mod bytes;
+mod charges;
 mod container;
 mod core_dmabuf;
 mod denial;
@@ -19,6 +20,8 @@ mod feature;
 mod gup;
 mod hostile;
 mod importers;
+mod importers_again;
+mod importers_fences;
 mod importers_race;
 mod importers_reset;
 mod independent;
@@ -30,10 +33,12 @@ mod memory;
 mod memory_types;
 mod names;
 mod observe;
+mod observe_events;
 mod open;
 mod p2p;
 mod parity;
 mod parity_calls;
+mod parity_events;
 mod power;
 mod race;
 mod race_clients;
@@ -52,6 +57,7 @@ mod tools_broker;
 mod tools_cli;
 mod tools_crate;
 mod unbound;
+mod unclaimed;
 mod unload;
 mod windows;
 
@@ -63,12 +69,13 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         ($($file:ident)+) => { [$($file::CASES),+] };
     }
     let files = cases_of! {
-        open independent readme tools_crate tools_cli tools_broker bar_mmap export feature
-        borders denial denial_mappings dmabuf_mmap names observe bytes entries info memory_types
-        gup revoke memory power regions container sriov iommufd core_dmabuf importers importers_reset
-        importers_race signals aer p2p parity_calls windows race race_faults race_gate race_holders
-        race_clients race_waits race_orders fail_calls fail_devices lifetime limits hostile
-        soak unbound unload drop_in parity
+        open independent readme tools_crate tools_cli tools_broker bar_mmap export unclaimed
+        feature borders denial denial_mappings dmabuf_mmap names observe observe_events bytes
+        entries info memory_types gup revoke memory power regions container sriov iommufd
+        core_dmabuf importers importers_fences importers_again importers_reset importers_race
+        signals aer p2p parity_calls parity_events windows race race_faults race_gate
+        race_holders race_clients race_waits race_orders fail_calls fail_devices lifetime limits
+        charges hostile soak unbound unload drop_in parity
     };
     files.into_iter().flatten()
 }

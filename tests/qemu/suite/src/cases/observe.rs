@@ -2,6 +2,7 @@
 //! What can be seen of the buffers from outside: the listing in debugfs, and tracepoints.
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::process;
 
 use serde_json::Value;
@@ -20,6 +21,15 @@ cases! {
     Setup::Bound(&[EDU]) =>
         "debugfs lists buffers, also as JSON lines; tracepoints": [
             listing_goes_with_the_driver, open_listing_is_of_one_binding,
+            listing_is_for_root_only, listing_names_the_process_of_a_thread,
+        ];
+    Setup::Bound(&[BOCHS, EDU]) =>
+        "debugfs lists buffers, also as JSON lines; tracepoints": [
+            table_and_json_lines_say_the_same,
+        ];
+    Setup::Bound(&[TESTDEV]) =>
+        "debugfs lists buffers, also as JSON lines; tracepoints": [
+            listing_counts_gigabyte_faults,
         ];
 }
 
@@ -138,6 +148,98 @@ fn listing_counts_faults_by_level() -> Result<()> {
     let column = |name| heads.iter().position(|head| *head == name).map(|at| values[at]);
     check::equal("faults-2m of the table", column("faults-2m"), Some("2"))?;
     check::equal("size of the table", column("size"), Some("4194304"))
+}
+
+fn listing_counts_gigabyte_faults() -> Result<()> {
+    const SIZE: u64 = 1 << 30;
+    let pci = nth(TESTDEV, 0)?;
+    let device = Device::open(&pci, Via::Group)?;
+    let offset = device.region(2)?.offset;
+    let address = mm::map_gigabyte_aligned(device.raw(), SIZE, mm::RW, offset)?;
+    let mapping = mm::Mapping::from_raw(address, SIZE);
+    mapping.store(0, 1)?;
+    let fields = [
+        ("bar", 2.into()),
+        ("faults_4k", 0.into()),
+        ("faults_2m", 0.into()),
+        ("faults_1g", 1.into()),
+    ];
+    has("after a store", &objects(&pci)?[0], &fields)
+}
+
+/// Columns of the table, and the names of the same values in the other file.
+const COLUMNS: [(&str, &str); 14] = [
+    ("offset", "offset"),
+    ("inode", "inode"),
+    ("bar", "bar"),
+    ("kind", "kind"),
+    ("size", "size"),
+    ("ranges", "ranges"),
+    ("attr", "memattr"),
+    ("status", "status"),
+    ("mappings", "mappings"),
+    ("imports", "imports"),
+    ("faults-4k", "faults_4k"),
+    ("faults-2m", "faults_2m"),
+    ("faults-1g", "faults_1g"),
+    ("pid", "pid"),
+];
+
+fn table_and_json_lines_say_the_same() -> Result<()> {
+    let pci = nth(BOCHS, 0)?;
+    let device = Device::open(&pci, Via::Group)?;
+    // No two columns of the first buffer have the same number.
+    let ranges = [Range(0, 2 << 20), Range(8 << 20, 4 << 20), Range(4 << 20, 2 << 20)];
+    let mut export = Export::new(0, &ranges);
+    export.flags = uapi::VFIO_DMABUF_ATTR_UC;
+    let first = check::works("export", export.make(&device))?;
+    let mappings: Vec<_> = (0..5).map(|_| first.map(0, PAGE)).collect::<Result<_, _>>()?;
+    mappings.iter().try_for_each(|mapping| mapping.load(0).map(drop))?;
+    let importer = Importer::new()?;
+    check::works("attach", importer.attach(&first, &importing()?, UNMAPS_AT_ONCE))?;
+    check::works("map", importer.map())?;
+    let second = check::works("export", Buffer::export(&device, 2, 0, PAGE))?;
+    check::works("REVOKE", buffer::revoke(&device, &second))?;
+    let bar = device.map_bar_part(0, 0, PAGE)?;
+    let fields = [("bar", 2.into()), ("status", "revoked".into())];
+    has("of the second", &object(&pci, &second)?, &fields)?;
+
+    let table = fs::read_to_string(listing(&pci).join("buffers"))?;
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let heads = lines.next().context("no head")?;
+    check::equal("heads", heads, COLUMNS.map(|(head, _)| head).to_vec())?;
+    let objects = objects(&pci)?;
+    check::equal("lines", objects.len(), 3)?;
+    for (object, cells) in objects.iter().zip(lines) {
+        check::equal("values", object.as_object().map(|object| object.len()), Some(cells.len()))?;
+        for ((head, name), cell) in COLUMNS.iter().zip(cells) {
+            let value = &object[*name];
+            let want = match (*head, value) {
+                ("offset", value) => format!("{:#x}", value.as_u64().context("offset")?),
+                (_, Value::String(text)) => text.clone(),
+                (_, number) => number.to_string(),
+            };
+            check::equal(&format!("{head} of {object}"), cell, want.as_str())?;
+        }
+    }
+    drop((mappings, bar));
+    Ok(())
+}
+
+fn listing_is_for_root_only() -> Result<()> {
+    for name in ["buffers", "buffers.jsonl"] {
+        let mode = fs::metadata(listing(&edu()?).join(name))?.permissions().mode();
+        check::equal(&format!("mode of {name}"), mode & 0o7777, 0o400)?;
+    }
+    Ok(())
+}
+
+fn listing_names_the_process_of_a_thread() -> Result<()> {
+    let device = open_edu()?;
+    let export = || export_edu(&device);
+    let thread = std::thread::scope(|scope| scope.spawn(export).join());
+    let buffer = thread.map_err(|_| anyhow::anyhow!("panic"))??;
+    has("of a thread's", &object(&edu()?, &buffer)?, &[("pid", process::id().into())])
 }
 
 fn listing_goes_with_the_driver() -> Result<()> {

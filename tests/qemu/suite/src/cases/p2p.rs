@@ -9,6 +9,7 @@
 //! does not; there an identity mapping in the IOMMU stands for the way that a real one takes.
 
 use guest::engine::Engine;
+use guest::pci::VIRTIO_RNG;
 use guest::testmod::Entry;
 
 use crate::prelude::*;
@@ -33,6 +34,10 @@ cases! {
     Setup::Bound(&[IVSHMEM, EDU, EDU]) =>
         "importers map, get all ranges, and their devices reach these": [
             device_writes_into_shared_memory => writes(&Bench::new(nth(IVSHMEM, 0)?, 2)?),
+        ];
+    Setup::Bound(&[BOCHS, VIRTIO_RNG, EDU, EDU]) =>
+        "importers map, get all ranges, and their devices reach these": [
+            device_reads_from_a_peer_without_memory_in_its_first_bar,
         ];
     Setup::Bound(&[EDU, EDU]) =>
         "importers map, get all ranges, and their devices reach these": [
@@ -159,6 +164,24 @@ fn device_reads_from_video_memory() -> Result<()> {
         check::value(&format!("word {word}"), got, *value)?;
     }
     bench.only_changed(&[(20, words[0]), (30, words[0])])
+}
+
+/// The offered features of a virtio device are a register that does not change.
+fn device_reads_from_a_peer_without_memory_in_its_first_bar() -> Result<()> {
+    const FEATURES_AT: u64 = 4;
+    let bench = Bench::bochs()?;
+    let peer = Device::open(&nth(VIRTIO_RNG, 0)?, Via::Group)?;
+    check::equal("size of BAR0", peer.region(0)?.size, 0)?;
+    let features = peer.map_bar_part(4, 0, PAGE)?.load(FEATURES_AT)?;
+    ensure!(features != 0 && features != u32::MAX, "features: {features:#x}");
+    let source = check::works("export", Buffer::export(&peer, 4, 0, PAGE))?;
+    let target = bench.export(&[(30, 1)])?;
+    let (importer, source_at) = bench.import(&source)?;
+    let (_second, target) = bench.import(&target)?;
+    bench.copy(address(&source_at, 0)? + FEATURES_AT, address(&target, 0)?)?;
+    bench.only_changed(&[(30, features)])?;
+    check::works("REVOKE", guest::buffer::revoke(&peer, &source))?;
+    check::equal("mapped", importer.stats()?.mapped, 0)
 }
 
 fn device_reaches_each_range_of_a_buffer() -> Result<()> {

@@ -12,6 +12,7 @@ cases! {
     Setup::Bound(&[IGB]) =>
         "D3hot: SIGBUS; the same mappings work in D0": [
             d3hot_takes_mappings_and_d0_heals_them, memory_bit_in_d3hot_changes_nothing,
+            end_of_low_power_heals_mappings_of_a_device_that_was_in_d3hot,
         ],
         "function-level reset: the same mappings work afterwards": [
             express_flr_heals_mappings =>
@@ -201,6 +202,29 @@ fn low_power_takes_mappings_and_its_end_heals_them() -> Result<()> {
         |device| check::works("LOW_POWER_ENTRY", device.enter_low_power()),
         |device| check::works("LOW_POWER_EXIT", device.leave_low_power()),
     )
+}
+
+/// The core raises the device before low power, and it is in D0 afterwards.
+fn end_of_low_power_heals_mappings_of_a_device_that_was_in_d3hot() -> Result<()> {
+    let pci = nth(IGB, 0)?;
+    for &via in Via::all() {
+        let device = Device::open(&pci, via)?;
+        let watch = Watch::new(&device, &[(0, IGB_STATUS_AT)])?;
+        for (name, wake) in WAKERS {
+            device.set_power_state(3)?;
+            watch.dead("D3hot")?;
+            let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK)?;
+            check::works("ENTRY_WITH_WAKEUP", device.enter_low_power_with(&event))?;
+            wait_for("the device to sleep", || Ok(pci.runtime_status()? == "suspended"))?;
+            watch.dead("low power")?;
+            check::works(name, wake(&device, &pci))?;
+            watch.alive(name)?;
+            check::works("power/control", pci.keep_awake(false))?;
+            check::works("LOW_POWER_EXIT", device.leave_low_power())?;
+        }
+        watch.finish(&device)?;
+    }
+    Ok(())
 }
 
 /// A way to wake a device.
