@@ -76,6 +76,8 @@ windows! {
     /// What an `attach` does after [`ATTACH_CHECKS`]: it locks a mutex.
     /// With lockdep `mutex_lock()` is a macro, and Rust calls a helper of the kernel.
     MUTEX_LOCK = Kernel(&["mutex_lock", "rust_helper_mutex_lock"]);
+    /// Memory is about to be charged to the memory cgroup of the task.
+    CHARGED = Kernel(&["__memcg_slab_post_alloc_hook"]);
     /// An importer has been found to be allowed to map; its DMA mapping is not there yet.
     IMPORT_CHECKED = Kernel(&["dma_buf_phys_vec_to_sgt"]);
     /// An importer has begun to unmap; its DMA mapping is still there.
