@@ -42,30 +42,45 @@ TEST_APPEND = f" init_on_free=1 pci=disable_acs_redir={';'.join(TEST_SHARED_PORT
 DATA_RACE = "data_race_is_found"
 
 
+def kunit_job(run):
+    """A boot that loads the KUnit module."""
+    job = run.job("kunit", *checking_leaks("true"), load=False)
+    job.insmod = [f"/lib/modules/{KUNIT}"]
+    job.append += " kunit.enable=1 kunit.autorun=1"
+    return job
+
+
 def kunit(run):
     """The cases of the KUnit module, in a boot of its own."""
     if not os.path.exists(f"{run.modules}/{KUNIT}"):
         return [judge.Case(f"kunit: there is no {KUNIT}", "failed")]
     say("test: boot for KUnit")
-    job = run.job("kunit", *checking_leaks("true"), load=False)
-    job.insmod = [f"/lib/modules/{KUNIT}"]
-    job.append += " kunit.enable=1 kunit.autorun=1"
-    result = machine.run(job)
+    result = machine.run(kunit_job(run))
     say(where(result))
+    return judge_kunit(result)
+
+
+def judge_kunit(result):
+    """The cases of a boot that loaded the KUnit module."""
     log = result.kernel_log()
     # The kernel's own suites run during boot, ours when init loads them.
     start = next((i for i, line in enumerate(log) if "guest: begin" in line), 0)
     return judge.judge(log[start:], log, result.status, result.problem)
 
 
-def suite(run):
-    """The cases of the guest suite, on the test devices."""
-    say("test: boot for the guest suite")
-    command = checking_leaks("suite", *shlex.split(os.environ.get("CASE", "")))
-    job = run.job("suite", *command)
+def suite_job(run, *patterns):
+    """A boot that runs cases of the guest suite on the test devices."""
+    job = run.job("suite", *checking_leaks("suite", *patterns))
     job.devices, job.qemu_args = TEST_DEVICES, TEST_QEMU_ARGS
     job.modules.append("vfio-pci")
     job.append += TEST_APPEND
+    return job
+
+
+def suite(run):
+    """The cases of the guest suite, on the test devices."""
+    say("test: boot for the guest suite")
+    job = suite_job(run, *shlex.split(os.environ.get("CASE", "")))
     if run.target == "test-stress":
         stress.beside(job)
     if run.stock:
