@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """Mutants of the module: what they are, where they come from, and what became of them.
 
-Pure. tests/mutants/semantic.toml has those that only a reader of the driver thinks of, cargo-mutants
-makes the others. tests/mutants/equivalent.toml has the arguments for generated ones that change no
+Pure. tests/mutants/semantic.toml has those that only a reader of the driver thinks of,
+cargo-mutants makes the others. tests/mutants/equivalent.toml has the arguments for generated ones that change no
 behaviour, tests/mutants/cases.toml the cases that are likely to notice a change of a file.
 """
 
@@ -18,6 +18,7 @@ KILLED = "killed"  # a case has failed
 PASSED = "passed"  # KUnit and the likely cases have passed, the whole suite has not run
 SURVIVED = "survived"  # the whole suite has passed
 UNBUILDABLE = "unbuildable"  # rustc refuses it
+HEAD = re.compile(r"^\+\+\+ (.*)$", re.MULTILINE)
 HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
 
 
@@ -61,7 +62,7 @@ def semantic(table, sources, likely):
             raise Stale(f"semantic.toml is stale: {name}: {file} has the old text {count} times")
         text = sources[file].replace(old, new)
         cases = tuple(entry.get("cases") or likely.get(file, ()))
-        found.append(Mutant(name, file, text, False, cases, entry.get("equivalent", "")))
+        found.append(Mutant(name, file, text, False, cases, _line(entry.get("equivalent", ""))))
     repeated = [name for name, count in _count(mutant.name for mutant in found) if count > 1]
     if repeated:
         raise Stale(f"semantic.toml has two mutants with the name {repeated[0]}")
@@ -70,12 +71,13 @@ def semantic(table, sources, likely):
 
 def generated(listing, arguments, sources, likely):
     """The mutants of `cargo mutants --list --json --diff`; `arguments` is equivalent.toml."""
-    equivalent = {entry["name"]: entry["argument"]
+    equivalent = {entry["name"]: _line(entry["argument"])
                   for entry in tomllib.loads(arguments).get("mutant", ())}
     seen, found = collections.Counter(), []
     for entry in json.loads(listing):
-        file = entry["file"]
-        name = f"{file}: {describe(entry)}"
+        # The head of the diff has what cargo-mutants calls it, without the position.
+        file, head = entry["file"], HEAD.search(entry["diff"])
+        name = f"{file}: {head[1]}"
         seen[name] += 1
         if seen[name] > 1:
             name += f" ({seen[name]})"
@@ -87,11 +89,6 @@ def generated(listing, arguments, sources, likely):
     if stale:
         raise Stale(f"equivalent.toml is stale: there is no mutant {stale[0]}")
     return found
-
-
-def describe(entry):
-    """What cargo-mutants calls a mutant, without the position."""
-    return re.sub(r"^[^ ]+:\d+:\d+: ", "", entry["name"])
 
 
 def patched(text, diff):
@@ -114,6 +111,10 @@ def patched(text, diff):
                 result.append(line[1:])
             position += 1
     return "\n".join(result + lines[position:])
+
+
+def _line(text):
+    return " ".join(text.split())
 
 
 def _count(values):
@@ -139,18 +140,21 @@ def without_bars(patterns):
 
 
 def read_results(lines):
-    """{key: the last result} of a file of results, and the cases that the module itself passes.
+    """{key: the last result} of a file of results, and what is known of the module itself.
 
-    The last line may be half a line, of a run that was killed.
+    That is, for each hash of sources: the cases that it passes, and how long the slowest took. The
+    last line may be half a line, of a run that was killed.
     """
-    results, passed = {}, collections.defaultdict(set)
+    results, passed = {}, {}
     for line in lines:
         try:
             result = json.loads(line)
         except ValueError:
             continue
         if "baseline" in result:
-            passed[result["baseline"]] |= set(result["cases"])
+            cases, slowest = passed.get(result["baseline"], (set(), 0))
+            slowest = max(slowest, result.get("slowest", 0))
+            passed[result["baseline"]] = cases | set(result["cases"]), slowest
         else:
             results[result["key"]] = result
     return results, passed

@@ -31,6 +31,8 @@ CRATES = {"src": "dmabuf_vfio_pci.rs", "rust": "kernel_ext.rs"}
 GENERATOR = "25.3.1"  # of cargo-mutants: newer ones may want a newer rustc than Debian's
 # A guest without a result for so many seconds hangs: a case ends after 120 s at the latest.
 STALLED = 600
+# So much longer than the slowest case of the module itself, a likely case hangs, too.
+SLOWEST = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,22 +49,26 @@ class Broken(boot.Run):
 class Watch:
     """Ends a guest at the first failed case, at the first splat, or when it hangs."""
 
-    def __init__(self, log):
-        self.log, self.rest, self.failed, self.last = log, "", "", time.monotonic()
-        self.position = 0
+    def __init__(self, log, limit):
+        self.log, self.rest, self.failed, self.position = log, "", "", 0
+        self.limit, self.last, self.slowest, self.begun = limit, time.monotonic(), 0, False
 
     def on_line(self, line):
         """Gets each line of the suite's output."""
+        now = time.monotonic()
         if line.startswith(("ok ", "not ok ")):
-            self.last = time.monotonic()
+            if self.begun:
+                self.slowest = max(self.slowest, now - self.last)
+            self.last, self.begun = now, True
         if line.startswith("not ok "):
             self.failed = line
 
     def __call__(self):
         if self.failed:
             return "a case has failed"
-        if time.monotonic() - self.last > STALLED:
-            return f"no result for {STALLED} s"
+        limit = self.limit if self.begun else STALLED
+        if time.monotonic() - self.last > limit:
+            return f"no result for {int(limit)} s"
         if os.path.exists(self.log):
             with open(self.log, errors="replace") as file:
                 file.seek(self.position)
@@ -95,7 +101,7 @@ class Worker:
     def __init__(self, run, number, jobs):
         self.folder = f"/tmp/mutants-{number}"
         self.run = Broken(**{**vars(run), "folder": self.folder})
-        self.jobs, self.changed = jobs, None
+        self.jobs, self.changed, self.watch = jobs, None, None
         for path in MODULE:
             target = f"{self.folder}/source/{path}"
             if os.path.isdir(f"/src/{path}"):
@@ -127,22 +133,20 @@ class Worker:
         failed = [case.name for case in suite.judge_kunit(result) if case.status == "failed"]
         return f"KUnit: {failed[0]}" if failed else ""
 
-    def suite(self, patterns, skipped=()):
+    def suite(self, patterns, skipped=(), limit=STALLED):
         """The case of the suite that fails, or "", and the names of those that passed."""
         job = suite.suite_job(self.run, *patterns)
         job.env["SUITE_EXCEPT"] = " ".join({suite.DATA_RACE, *skipped})
-        result = self._boot(job)
+        result = self._boot(job, limit)
         log = result.kernel_log()
         cases = judge.judge(result.lines(), log, result.status, result.problem)
         passed = [case.name for case in cases if case.status == "passed"]
         return killer(cases, log), passed
 
-    def _boot(self, job):
+    def _boot(self, job, limit=STALLED):
         job.folder = machine.new_log_dir("mutant")
-        watch = Watch(f"{job.folder}/kernel.log")
-        # KUnit's results are in the kernel log, and a failing case may well warn there.
-        job.watch = watch if job.devices else None
-        return machine.run(job, boot.by_line(watch.on_line))
+        job.watch = self.watch = Watch(f"{job.folder}/kernel.log", limit)
+        return machine.run(job, boot.by_line(self.watch.on_line))
 
 
 class Campaign:
@@ -155,7 +159,8 @@ class Campaign:
         if os.path.exists(RESULTS):
             with open(RESULTS) as file:
                 self.results, passed = mutant.read_results(file)
-        self.passed = set(passed.get(sources, ()))
+        self.passed, slowest = passed.get(sources, (set(), 0))
+        self.limit = max(60, SLOWEST * slowest)
         listed = subprocess.check_output([f"{BUILD}/guest/{RELEASE}/suite", "--list"], text=True)
         self.all_cases = set(listed.split()) - {suite.DATA_RACE}
 
@@ -189,10 +194,12 @@ class Campaign:
             return
         say(f"mutants: the module itself, {len(missing)} cases")
         failed, passed = worker.suite(sorted(missing))
+        slowest = int(worker.watch.slowest)
         failed = failed or worker.kunit()
         if failed:
             raise machine.Unusable(f"the unchanged module fails: {failed}")
-        self.record({"baseline": self.sources, "cases": sorted(passed)})
+        self.record({"baseline": self.sources, "cases": sorted(passed), "slowest": slowest})
+        self.limit = max(self.limit, SLOWEST * slowest)
 
     def judge(self, worker, one):
         """Lets a mutant meet its cases; returns its result."""
@@ -203,7 +210,7 @@ class Campaign:
             return self._whole(worker, patterns)
         if kunit and (failed := worker.kunit()):
             return {"outcome": KILLED, "killer": failed, "stage": "kunit"}
-        failed = worker.suite(patterns)[0] if patterns else ""
+        failed = worker.suite(patterns, (), self.limit)[0] if patterns else ""
         if failed:
             return {"outcome": KILLED, "killer": failed, "stage": "likely"}
         return {"outcome": PASSED, "stage": "likely"}

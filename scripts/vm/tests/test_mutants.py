@@ -66,9 +66,9 @@ class Sources(unittest.TestCase):
 
     def listing(self):
         """What cargo-mutants might print."""
-        diff = "--- src/a.rs\n+++ src/a.rs\n@@ -1,3 +1,3 @@\n one\n-two\n+zwei\n three\n"
-        name = "src/a.rs:2:1: replace two with zwei"
-        return json.dumps([{"file": "src/a.rs", "name": name, "diff": diff}] * 2)
+        diff = ("--- src/a.rs\n+++ replace two with zwei\n"
+                "@@ -1,3 +1,3 @@\n one\n-two\n+zwei\n three\n")
+        return json.dumps([{"file": "src/a.rs", "diff": diff}] * 2)
 
     def test_generated(self):
         first, second = mutant.generated(self.listing(), "", SOURCES, {})
@@ -90,7 +90,8 @@ class Sources(unittest.TestCase):
 
     def test_patch_of_several_places(self):
         diff = "@@ -1,2 +1,1 @@\n-one\n two\n@@ -4 +3,2 @@\n-four\n+vier\n+five"
-        self.assertEqual(mutant.patched("one\ntwo\nthree\nfour\n", diff), "two\nthree\nvier\nfive\n")
+        text = mutant.patched("one\ntwo\nthree\nfour\n", diff)
+        self.assertEqual(text, "two\nthree\nvier\nfive\n")
 
     def test_parts_are_all(self):
         found = self.semantic("".join(entry(str(i), "two", f"zwei{i}") for i in range(20)))
@@ -108,10 +109,11 @@ class Results(unittest.TestCase):
 
     def test_results_of_a_run_that_was_killed(self):
         lines = ['{"key": "a", "outcome": "passed"}', '{"key": "a", "outcome": "killed"}',
-                 '{"baseline": "s", "cases": ["x"]}', '{"key": "b", "outc']
+                 '{"baseline": "s", "cases": ["x"], "slowest": 3}',
+                 '{"baseline": "s", "cases": ["y"], "slowest": 2}', '{"key": "b", "outc']
         results, passed = mutant.read_results(lines)
         self.assertEqual(results["a"]["outcome"], "killed")
-        self.assertEqual((set(results), passed["s"]), ({"a"}, {"x"}))
+        self.assertEqual((set(results), passed), ({"a"}, {"s": ({"x", "y"}, 3)}))
 
     def report(self, *outcomes):
         """The last line of the report of mutants with these outcomes."""
