@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := module
 
 plain := tools check fmt contract demo shell
-plain += test test-debug test-kcsan test-stress soak fuzz bench selftests
+plain += test test-debug test-kcsan test-stress soak fuzz bench selftests mutants
 debian := stock-test deb deb-test
 .PHONY: module run help clean distclean apps-test $(plain) $(debian)
 
@@ -16,6 +16,7 @@ export COMMIT := $(shell git rev-parse --short=10 HEAD 2>/dev/null)
 
 # The settings that scripts/vm/run.py takes from the user.
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED FROM KERNEL STOCK
+export N FILE PART JOBS SEMANTIC
 
 ifdef KDIR
 clang = $(shell grep -qs '^CONFIG_CC_IS_CLANG=y' '$(KDIR)/include/config/auto.conf' && echo LLVM=1)
@@ -69,6 +70,10 @@ help:
 #:                      STOCK=7.2 selects one
 #: make deb             build the Debian packages of driver (DKMS) and tool: build/deb/*.deb
 #: make deb-test        install, upgrade, break and remove them in a clean Debian root
+#: make mutants          break the module on purpose, one change at a time, and name the case that
+#:                      notices; resumes. N=n stops after n of them, FILE=part-of-a-path selects,
+#:                      PART=k/n takes a share, SEMANTIC=1 leaves the generated ones out, JOBS=j
+#:                      boots j guests side by side (2)
 #: make bench           measure faults, mappings, exports and revokes, compared with vfio-pci
 #: make check           formatting, lints, warnings as errors, unit tests, the UAPI header alone
 #: make fmt             format all Rust code with rustfmt

@@ -20,6 +20,7 @@ import subprocess
 import termios
 import time
 import tty
+import typing
 
 from cpio import Archive
 
@@ -30,7 +31,6 @@ CHUNK = 1536
 # Linux allows peer-to-peer DMA through QEMU's host bridge only if the CPU is an AMD of family 0x17
 # or later.
 CPU = "max,vendor=AuthenticAMD,family=23,model=1"
-INITRAMFS = "/tmp/initramfs"  # private to this run: scripts/root.sh mounts a tmpfs
 LEAVE_KEY = b"\x1d"  # Ctrl-]
 AER = re.compile(r"[a-z0-9.]+ [A-Z_]+")
 POWER_OFF_SECONDS = 60
@@ -70,6 +70,9 @@ class Job:
     terminal: bool = False  # the program gets our terminal
     stdin: int = -1  # a file descriptor to forward, -1: none
     seconds: int = 0  # wall-clock limit, 0: none
+    folder: str = ""  # of the logs, "": a new one
+    # Called at least once a second; a text that it returns ends the run, as the problem.
+    watch: typing.Callable = None
 
 
 @dataclasses.dataclass
@@ -179,7 +182,7 @@ def _device_args(devices):
     return [word for arg in args for word in ("-device", arg)]
 
 
-def _qemu_command(job, folder, console, control, monitor):
+def _qemu_command(job, folder, initramfs, console, control, monitor):
     # Parallel CPUs trip an assertion of QEMU 10.0 if memory enable is toggled meanwhile.
     emulation = "tcg,thread=multi" if job.parallel else "tcg,thread=single"
     accel = os.environ.get("ACCEL") or "tcg"
@@ -195,7 +198,7 @@ def _qemu_command(job, folder, console, control, monitor):
         image = f"{job.kernel}/build/arch/x86/boot/bzImage"
     command += ["-machine", "q35,kernel-irqchip=split", "-no-reboot", "-m", job.memory]
     command += ["-accel", emulation if accel == "tcg" else accel, "-cpu", cpu, "-smp", cpus]
-    command += ["-kernel", image, "-initrd", INITRAMFS, "-append", f"{APPEND} {job.append}"]
+    command += ["-kernel", image, "-initrd", initramfs, "-append", f"{APPEND} {job.append}"]
     command += ["-serial", f"file:{folder}/kernel.log"]
     for name, sock in (("console", console), ("control", control)):
         command += ["-chardev", f"socket,id={name},fd={sock.fileno()}"]
@@ -221,8 +224,10 @@ class _Session:
         self.console, console = socket.socketpair()
         self.control, control = socket.socketpair()
         self.monitor, monitor = socket.socketpair()
-        command = _qemu_command(self.job, self.folder, console, control, monitor)
-        _write_initramfs(self.job, INITRAMFS)
+        # /tmp is private to this run: scripts/root.sh mounts a tmpfs.
+        initramfs = f"/tmp/initramfs-{os.path.basename(self.folder)}"
+        command = _qemu_command(self.job, self.folder, initramfs, console, control, monitor)
+        _write_initramfs(self.job, initramfs)
         with open(f"{self.folder}/qemu.log", "w") as log:
             self.qemu = subprocess.Popen(
                 command,
@@ -239,6 +244,7 @@ class _Session:
         finally:
             self.qemu.kill()
             self.qemu.wait()
+            os.unlink(initramfs)
         return self._conclude()
 
     def _loop(self):
@@ -252,6 +258,11 @@ class _Session:
             if left is not None and left <= 0:
                 self._time_out()
                 return
+            if self.job.watch:
+                self.result.problem = self.result.problem or self.job.watch()
+                if self.result.problem:
+                    return
+                left = 1 if left is None else min(left, 1)
             for ready in select.select(inputs, [], [], left)[0]:
                 if ready == self.job.stdin:
                     if not self._from_stdin():
@@ -336,7 +347,7 @@ class _Session:
 
 def run(job, on_output=lambda data: None):
     """Runs one job in a new guest; Ctrl-] leaves if it has our terminal."""
-    session = _Session(job, new_log_dir(job.name), on_output)
+    session = _Session(job, job.folder or new_log_dir(job.name), on_output)
     if not job.terminal:
         return session.run()
     saved = termios.tcgetattr(0)

@@ -16,6 +16,7 @@ import apps
 import bench
 import boot
 import machine
+import mutants
 import selftests
 import stock
 import suite
@@ -112,6 +113,7 @@ TARGETS = {
     "fuzz": Target(verdict.soak, "bench", ("module", "fuzz"), choice=True),
     "selftests": Target(selftests.selftests, "test", ("module", "selftests"), 1800),
     "bench": Target(bench.bench, "bench", ("module", "untraced", "bench"), 900),
+    "mutants": Target(mutants.mutants, "test", SUITE),
     "apps-test": Target(apps.apps, "test", ("module", "guest"), 2400),
     "stock-test": Target(stock_test, "", ("suite", "demo", "soak", "fuzz", "tools"), 900),
     "deb": Target(deb, "", ("tools",)),

@@ -47,6 +47,16 @@ DATA_RACE = "data_race_is_found"
 SOFT_DIRTY = "block_that_is_watched_for_writes_takes_stores"
 # Only a kernel that was booted with `nopat`.
 NO_PAT = "write_combining_is_refused_without_a_page_attribute_table"
+# What the usual boot on the test kernel cannot run.
+ELSEWHERE = {DATA_RACE, SOFT_DIRTY, NO_PAT}
+
+
+def kunit_job(run):
+    """A boot that loads the KUnit module."""
+    job = run.job("kunit", *checking_leaks("true"), load=False)
+    job.insmod = [f"/lib/modules/{KUNIT}"]
+    job.append += " kunit.enable=1 kunit.autorun=1"
+    return job
 
 
 def kunit(run):
@@ -54,11 +64,13 @@ def kunit(run):
     if not os.path.exists(f"{run.modules}/{KUNIT}"):
         return [judge.Case(f"kunit: there is no {KUNIT}", "failed")]
     say("test: boot for KUnit")
-    job = run.job("kunit", *checking_leaks("true"), load=False)
-    job.insmod = [f"/lib/modules/{KUNIT}"]
-    job.append += " kunit.enable=1 kunit.autorun=1"
-    result = machine.run(job)
+    result = machine.run(kunit_job(run))
     say(where(result))
+    return judge_kunit(result)
+
+
+def judge_kunit(result):
+    """The cases of a boot that loaded the KUnit module."""
     log = result.kernel_log()
     # The kernel's own suites run during boot, ours when init loads them.
     start = next((i for i, line in enumerate(log) if "guest: begin" in line), 0)
@@ -80,7 +92,7 @@ def seed():
 def suite(run):
     """The cases of the guest suite, on the test devices."""
     say("test: boot for the guest suite")
-    job = _job(run, "suite", *CASE)
+    job = suite_job(run, *CASE)
     job.env["SEED"] = seed()
     say(f"test: SEED={seed()}")
     if run.target == "test-stress":
@@ -99,12 +111,13 @@ def without_pat(run):
     if CASE and not any(pattern in NO_PAT for pattern in CASE):
         return []
     say("test: boot with nopat")
-    job = _job(run, "nopat", NO_PAT)
+    job = suite_job(run, NO_PAT, name="nopat")
     job.append += " nopat"
     return _cases_of(job)
 
 
-def _job(run, name, *patterns):
+def suite_job(run, *patterns, name="suite"):
+    """A boot that runs cases of the guest suite on the test devices."""
     job = run.job(name, *checking_leaks("suite", *patterns))
     job.devices, job.qemu_args = TEST_DEVICES, TEST_QEMU_ARGS
     job.modules.append("vfio-pci")
