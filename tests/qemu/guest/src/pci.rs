@@ -98,6 +98,14 @@ impl Pci {
         self.link("iommu_group")
     }
 
+    /// The IOMMU group of the port above it.
+    pub fn port_group(&self) -> Result<String> {
+        let dir = fs::canonicalize(self.dir()).context("its directory")?;
+        let group =
+            fs::read_link(dir.with_file_name("iommu_group")).context("group of the port")?;
+        Ok(group.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    }
+
     /// The name of its VFIO device (`vfio0`), while a VFIO driver has it.
     pub fn vfio_name(&self) -> Result<String> {
         let mut entries = fs::read_dir(self.dir().join("vfio-dev"))

@@ -58,6 +58,9 @@ impl Hardware {
 
     fn survey(&self) -> Result<Places> {
         let mut places = Places::default();
+        for pci in &self.funcs {
+            places.splits.push(pci.group()? != pci.port_group()?);
+        }
         for (pci, spec) in self.funcs.iter().zip(&FUNCS) {
             let mut frames = [0; 6];
             for bar in spec.bars {

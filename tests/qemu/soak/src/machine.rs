@@ -51,7 +51,8 @@ pub struct FuncSpec {
     /// Whether it has power states and function level reset.
     pub flr_and_d3: bool,
     /// Whether it may be removed and rescanned. The kernel knows at once that function 0 has
-    /// siblings and puts it into their IOMMU group. Any other function gets a group of its own.
+    /// siblings and puts it into their IOMMU group. Any other function may get a group of its own
+    /// ([`Places::splits`]).
     pub replugs: bool,
 }
 
@@ -159,6 +160,9 @@ pub struct Places {
     pub frames: Vec<[u64; 6]>,
     /// The value of igb's status register.
     pub igb_status: u32,
+    /// Whether a function that comes back alone gets an IOMMU group of its own: not if its group
+    /// has the port above it, too.
+    pub splits: Vec<bool>,
 }
 
 /// Content of a word that was never written; `None` if that is not known.

@@ -262,8 +262,9 @@ impl Model {
         }
         self.func_mut(func).bound = false;
         let sibling = slot_of(func).find(|&sibling| sibling != func);
+        let joins = is_first(func) || !self.places.splits[usize::from(func)];
         self.func_mut(func).group = match sibling {
-            Some(sibling) if is_first(func) => self.func(sibling).group,
+            Some(sibling) if joins => self.func(sibling).group,
             // Any number that the sibling's group does not have.
             Some(sibling) if self.func(sibling).group == func => sibling,
             _ => func,

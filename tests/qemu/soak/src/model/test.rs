@@ -17,7 +17,7 @@ const BOCHS: u8 = 3;
 
 fn model() -> Model {
     let frames = (1..).map(|at| [at << 20; 6]).take(FUNCS.len()).collect();
-    Model::new(Arc::new(Places { frames, igb_status: 5 }))
+    Model::new(Arc::new(Places { frames, igb_status: 5, splits: vec![true; FUNCS.len()] }))
 }
 
 fn apply(model: &mut Model, by: Proc, op: Op) -> Expect {
