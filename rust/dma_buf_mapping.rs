@@ -138,8 +138,9 @@ impl<'a> PartialMapping<'a> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` when there are more ranges than [`MapRequest::begin`] made room for. `EINVAL` when the topology does not let the importing device reach the BAR, or when the
-    /// memory is not in it; and what the DMA layer says.
+    /// `ENOMEM` when there are more ranges than [`MapRequest::begin`] made room for. `EINVAL` when
+    /// the topology does not let the importing device reach the BAR, or when the memory is not in
+    /// it; and what the DMA layer says.
     pub fn add(
         &mut self,
         enabled: &MemoryEnabled<'_>,

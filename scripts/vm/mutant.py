@@ -2,8 +2,9 @@
 """Mutants of the module: what they are, where they come from, and what became of them.
 
 Pure. tests/mutants/semantic.toml has those that only a reader of the driver thinks of,
-cargo-mutants makes the others. tests/mutants/equivalent.toml has the arguments for generated ones that change no
-behaviour, tests/mutants/cases.toml the cases that are likely to notice a change of a file.
+cargo-mutants makes the others. tests/mutants/equivalent.toml has the arguments for generated ones
+that change no behaviour, tests/mutants/cases.toml the cases that are likely to notice a change of a
+file.
 """
 
 import collections

@@ -180,6 +180,10 @@ mod tests {
             let got = windows.take(Room::new()?, bars, pages, 9);
             expect_eq!(got, Err(ENOSPC), "{pages} pages")?;
         }
-        expect_eq!(windows.take(Room::new()?, bars, REGION_PAGES, 9), Ok(page), "a region")
+        expect_eq!(
+            windows.take(Room::new()?, bars, REGION_PAGES, 9),
+            Ok(page),
+            "a region"
+        )
     }
 }

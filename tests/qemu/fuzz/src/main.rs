@@ -9,7 +9,8 @@
 //! answer. After each round a buffer that only this program holds, the witness, must be unchanged
 //! ([`stage`]).
 //!
-//! The calls of a process depend only on its seed; their results also depend on the other processes.
+//! The calls of a process depend only on its seed; their results also depend on the other
+//! processes.
 //! A failure names the seed of the run and the round. `make fuzz SEED=N FROM=ROUND` starts there.
 
 #![forbid(unsafe_code)]
