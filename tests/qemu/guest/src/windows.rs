@@ -70,7 +70,7 @@ windows! {
     /// An export has looked at the device; the dma-buf does not exist yet.
     EXPORT_CHECKED = Kernel(&["dma_buf_export"]);
     /// The dma-buf core calls the driver's `attach`: nothing is checked yet.
-    ATTACH = Driver(&["dma_buf", "attach"]);
+    ATTACH = Driver(&["dma_buf", "ops", "attach"]);
     /// The last of the checks of an `attach`. The core's, called under `memory_lock`.
     ATTACH_CHECKS = Kernel(&["__vfio_pci_memory_enabled"]);
     /// What an `attach` does after [`ATTACH_CHECKS`]: it locks a mutex.
@@ -85,7 +85,7 @@ windows! {
     /// The importers of a buffer are about to be invalidated; its reservation lock is held.
     INVALIDATE = Kernel(&["dma_buf_invalidate_mappings"]);
     /// The dma-buf core calls the driver's `release`: nothing is taken apart yet.
-    RELEASE = Driver(&["dma_buf", "release"]);
+    RELEASE = Driver(&["dma_buf", "ops", "release"]);
     /// A function is about to be reset; the driver has taken everything away (`reset_prepare`).
     RESET = Kernel(&["__pci_reset_function_locked"]);
     /// The core is about to reset a function, as a write to its config space asks for.
