@@ -9,14 +9,14 @@ SHELL := /bin/sh
 plain := tools check fmt contract demo shell
 plain += test test-debug test-kcsan test-stress soak fuzz bench selftests mutants
 debian := stock-test deb deb-test
-.PHONY: module run help clean distclean apps-test $(plain) $(debian)
+.PHONY: module run everything help clean distclean apps-test $(plain) $(debian)
 
 # Chooses the seed of random operations in make test, so that each commit tries others.
 export COMMIT := $(shell git rev-parse --short=10 HEAD 2>/dev/null)
 
 # The settings that scripts/vm/run.py takes from the user.
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED FROM KERNEL STOCK
-export N FILE PART JOBS SEMANTIC
+export OPERATIONS N FILE PART JOBS SEMANTIC
 
 ifdef KDIR
 clang = $(shell grep -qs '^CONFIG_CC_IS_CLANG=y' '$(KDIR)/include/config/auto.conf' && echo LLVM=1)
@@ -41,6 +41,9 @@ apps-test:
 run:
 	@scripts/run
 
+everything:
+	@scripts/everything
+
 clean:
 	rm -rf build
 
@@ -61,6 +64,7 @@ help:
 #: make test-stress     make test while stress-ng takes nearly all memory of the guest (slow)
 #: make soak MINUTES=n  run random operations for n minutes (10) and compare each with a model of
 #:                      the contract; SEED=s repeats a run; KERNEL=debug or kcsan selects a kernel
+#:                      OPERATIONS=n makes n operations instead
 #: make fuzz MINUTES=n  make hostile calls of every interface of the driver; SEED and KERNEL as for
 #:                      soak, FROM=r starts at a round, as a failure reports it
 #: make selftests       the kernel's own VFIO tests, with the in-tree vfio-pci and with this driver
@@ -74,6 +78,8 @@ help:
 #:                      notices; resumes. N=n stops after n of them, FILE=part-of-a-path selects,
 #:                      PART=k/n takes a share, SEMANTIC=1 leaves the generated ones out, JOBS=j
 #:                      boots j guests side by side (2)
+#: make everything      all targets that prove something, in order (many hours); the table is in
+#:                      build/everything.md; a run that was stopped goes on where it was
 #: make bench           measure faults, mappings, exports and revokes, compared with vfio-pci
 #: make check           formatting, lints, warnings as errors, unit tests, the UAPI header alone
 #: make fmt             format all Rust code with rustfmt

@@ -20,8 +20,9 @@ cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dmabuf-vfio-pci
 . "$src/scripts/lib.sh"
 
 # The settings that pass from the caller's environment into the root.
-PASS='COMMIT PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V MINUTES SEED FROM
-	KERNEL STOCK N FILE PART JOBS SEMANTIC http_proxy https_proxy no_proxy CARGO_NET_OFFLINE'
+PASS='COMMIT PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V MINUTES SEED
+	FROM OPERATIONS KERNEL STOCK N FILE PART JOBS SEMANTIC http_proxy https_proxy no_proxy
+	CARGO_NET_OFFLINE'
 
 check_host() {
 	[ "$(id -u)" -eq 0 ] ||

@@ -58,13 +58,15 @@ def demo(run):
 
 
 def soak(run):
-    """Runs the soak or the fuzzer for MINUTES."""
-    minutes = os.environ.get("MINUTES") or "10"
+    """Runs the soak or the fuzzer for MINUTES, the soak also for OPERATIONS."""
+    minutes, operations = os.environ.get("MINUTES") or "10", os.environ.get("OPERATIONS")
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(1, 1 << 40))
-    command = [run.target, "--minutes", minutes, "--seed", seed]
+    amount = ["--operations", operations] if operations else ["--minutes", minutes]
+    command = [run.target, *amount, "--seed", seed]
     if run.target == "fuzz" and os.environ.get("FROM"):
         command += ["--from", os.environ["FROM"]]
     job = run.job(run.target, *checking_leaks(*command), load=False)
     job.devices, job.qemu_args = TEST_DEVICES, TEST_QEMU_ARGS
-    job.seconds = job.seconds or int(minutes) * 60 + EXTRA_SECONDS
+    if not operations:
+        job.seconds = job.seconds or int(minutes) * 60 + EXTRA_SECONDS
     return watch(job)
