@@ -2,8 +2,9 @@
 """Mutants of the module: what they are, where they come from, and what became of them.
 
 Pure. tests/mutants/semantic.toml has those that only a reader of the driver thinks of,
-cargo-mutants makes the others. tests/mutants/equivalent.toml has the arguments for generated ones that change no
-behaviour, tests/mutants/cases.toml the cases that are likely to notice a change of a file.
+cargo-mutants makes the others. tests/mutants/equivalent.toml has the arguments for generated ones
+that change no behaviour, tests/mutants/cases.toml the cases that are likely to notice a change of a
+file.
 """
 
 import collections
@@ -134,7 +135,7 @@ def selected(mutants, part, file):
             and int(digest(mutant.name), 16) % int(shares) == int(share) - 1]
 
 
-def without_bars(patterns):
+def without_kunit(patterns):
     """The patterns for the suite, and whether KUnit is among them."""
     return [name for name in patterns if name != KUNIT], KUNIT in patterns
 
