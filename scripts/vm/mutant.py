@@ -135,7 +135,7 @@ def selected(mutants, part, file):
             and int(digest(mutant.name), 16) % int(shares) == int(share) - 1]
 
 
-def without_bars(patterns):
+def without_kunit(patterns):
     """The patterns for the suite, and whether KUnit is among them."""
     return [name for name in patterns if name != KUNIT], KUNIT in patterns
 

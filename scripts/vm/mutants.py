@@ -183,27 +183,30 @@ class Campaign:
 
     def check_baseline(self, worker, todo):
         """Fails unless the unchanged module passes the likely cases of all."""
-        likely = {pattern for one in todo for pattern in mutant.without_bars(one.cases)[0]}
-        lost = [pattern for pattern in sorted(likely) if not self.matching([pattern])]
+        patterns, kunit = mutant.without_kunit({name for one in todo for name in one.cases})
+        lost = [pattern for pattern in sorted(patterns) if not self.matching([pattern])]
         if lost:
             raise machine.Unusable(f"tests/mutants: no case of the suite matches {lost[0]}")
         if not worker.build():
             raise machine.Unusable("the unchanged module does not build")
-        missing = self.matching(likely) - self.passed
-        if not missing:
-            return
-        say(f"mutants: the module itself, {len(missing)} cases")
-        failed, passed = worker.suite(sorted(missing))
-        slowest = int(worker.watch.slowest)
-        failed = failed or worker.kunit()
+        failed, passed, slowest = "", [], 0
+        if kunit and mutant.KUNIT not in self.passed:
+            say("mutants: the module itself, KUnit")
+            failed, passed = worker.kunit(), [mutant.KUNIT]
+        missing = self.matching(patterns) - self.passed
+        if missing and not failed:
+            say(f"mutants: the module itself, {len(missing)} cases")
+            failed, names = worker.suite(sorted(missing))
+            passed, slowest = passed + sorted(names), int(worker.watch.slowest)
         if failed:
             raise machine.Unusable(f"the unchanged module fails: {failed}")
-        self.record({"baseline": self.sources, "cases": sorted(passed), "slowest": slowest})
-        self.limit = max(self.limit, SLOWEST * slowest)
+        if passed:
+            self.record({"baseline": self.sources, "cases": passed, "slowest": slowest})
+            self.limit = max(self.limit, SLOWEST * slowest)
 
     def judge(self, worker, one):
         """Lets a mutant meet its cases; returns its result."""
-        patterns, kunit = mutant.without_bars(one.cases)
+        patterns, kunit = mutant.without_kunit(one.cases)
         if not worker.build(one):
             return {"outcome": UNBUILDABLE, "stage": "build"}
         if self.outcome(one) == PASSED:
