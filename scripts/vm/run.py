@@ -15,6 +15,7 @@ import typing
 import apps
 import bench
 import boot
+import coverage
 import machine
 import selftests
 import stock
@@ -108,6 +109,7 @@ TARGETS = {
     "test-stress": Target(suite.test, "test", SUITE, 900, slower=4),
     "test-debug": Target(suite.test, "debug", SUITE, 900),
     "test-kcsan": Target(suite.test, "kcsan", SUITE, 900),
+    "coverage": Target(coverage.coverage, "test", ("coverage", "guest", "tools"), 900),
     "soak": Target(verdict.soak, "bench", ("module", "soak"), choice=True),
     "fuzz": Target(verdict.soak, "bench", ("module", "fuzz"), choice=True),
     "selftests": Target(selftests.selftests, "test", ("module", "selftests"), 1800),
