@@ -28,6 +28,8 @@ TEST_DEVICES = [
     "bochs-display,vgamem=16M|edu,dma_mask=0xffffffff",
     # Has memory in BAR1 and BAR4 only.
     "virtio-rng-pci",
+    # Has memory in BAR5 only.
+    "ich9-ahci",
 ]
 TEST_QEMU_ARGS = []
 for memdev in ("shared", "same"):
