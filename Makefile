@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := module
 
 plain := tools check fmt contract demo shell
-plain += test test-debug test-kcsan test-stress soak fuzz bench selftests mutants
+plain += test test-debug test-kcsan test-stress coverage soak fuzz bench selftests mutants
 debian := stock-test deb deb-test
 .PHONY: module run everything help clean distclean apps-test $(plain) $(debian)
 
@@ -62,6 +62,7 @@ help:
 #: make test-debug      make test on a kernel with KASAN, UBSAN, kmemleak and more (slow)
 #: make test-kcsan      make test on a kernel with KCSAN, which reports data races (slow)
 #: make test-stress     make test while stress-ng takes nearly all memory of the guest (slow)
+#: make coverage        which lines of the driver the suite reaches: build/coverage.md (slow)
 #: make soak MINUTES=n  run random operations for n minutes (10) and compare each with a model of
 #:                      the contract; SEED=s repeats a run; KERNEL=debug or kcsan selects a kernel
 #:                      OPERATIONS=n makes n operations instead

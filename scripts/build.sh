@@ -8,6 +8,7 @@
 #
 #   module     the modules, for the kernel in directory KERNEL, into the directory MODULES
 #   untraced   the same without tracepoints, into build/untraced-module
+#   coverage   the modules with a driver that counts what runs, and a module that collects it
 #   selftests  the kernel's tools/testing/selftests/vfio, static, into build/selftests
 #   tools      the crate, its examples and programs, static; what users install: build/tools
 #   guest      all guest programs
@@ -16,14 +17,14 @@ set -eu
 
 . /src/scripts/lib.sh
 
-# build_module DIR [RUSTC-FLAGS]
+# build_module DIR [VARIABLE=VALUE]
 build_module() {
 	llvm=
 	! grep -q '^CONFIG_CC_IS_CLANG=y' "$kernel/build/include/config/auto.conf" || llvm=1
 	objects_for "$kernel" "$1"
 	say 'module: build'
 	make ${V:+V=$V} -s -j"$(nproc)" -C "$kernel/build" M=/src MO="$1" ${llvm:+LLVM=1} \
-		${2:+KRUSTFLAGS="$2"} modules >&2 9>&- || die 'the module did not build: see above'
+		${2:+"$2"} modules >&2 9>&- || die 'the module did not build: see above'
 }
 
 build_guest() {
@@ -60,7 +61,8 @@ main() {
 	for part; do
 		case $part in
 		module) build_module "$modules" ;;
-		untraced) build_module /src/build/untraced-module '--cfg untraced' ;;
+		untraced) build_module /src/build/untraced-module 'KRUSTFLAGS=--cfg untraced' ;;
+		coverage) build_module "$modules" COVERAGE=1 ;;
 		selftests) build_selftests ;;
 		tools) build_tools ;;
 		guest) build_guest ;;

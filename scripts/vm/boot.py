@@ -55,7 +55,9 @@ class Run:
 
     @property
     def modules(self):
-        """The directory of the modules for this kernel."""
+        """The directory of the modules for this target and kernel."""
+        if self.target == "coverage":
+            return f"{BUILD}/coverage-module"
         return f"{BUILD}/module" if self.flavour == "test" else f"{BUILD}/{self.flavour}-module"
 
     def build(self, *parts):

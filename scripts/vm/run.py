@@ -15,6 +15,7 @@ import typing
 import apps
 import bench
 import boot
+import coverage
 import machine
 import mutants
 import selftests
@@ -109,6 +110,7 @@ TARGETS = {
     "test-stress": Target(suite.test, "test", SUITE, 2700, slower=4),
     "test-debug": Target(suite.test, "debug", SUITE, 2700),
     "test-kcsan": Target(suite.test, "kcsan", SUITE, 2700),
+    "coverage": Target(coverage.coverage, "test", ("coverage", "guest", "tools"), 2700),
     "soak": Target(verdict.soak, "bench", ("module", "soak"), choice=True),
     "fuzz": Target(verdict.soak, "bench", ("module", "fuzz"), choice=True),
     "selftests": Target(selftests.selftests, "test", ("module", "selftests"), 1800),

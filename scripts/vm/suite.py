@@ -28,6 +28,8 @@ TEST_DEVICES = [
     "bochs-display,vgamem=16M|edu,dma_mask=0xffffffff",
     # Has memory in BAR1 and BAR4 only.
     "virtio-rng-pci",
+    # Has memory in BAR5 only.
+    "ich9-ahci",
 ]
 TEST_QEMU_ARGS = []
 for memdev in ("shared", "same"):
@@ -90,7 +92,7 @@ def seed():
 
 
 def suite(run):
-    """The cases of the guest suite, on the test devices."""
+    """The boot of the guest suite, on the test devices."""
     say("test: boot for the guest suite")
     job = suite_job(run, *CASE)
     job.env["SEED"] = seed()
@@ -103,17 +105,22 @@ def suite(run):
     else:
         left_out += [SOFT_DIRTY] + [DATA_RACE] * (run.flavour != "kcsan")
     job.env["SUITE_EXCEPT"] = " ".join(left_out)
-    return _cases_of(job)
+    return job
 
 
 def without_pat(run):
-    """The case for a CPU without a page attribute table, in a boot of its own."""
-    if CASE and not any(pattern in NO_PAT for pattern in CASE):
-        return []
+    """The boot of the case for a CPU without a page attribute table."""
     say("test: boot with nopat")
     job = suite_job(run, NO_PAT, name="nopat")
     job.append += " nopat"
-    return _cases_of(job)
+    return job
+
+
+def boots(run):
+    """The boots of the suite, less those that have no case which the user wants."""
+    yield suite(run)
+    if not CASE or any(pattern in NO_PAT for pattern in CASE):
+        yield without_pat(run)
 
 
 def suite_job(run, *patterns, name="suite"):
@@ -125,14 +132,16 @@ def suite_job(run, *patterns, name="suite"):
     return job
 
 
-def _cases_of(job):
+def judged(job):
+    """The result of a boot, and its cases."""
     def on_line(line):
         if line.startswith(("ok ", "not ok ")):
             say(line)
 
     result = machine.run(job, by_line(on_line))
     say(where(result))
-    return judge.judge(result.lines(), result.kernel_log(), result.status, result.problem)
+    cases = judge.judge(result.lines(), result.kernel_log(), result.status, result.problem)
+    return result, cases
 
 
 def contract():
@@ -142,9 +151,11 @@ def contract():
 
 def test(run):
     """KUnit and the suite, or with CASE some cases of the suite."""
+    cases = [] if CASE else kunit(run)
+    for job in boots(run):
+        cases += judged(job)[1]
     if CASE:
-        return judge.conclude(suite(run) + without_pat(run))
-    cases = kunit(run) + suite(run) + without_pat(run)
+        return judge.conclude(cases)
     if not os.environ.get("ACCEL"):
         judge.judge_skips(cases)
     cases += judge.judge_contract(contract(), cases)
@@ -153,6 +164,6 @@ def test(run):
 
 def stock_test(run):
     """The suite on one of Debian's kernels, less the cases for which it lacks an option."""
-    cases = judge.judge_skips(suite(run))
+    cases = judge.judge_skips(judged(suite(run))[1])
     print(stock.summary(run.kernel))
     return judge.conclude(cases)

@@ -25,6 +25,9 @@ pub const TESTDEV: Id = Id(0x1b36, 0x0005);
 /// QEMU's `virtio-rng-pci`: no BAR0; BAR4 is memory that begins with the common configuration.
 pub const VIRTIO_RNG: Id = Id(0x1af4, 0x1044);
 
+/// QEMU's `ich9-ahci`: BAR5 is memory, one page.
+pub const AHCI: Id = Id(0x8086, 0x2922);
+
 /// A PCI function, by its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pci(String);

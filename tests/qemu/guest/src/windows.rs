@@ -55,6 +55,9 @@ windows! {
     /// A page fault has made a page table; its entries are not in there yet. Only for a fault that
     /// finds none: the function is called with the RCU read lock held later on.
     FAULT_MADE_TABLE = Helper("kernel_ext_pmd_read");
+    /// A page fault has made a page table and has seen it there; it is about to lock it. Only for a
+    /// fault that finds none, as [`FAULT_MADE_TABLE`].
+    FAULT_SAW_TABLE = Helper("kernel_ext_pmd_has_table");
     /// A page fault has found no page table and is about to make one.
     FAULT_MAKES_TABLE = Helper("kernel_ext_pmd_lock");
     /// `mmap()` has been found to be allowed; the VMA is not linked to its file yet.
@@ -99,6 +102,9 @@ windows! {
     /// User space is about to be notified of a link error. In vfio_pci_core; the driver has handled
     /// it.
     ERROR_EVENT = Kernel(&["vfio_pci_core_aer_err_detected"]);
+    /// The link was reset after an error, and works: the driver does not know yet.
+    /// The trampoline of `pci_error_handlers.resume`.
+    LINK_BACK = Driver(&["pci", "resume"]);
     /// A recovery from a link error is over; all drivers have been notified.
     RECOVERY_ENDS = Kernel(&["pcie_clear_device_status"]);
     /// The last reference to a VFIO device is gone: the driver takes its part of it apart.

@@ -21,6 +21,7 @@ cases! {
     Setup::Bound(&[EDU, EDU]) =>
         "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
             link_error_takes_everything_away_until_the_owner_enables_memory,
+            memory_enabled_amid_a_recovery_is_in_reach_after_it,
             link_error_does_not_wait_for_ever, reset_amid_a_recovery_lets_nobody_in,
         ],
         "link error that is not fatal: nothing changes": [
@@ -112,6 +113,23 @@ fn link_error_takes_everything_away_until_the_owner_enables_memory() -> Result<(
         scene.heals()?;
     }
     Ok(())
+}
+
+/// The user does not wait for the end of the recovery to write the addresses anew.
+fn memory_enabled_amid_a_recovery_is_in_reach_after_it() -> Result<()> {
+    let scene = Scene::new(Rig::new()?, UNMAPS_AT_ONCE)?;
+    let [back, end] = [Pause::of_any(windows::LINK_BACK)?, Pause::of_any(windows::RECOVERY_ENDS)?];
+    error(&scene.rig.pci, LinkError::Fatal)?;
+    back.wait()?;
+    scene.rig.device.renew_memory()?;
+    scene.is_out_of_reach("amid the recovery")?;
+    let mut load = scene.begin_load()?;
+    load.hangs_for(WHILE)?;
+    back.end()?;
+    end.pass()?;
+    check::works("the load that waited", load.finish()?)?;
+    scene.is_in_reach("after the recovery")?;
+    check::works("map", scene.importer.map()).map(drop)
 }
 
 fn link_error_does_not_wait_for_ever() -> Result<()> {

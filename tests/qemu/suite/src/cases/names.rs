@@ -2,6 +2,7 @@
 //! Names: where an administrator sees what a file or a mapping is.
 
 use guest::maps;
+use guest::pci::AHCI;
 
 use crate::prelude::*;
 
@@ -17,7 +18,11 @@ cases! {
         ];
     Setup::Bound(&[BOCHS]) =>
         "names: in maps, map_files, fdinfo and bufinfo; can be replaced": [
-            name_of_a_buffer_has_its_bar,
+            name_of_a_buffer_has_its_bar => names_have_bars(BOCHS, &[0, 2]),
+        ];
+    Setup::Bound(&[AHCI]) =>
+        "names: in maps, map_files, fdinfo and bufinfo; can be replaced": [
+            name_of_a_buffer_has_the_last_bar => names_have_bars(AHCI, &[5]),
         ];
 }
 
@@ -115,10 +120,10 @@ fn name_that_is_too_long_is_refused() -> Result<()> {
     Ok(())
 }
 
-fn name_of_a_buffer_has_its_bar() -> Result<()> {
-    let pci = nth(BOCHS, 0)?;
-    let device = open_bochs()?;
-    for bar in [0, 2] {
+fn names_have_bars(id: Id, bars: &[u32]) -> Result<()> {
+    let pci = nth(id, 0)?;
+    let device = Device::open(&pci, Via::newest())?;
+    for &bar in bars {
         let info = guest::buffer::Buffer::export(&device, bar, 0, PAGE)?.fdinfo()?;
         let want = format!("name:\t{}:{pci}/{bar}\n", pci.vfio_name()?);
         ensure!(info.contains(&want), "no {want:?} in {info}");

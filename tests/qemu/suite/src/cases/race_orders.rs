@@ -20,6 +20,7 @@ cases! {
                 store_overtakes(windows::FAULT_MADE_TABLE, false, PAGE),
             block_fault_that_a_page_overtook_leaves_the_page =>
                 store_overtakes(windows::HUGE_FAULT_CHECKED, true, PAGE),
+            page_table_that_is_gone_again_is_made_anew,
             block_that_was_loaded_takes_stores, block_that_is_watched_for_writes_takes_stores,
         ];
 }
@@ -61,6 +62,21 @@ fn store_overtakes(window: Window, first_takes_block: bool, size: u64) -> Result
 fn page_fault_that_a_block_overtook_leaves_the_block() -> Result<()> {
     store_overtakes(windows::FAULT_LOOKS_FOR_TABLE, false, BLOCK)?;
     store_overtakes(windows::FAULT_MAKES_TABLE, false, BLOCK)
+}
+
+/// The kernel frees an empty page table when it discards what a process has mapped (PT_RECLAIM).
+fn page_table_that_is_gone_again_is_made_anew() -> Result<()> {
+    let (_device, mapping) = block()?;
+    set_thp_disable(true)?;
+    let (stored, ()) = overtaken(
+        windows::FAULT_SAW_TABLE,
+        || mapping.store(0, 1),
+        |_| mm::advise(mapping.address(), BLOCK, libc::MADV_DONTNEED).context("MADV_DONTNEED"),
+    )?;
+    stored?;
+    set_thp_disable(false)?;
+    check::equal("size of the entry", entry(&mapping)?.size, PAGE)?;
+    check::value("what was written", mapping.load(0), 1)
 }
 
 /// Lets the kernel watch for writes to what this process has mapped (soft-dirty): entries that are

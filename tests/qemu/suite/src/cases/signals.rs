@@ -24,6 +24,7 @@ cases! {
                 memory_is(&outlasts_a_debugger(writing()?)?.device, false),
             config_write_outlasts_a_handler_with_sa_restart,
             config_write_of_a_killed_process_does_not_happen,
+            config_write_that_waits_for_another_can_be_killed,
             vfio_reset_outlasts_sigstop =>
                 outlasts_sigstop(Waiting::start(Rig::new()?, Device::reset)?).map(drop),
             vfio_reset_outlasts_a_debugger =>
@@ -147,6 +148,18 @@ fn config_write_of_a_killed_process_does_not_happen() -> Result<()> {
     memory_is(&waiting.rig.device, true)?;
     check::works("unmap", waiting.importer.unmap())?;
     memory_is(&waiting.rig.device, true)
+}
+
+fn config_write_that_waits_for_another_can_be_killed() -> Result<()> {
+    let device = open_edu()?;
+    let on = || device.set_memory(true).or(Err(Errno::EIO));
+    let (pause, first) = Pause::call(windows::CONFIG_WRITE, on)?;
+    let mut second = waiting(|| clear_command(&device))?;
+    kill(Pid::from_raw(second.pid()), Signal::SIGKILL)?;
+    second.was_killed()?;
+    pause.end()?;
+    check::works("the first write", first.finish()?)?;
+    memory_is(&device, true)
 }
 
 /// A REVOKE is in force before it waits. What is left of it is the wait, which its caller may want

@@ -1,0 +1,6 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Where LLVM's counters end. In a group, as each of them: the linker merges those last, in order. */
+
+	.section __llvm_prf_cnts, "awG", @progbits, dmabuf_coverage_end, comdat
+	.globl dmabuf_coverage_end
+dmabuf_coverage_end:
