@@ -139,6 +139,12 @@ def parse(text):
     return files
 
 
+def explanations():
+    """The entries of EXPLAINED."""
+    with open(EXPLAINED, "rb") as file:
+        return tomllib.load(file)["explained"]
+
+
 def lines_like(text, wanted):
     """[range] of the places in the text that have these lines, whatever their indentation."""
     wanted = [line.strip() for line in wanted.strip().split("\n")]
@@ -220,8 +226,7 @@ def coverage(run):
         cases += its
     status = judge.conclude(cases)
     files = parse(lcov(f"{run.modules}/{MODULE}.ko", add(boots)))
-    with open(EXPLAINED, "rb") as file:
-        lost = explain(files, tomllib.load(file).get("explained", []))
+    lost = explain(files, explanations())
     for what in lost:
         print(f"tests/coverage-explained.toml: not in the source: {what}")
     text, missed = report(files)

@@ -11,6 +11,8 @@
 //! - [`ptes`]: reads page table entries of device memory.
 //! - [`race`]: has a data race, which KCSAN must find.
 //!
+//! And a PCI driver that asks for resets ([`sys::reset`]).
+//!
 //! All unsafe code is in [`sys`].
 
 #![deny(unsafe_code)]
@@ -54,6 +56,7 @@ struct Test {
     _ptes: MiscDeviceRegistration<ptes::Reader>,
     #[pin]
     _race: MiscDeviceRegistration<race::Racer>,
+    _reset: sys::reset::Driver,
 }
 
 impl kernel::InPlaceModule for Test {
@@ -69,6 +72,7 @@ impl kernel::InPlaceModule for Test {
             _pause <- pause::register(),
             _ptes <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::PTES }),
             _race <- MiscDeviceRegistration::register(MiscDeviceOptions { name: uapi::RACE }),
+            _reset: sys::reset::Driver::register(uapi::RESETTER)?,
         })
     }
 }

@@ -27,6 +27,10 @@ pub const DISGUISES: &core::ffi::CStr = c"dmabuf-test-disguise";
 /// `/dev/` name of the owner of a BAR's region, which gives it back when the file is closed.
 pub const CLAIMS: &core::ffi::CStr = c"dmabuf-test-claim";
 
+/// Name of a PCI driver, for `driver_override`: after each error of the link it asks the kernel for
+/// a reset.
+pub const RESETTER: &core::ffi::CStr = c"dmabuf-test-reset";
+
 /// Attaches a device to a dma-buf. Argument: [`Attach`].
 ///
 /// Errors: `EBUSY`: the file has an attachment; `ENXIO`: no such importing device; `EINVAL`:

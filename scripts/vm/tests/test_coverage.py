@@ -93,6 +93,12 @@ class Lines(unittest.TestCase):
                    {"file": "src/a.rs", "functions": ["fn three"], "reason": ""}]
         self.assertEqual(len(coverage.explain([file({2: 0})], entries)), 3)
 
+    def test_source_has_all_that_is_explained(self):
+        names = {entry["file"] for entry in coverage.explanations()}
+        files = [coverage.File(name, coverage.read(f"{coverage.SOURCE}/{name}"), {})
+                 for name in names]
+        self.assertEqual(coverage.explain(files, coverage.explanations()), [])
+
     def test_lines_of_llvm_cov(self):
         text = f"SF:{__file__}\nFN:1,x\nDA:1,0\nDA:2,17\nend_of_record\n"
         self.assertEqual([its.counts for its in coverage.parse(text)], [{1: 0, 2: 17}])

@@ -7,6 +7,7 @@ pub(crate) mod dma_buf;
 pub(crate) mod kprobe;
 pub(crate) mod pci;
 pub(crate) mod ptes;
+pub(crate) mod reset;
 pub(crate) mod time;
 pub(crate) mod unlocked;
 pub(crate) mod work;

@@ -8,6 +8,7 @@
 use std::thread::ScopedJoinHandle;
 
 use guest::host::{self, LinkError};
+use guest::testmod;
 use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};
 use guest::uapi::{VFIO_DMABUF_STATUS_LIVE, VFIO_DMABUF_STATUS_REVOKED_TEMP};
 
@@ -30,6 +31,7 @@ cases! {
     Setup::Bound(&[EDU, EDU, EDU, EDU]) =>
         "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
             device_that_does_not_recover_is_out_of_reach_until_a_reset,
+            reset_that_another_driver_asks_for_takes_everything_away,
         ],
         "link error that is not fatal: nothing changes": [
             harmless_error_without_recovery_leaves_everything_as_it_is,
@@ -176,6 +178,26 @@ fn harmless_error_without_recovery_leaves_everything_as_it_is() -> Result<()> {
     event.wait()?;
     is_untouched(&scene, "when the kernel has told")?;
     event.end()
+}
+
+/// The error is not fatal, but the driver of a sibling wants a reset of the link for it.
+fn reset_that_another_driver_asks_for_takes_everything_away() -> Result<()> {
+    let [ours, sibling] = rig::pair()?;
+    let config = Config::of(&sibling)?;
+    testmod::module().load()?;
+    sibling.bind(testmod::uapi::RESETTER.to_str()?)?;
+    let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
+    let [reset, end] =
+        [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_ENDS)?];
+    error(&scene.rig.pci, LinkError::NonFatal)?;
+    reset.pass()?;
+    end.pass()?;
+    invalidated("reset of the link", &scene.importer, 1)?;
+    scene.is_out_of_reach("after the reset")?;
+    scene.heals()?;
+    drop(scene);
+    sibling.release()?;
+    config.restore(&sibling)
 }
 
 /// The kernel resets the link for one of them, and its recovery goes on after the owner's reset.
