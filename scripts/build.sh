@@ -62,7 +62,7 @@ main() {
 		case $part in
 		module) build_module "$modules" ;;
 		untraced) build_module /src/build/untraced-module 'KRUSTFLAGS=--cfg untraced' ;;
-		coverage) build_module "$modules" COVERAGE=1 ;;
+		coverage) build_module "$modules" DMABUF_COVERAGE=1 ;;
 		selftests) build_selftests ;;
 		tools) build_tools ;;
 		guest) build_guest ;;

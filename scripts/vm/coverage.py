@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """`make coverage`: which lines of src/ and rust/ the guest suite reaches.
 
-rustc and clang have put a counter into each block of the driver (-Cinstrument-coverage, see
-Kbuild). A module of tests/modules/coverage adds up the counters of all loads of the driver. From
-the sums and the driver's file this makes a profile for llvm-cov, which knows the lines of each
-block.
+rustc and clang have put a counter into each block of the driver (see Kbuild). A module of
+tests/modules/coverage adds up the counters of all loads of the driver. From the sums and the
+driver's file this makes a profile for llvm-cov, which knows the lines of each block.
 """
 
 import dataclasses
@@ -95,9 +94,8 @@ def raw_profile(data, counts, names):
     """A raw profile, as the runtime of LLVM would write one at the end of a process."""
     header = [MAGIC, VERSION, 0, len(data) // FUNCTION, 0, len(counts), 0, 0, 0, len(names)]
     header += [0, 0, 0, 0, 0, 2]
-    body = struct.pack(f"<{len(header)}Q", *header) + data
-    body += struct.pack(f"<{len(counts)}Q", *counts)
-    return body + names + bytes(-len(names) % 8)
+    start, middle = (struct.pack(f"<{len(words)}Q", *words) for words in (header, counts))
+    return start + data + middle + names + bytes(-len(names) % 8)
 
 
 def _tool(*command):

@@ -3,8 +3,7 @@
 
 #include <linux/pci.h>
 
-int dmabuf_test_reset_register(const char *name);
-void dmabuf_test_reset_unregister(void);
+#include "reset.h"
 
 static int probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
