@@ -159,7 +159,9 @@ unsafe fn resolve_traced<T: Exporter>(
     // SAFETY: By the requirements of this function.
     let (exported, fault) = unsafe { faulting::<T>(vmf, order) };
     let outcome = T::fault(exported, &fault);
-    trace::buffer_fault(exported.device_name(), &fault, outcome);
+    let page = fault.block().map(|block| block.page_offset());
+    // CAST: There are few outcomes.
+    trace::buffer_fault(exported.device_name(), page, order, outcome as u32);
     match outcome {
         // SAFETY: As above. `exported` and `fault` are not used any more.
         Outcome::Unavailable => unsafe { wait::<T>(vmf) },

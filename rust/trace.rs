@@ -9,12 +9,6 @@
 //!
 //! C header: `trace.h`
 
-use crate::{
-    fault::{
-        Fault,
-        Outcome, //
-    }, //
-};
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 
@@ -123,13 +117,16 @@ pub(crate) fn buffer_fault_enabled() -> bool {
     enabled!(buffer_fault)
 }
 
-/// A fault was handled. The caller has asked [`buffer_fault_enabled`].
-pub(crate) fn buffer_fault(device: &CStr, fault: &Fault<'_>, outcome: Outcome) {
-    let offset = fault
-        .block()
-        .map_or(u64::MAX, |block| bytes(block.page_offset()));
-    // CAST: There are few outcomes.
-    emit!(buffer_fault, device, offset, fault.order(), outcome as u32);
+/// A fault of an order was handled; `page` is where it was in the offset space, and `outcome` a
+/// number that `trace.h` knows. The caller has asked [`buffer_fault_enabled`].
+pub(crate) fn buffer_fault(device: &CStr, page: Option<usize>, order: u32, outcome: u32) {
+    emit!(
+        buffer_fault,
+        device,
+        page.map_or(u64::MAX, bytes),
+        order,
+        outcome
+    );
 }
 
 fn bytes(pages: usize) -> u64 {
