@@ -75,7 +75,7 @@ help:
 #:                      STOCK=7.2 selects one
 #: make deb             build the Debian packages of driver (DKMS) and tool: build/deb/*.deb
 #: make deb-test        install, upgrade, break and remove them in a clean Debian root
-#: make mutants          break the module on purpose, one change at a time, and name the case that
+#: make mutants         break the module on purpose, one change at a time, and name the case that
 #:                      notices; resumes. N=n stops after n of them, FILE=part-of-a-path selects,
 #:                      PART=k/n takes a share, SEMANTIC=1 leaves the generated ones out, JOBS=j
 #:                      boots j guests side by side (2)

@@ -57,5 +57,4 @@ def excluded(kernel):
 def summary(kernel):
     """The same for the reader, with the reason."""
     lines = [f"{why}: {' '.join(cases)}" for why, cases in _reasons(kernel).items()]
-    return "\n  ".join([f"{name(kernel)}: {len(excluded(kernel))} cases excluded",
-                        *lines])
+    return "\n  ".join([f"{name(kernel)}: {len(excluded(kernel))} cases excluded", *lines])
