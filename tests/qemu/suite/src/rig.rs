@@ -5,6 +5,7 @@ use std::env;
 use std::process::Command;
 
 use guest::fence::Fence;
+use guest::waiting::is_in_driver;
 use guest::windows::Window;
 
 use crate::prelude::*;
@@ -127,6 +128,33 @@ pub fn waiting(call: impl FnOnce() -> Result<(), Errno>) -> Result<Call> {
     let mut call = Call::start(call)?;
     call.hangs_for(WHILE)?;
     Ok(call)
+}
+
+/// A child that has the last fds of a device, once this process has closed its own.
+pub struct Heir {
+    call: Call,
+    end: OwnedFd,
+}
+
+impl Heir {
+    /// One that waits to be told.
+    pub fn new() -> Result<Heir> {
+        let (told, end) = nix::unistd::pipe()?;
+        let call = Call::start(|| nix::unistd::read(&told, &mut [0]).map(drop))?;
+        Ok(Heir { call, end })
+    }
+
+    /// Lets it end, which closes the fds; returns when that waits in the driver.
+    pub fn closes(self) -> Result<Call> {
+        let Heir { mut call, end } = self;
+        nix::unistd::write(&end, &[0])?;
+        wait_for("the close to wait", || {
+            ensure!(!call.is_over()?, "it did not wait");
+            Ok(is_in_driver(call.pid()))
+        })?;
+        call.hangs_for(WHILE)?;
+        Ok(call)
+    }
 }
 
 /// The device that imports: the second edu, without a driver.

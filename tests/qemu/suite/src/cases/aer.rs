@@ -11,6 +11,7 @@ use guest::host::{self, LinkError};
 use guest::testmod;
 use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};
 use guest::uapi::{VFIO_DMABUF_STATUS_LIVE, VFIO_DMABUF_STATUS_REVOKED_TEMP};
+use guest::waiting::Waiter;
 
 use crate::prelude::*;
 
@@ -329,14 +330,13 @@ fn unbind_ends_the_waits_for_a_recovery() -> Result<()> {
     error(&pci, LinkError::Fatal)?;
     reset.wait()?;
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| mapping.load(ID_AT));
-        sleep(WHILE);
-        ensure!(!load.is_finished(), "the load did not wait");
+        let load = Waiter::start(scope, || mapping.load(ID_AT))?;
+        load.waits_in_driver().context("the load")?;
         let unbind = scope.spawn(|| pci.unbind());
         unregisters.pass()?;
         wait_for("the load to end", || Ok(load.is_finished()))?;
         reset.holds()?;
-        check::bus_error("the load that waited", join(load)?)?;
+        check::bus_error("the load that waited", load.finish()?)?;
         check::works("munmap", mapping.unmap_part(0, mapping.size()))?;
         reset.end()?;
         ensure!(!unbind.is_finished(), "unbind did not wait for the device fd");

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use guest::kmsg;
+use guest::waiting::Waiter;
 use guest::windows::{
     CHANGE_LETS_FAULTS_IN, CONFIG_WRITE, FAULT, FAULT_CHECKED, LAST_CLOSE, RESET,
 };
@@ -97,13 +98,12 @@ fn faults_go_on_while_a_hot_reset_waits_for_a_close() -> Result<()> {
                 armed
             });
             pause.wait()?;
-            let resetter = scope.spawn(|| device.hot_reset(&groups));
-            sleep(WHILE);
-            ensure!(!resetter.is_finished(), "the reset did not wait for the close, {via:?}");
+            let resetter = Waiter::start(scope, || device.hot_reset(&groups))?;
+            resetter.waits_in_kernel().with_context(|| format!("HOT_RESET, {via:?}"))?;
             check::value("a load meanwhile", buffer.map(0, PAGE)?.load(ID_AT), ID)?;
             pause.release().context("the load waited for the close")?;
             check::works("close", closer.join().map_err(|_| anyhow!("close: panic"))?)?;
-            check::works("HOT_RESET", resetter.join().map_err(|_| anyhow!("reset: panic"))?)
+            check::works("HOT_RESET", resetter.finish()?)
         })?;
         check::value("afterwards", buffer.map(0, PAGE)?.load(ID_AT), ID)?;
     }
@@ -218,10 +218,10 @@ fn config_write_goes_on_when_a_reset_comes_before_it_reads_its_bytes() -> Result
     let [write, reset] = [CONFIG_WRITE, RESET].map(Pause::at);
     let (write, reset) = (write?, reset?);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
+        let writer = Waiter::start(scope, || {
             write.arm_here()?;
             mm::write_at(device.raw(), memory.address(), 2, at as i64)
-        });
+        })?;
         write.wait()?;
         let resetter = scope.spawn(|| {
             reset.arm_here()?;
@@ -230,14 +230,11 @@ fn config_write_goes_on_when_a_reset_comes_before_it_reads_its_bytes() -> Result
         reset.wait()?;
         // The writer now waits for the reset, in its own change.
         write.release()?;
-        sleep(WHILE);
-        ensure!(!writer.is_finished(), "the write did not wait for the reset");
+        writer.waits_in_driver().context("the write")?;
         reset.release()?;
-        let join = |what: &str| format!("{what}: panic");
-        let reset = resetter.join().map_err(|_| anyhow!(join("reset")))?;
+        let reset = resetter.join().map_err(|_| anyhow!("reset: panic"))?;
         check::works("reset", reset)?;
-        let written = writer.join().map_err(|_| anyhow!(join("write")))?;
-        check::equal("pwrite() from the BAR", written, Ok(2))
+        check::equal("pwrite() from the BAR", writer.finish()?, Ok(2))
     })?;
     check::value("afterwards", memory.load(0), u32::from(on))
 }

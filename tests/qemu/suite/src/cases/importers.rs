@@ -261,22 +261,13 @@ fn last_close_waits_for_an_importer() -> Result<()> {
     check::errno("attach", late, Errno::ENODEV)
 }
 
-/// Starts a child that ends after a while. Once this process has closed the device, the last fds
-/// are the child's, and its end closes them.
-fn close_after_a_while() -> Result<Call> {
-    Call::start(|| {
-        sleep(WHILE);
-        Ok(())
-    })
-}
-
 fn last_close_waits_for_a_fence() -> Result<()> {
     let (rig, importer) = Rig::new_mapped(UNMAPS_AT_ONCE)?;
     let fence = add_fence(&rig.buffer)?;
-    let mut close = close_after_a_while()?;
+    let heir = Heir::new()?;
     let Rig { device, buffer, .. } = rig;
     drop(device);
-    close.hangs_for(3 * WHILE)?;
+    let close = heir.closes()?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
     invalidated("close", &importer, 1)?;
     check::works("signal", fence.signal())?;
@@ -285,11 +276,12 @@ fn last_close_waits_for_a_fence() -> Result<()> {
 
 fn unbind_waits_for_an_importer() -> Result<()> {
     let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
-    let mut close = close_after_a_while()?;
+    let heir = Heir::new()?;
     let Rig { device, buffer, pci, .. } = rig;
     drop(device);
     let mut unbind = Call::start(|| pci.unbind().map_err(|_| Errno::EIO))?;
-    unbind.hangs_for(3 * WHILE)?;
+    let mut close = heir.closes()?;
+    unbind.hangs_for(WHILE)?;
     close.hangs_for(WHILE)?;
     check::errno("mmap", buffer.map(0, PAGE), Errno::ENODEV)?;
     check::equal("times invalidated", importer.stats()?.hits, 1)?;
@@ -308,7 +300,7 @@ fn close_of_a_killed_owner_waits_for_its_importers() -> Result<()> {
     let importers = [rig.mapped(NEVER_UNMAPS)?, rig.mapped(UNMAPS_AT_ONCE)?];
     // From here on the child is the owner, with the last fds of the device.
     let mut owner = Call::start(|| loop {
-        sleep(WHILE);
+        nix::unistd::pause();
     })?;
     let Rig { device, buffer, pci, .. } = rig;
     drop(device);

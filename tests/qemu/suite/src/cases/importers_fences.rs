@@ -4,8 +4,6 @@
 //! The driver of an importing device adds a fence for work that it has not finished. The usage says
 //! who else must wait for it; an exporter that takes memory away waits for all.
 
-use std::thread::sleep;
-
 use anyhow::{Context, Result};
 use guest::buffer;
 use guest::call::Call;
@@ -17,7 +15,7 @@ use guest::Errno;
 
 use crate::case::{cases, Setup, Skip};
 use crate::check;
-use crate::rig::{Rig, WHILE};
+use crate::rig::{Heir, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
@@ -81,14 +79,10 @@ fn last_close_waits_for_fences_of_every_usage() -> Result<()> {
     for (usage, number) in USAGES {
         let rig = Rig::new()?;
         let (importer, fence) = unfinished(&rig, number)?;
-        // The last fds of the device are this child's, which closes them when it ends.
-        let mut close = Call::start(|| {
-            sleep(WHILE);
-            Ok(())
-        })?;
+        let heir = Heir::new()?;
         let Rig { device, buffer, .. } = rig;
         drop(device);
-        close.hangs_for(3 * WHILE).with_context(|| format!("close, usage {usage}"))?;
+        let close = heir.closes().with_context(|| format!("usage {usage}"))?;
         check::works("signal", fence.signal())?;
         check::works("close", close.finish()?)?;
         drop((importer, buffer));

@@ -3,7 +3,7 @@
 //! tasks.
 
 use guest::kmsg;
-use guest::waiting::{is_in_driver, with_thread_id};
+use guest::waiting::{is_in_driver, Waiter};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{waitpid, WaitStatus};
@@ -170,12 +170,12 @@ fn stalls_no_mmap(blocks: bool, act: impl Fn(&Device) -> bool + Sync) -> Result<
     for (name, reset) in resets(&device, &pci) {
         let (pause, reset) = Pause::call(windows::RESET, reset)?;
         std::thread::scope(|scope| {
-            let (act, id) = with_thread_id(|| act(&device));
-            let thread = scope.spawn(act);
-            let id = id.recv()?;
-            wait_for("the thread waits for the reset, or is done", || {
-                Ok(if blocks { is_in_driver(id) } else { thread.is_finished() })
-            })?;
+            let thread = Waiter::start(scope, || act(&device))?;
+            if blocks {
+                thread.waits_in_driver()?;
+            } else {
+                wait_for("the thread to end", || Ok(thread.is_finished()))?;
+            }
             let took = mmaps()?;
             pause.holds()?;
             let [median, worst] = [took[took.len() / 2], took[took.len() - 1]];
@@ -186,7 +186,7 @@ fn stalls_no_mmap(blocks: bool, act: impl Fn(&Device) -> bool + Sync) -> Result<
             ));
             check::equal("the thread waits for the reset", !thread.is_finished(), blocks)?;
             pause.end()?;
-            check::equal("the thread's success", thread.join().ok(), Some(true))
+            check::equal("the thread's success", thread.finish()?, true)
         })?;
         check::works("reset", reset.finish()?)?;
     }

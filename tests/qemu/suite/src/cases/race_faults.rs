@@ -2,6 +2,7 @@
 //! Races of faults, `mmap()` and `fork()`, each with a thread stopped in the window.
 
 use guest::uapi::{vfio_dmabuf_ioctl_revoke, VFIO_DMABUF_IOCTL_REVOKE, VFIO_DMABUF_STATUS_CLOSED};
+use guest::waiting::{is_in_driver, Waiter};
 use guest::windows::Window;
 
 use crate::prelude::*;
@@ -160,7 +161,7 @@ fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
     let off = || device.set_memory(false).map_err(|_| Errno::EIO);
     let (pause, off) = Pause::call(windows::ZAP, off)?;
     client.peer.begin_load(client.address)?;
-    sleep(WHILE);
+    wait_for("the load to wait", || Ok(is_in_driver(client.peer.pid())))?;
     client.has_nothing("before memory is off")?;
     pause.end()?;
     check::works("memory off", off.finish()?)?;
@@ -173,11 +174,12 @@ fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
 fn fault_half_way_holds_up_the_last_close() -> Result<()> {
     let (client, device) = Client::new()?;
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let close = thread::spawn(move || drop(device));
-    sleep(WHILE);
-    ensure!(!close.is_finished(), "the last close did not wait");
-    pause.end()?;
-    ensure!(close.join().is_ok(), "the last close: panic");
+    thread::scope(|scope| {
+        let close = Waiter::start(scope, || drop(device))?;
+        close.waits_in_driver().context("the last close")?;
+        pause.end()?;
+        close.finish()
+    })?;
     client.finish()?;
     is_dead(&client)
 }

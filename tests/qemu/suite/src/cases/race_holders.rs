@@ -2,10 +2,8 @@
 //! Races of importers and of fds that outlive the device, each with a thread stopped in the window.
 
 use std::os::unix::fs::FileExt;
-use std::thread::spawn;
 
-use guest::timeout::scaled_delay;
-use guest::waiting::{is_in_driver, with_thread_id};
+use guest::waiting::Waiter;
 use guest::windows::Window;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 
@@ -103,21 +101,20 @@ fn import_half_way_holds_up_the_last_close() -> Result<()> {
     let Rig { device, buffer, importing, .. } = Rig::new()?;
     check::works("attach", importer.attach(&buffer, &importing, UNMAPS_AT_ONCE))?;
     // A child would hold the device open: threads.
-    let (map, close) = overtaken(
-        windows::IMPORT_CHECKED,
-        || importer.map(),
-        |_| {
-            let (close, id) = with_thread_id(move || drop(device));
-            let close = spawn(close);
-            let id = id.recv()?;
-            wait_for("the last close waits", || Ok(close.is_finished() || is_in_driver(id)))?;
-            sleep(scaled_delay(WHILE));
-            ensure!(!close.is_finished(), "the last close did not wait");
-            Ok(close)
-        },
-    )?;
+    let map = thread::scope(|scope| -> Result<_> {
+        let (map, close) = overtaken(
+            windows::IMPORT_CHECKED,
+            || importer.map(),
+            |_| {
+                let close = Waiter::start(scope, || drop(device))?;
+                close.waits_in_driver().context("the last close")?;
+                Ok(close)
+            },
+        )?;
+        close.finish()?;
+        Ok(map)
+    })?;
     check::works("map that was in time", map)?;
-    close.join().map_err(|_| anyhow!("close: panic"))?;
     invalidated("the importer", &importer, 1)?;
     check::errno("map after the last close", importer.map(), Errno::ENODEV)
 }
@@ -233,7 +230,7 @@ fn nothing_gets_in_while_unbind_is_half_way() -> Result<()> {
 fn released(buffer: Buffer) -> Result<(Pause, std::thread::JoinHandle<Result<(), Errno>>)> {
     let pause = Pause::at(windows::RELEASE)?;
     let theirs = pause.share()?;
-    let release = spawn(move || {
+    let release = thread::spawn(move || {
         theirs.arm_here()?;
         drop(buffer);
         Ok(())

@@ -4,6 +4,7 @@
 //! An access by the kernel is part of a system call: a signal cannot be delivered before the access
 //! is over, so the fault handler must check for a fatal one itself.
 
+use guest::waiting::Waiter;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
@@ -109,16 +110,13 @@ fn munmap_does_not_wait_for_a_load_that_waits_for_a_reset() -> Result<()> {
     in_each_reset(|mapping, pause| {
         std::thread::scope(|scope| {
             let at = mapping.address() + ID_AT as usize;
-            let load = scope.spawn(move || fault::load32(at));
-            std::thread::sleep(WHILE);
-            ensure!(!load.is_finished(), "the load did not wait");
+            let load = Waiter::start(scope, move || fault::load32(at))?;
+            load.waits_in_driver().context("the load")?;
             let unmap = || mapping.unmap_part(0, PAGE);
             check::works("munmap", meanwhile(pause, "munmap", unmap)?.0)?;
-            std::thread::sleep(WHILE);
-            ensure!(!load.is_finished(), "the load did not wait after munmap");
+            load.waits_in_driver().context("the load after munmap")?;
             pause.release()?;
-            let load = load.join().map_err(|_| anyhow::anyhow!("load: panic"))?;
-            check::segv("the load of what is not mapped any more", load)
+            check::segv("the load of what is not mapped any more", load.finish()?)
         })
     })
 }
@@ -147,19 +145,16 @@ fn load_that_waits_for_a_reset_keeps_a_buffer_that_nobody_else_has() -> Result<(
         let buffer = export_edu(&device)?;
         let mapping = buffer.map(0, PAGE)?;
         let at = mapping.address() + ID_AT as usize;
-        let load = scope.spawn(move || fault::load32(at));
-        std::thread::sleep(WHILE);
-        ensure!(!load.is_finished(), "the load did not wait");
+        let load = Waiter::start(scope, move || fault::load32(at))?;
+        load.waits_in_driver().context("the load")?;
         drop(mapping);
         drop(buffer);
-        std::thread::sleep(WHILE);
-        ensure!(!load.is_finished(), "the load did not wait after munmap and close");
+        load.waits_in_driver().context("the load after munmap and close")?;
         release.is_ahead().context("the fault waits, and its buffer is gone")?;
         reset.release()?;
         release.wait().context("the fault is over, and its buffer is still there")?;
         release.release()?;
-        let load = load.join().map_err(|_| anyhow::anyhow!("load: panic"))?;
-        check::segv("the load of what is not mapped any more", load)?;
+        check::segv("the load of what is not mapped any more", load.finish()?)?;
         check::equal("reset", call.join().ok(), Some(Ok(())))
     })?;
     check::value("afterwards", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)
