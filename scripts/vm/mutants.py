@@ -7,6 +7,7 @@ build/mutants.jsonl, one line each: the next run goes on where this one stops.
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
@@ -281,12 +282,14 @@ def _files(folders):
 def _generator():
     """The program cargo-mutants, built once and kept in the cache."""
     root = f"/cache/cargo-mutants-{GENERATOR}"
-    if not os.path.exists(root):
-        say(f"mutants: cargo install cargo-mutants {GENERATOR}")
-        shutil.rmtree(f"{root}.new", ignore_errors=True)
-        subprocess.run(["cargo", "install", "--quiet", "--locked", "--version", GENERATOR,
-                        "--root", f"{root}.new", "cargo-mutants"], check=True)
-        os.rename(f"{root}.new", root)
+    with open(f"{root}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another checkout may be at it
+        if not os.path.exists(root):
+            say(f"mutants: cargo install cargo-mutants {GENERATOR}")
+            shutil.rmtree(f"{root}.new", ignore_errors=True)
+            subprocess.run(["cargo", "install", "--quiet", "--locked", "--version", GENERATOR,
+                            "--root", f"{root}.new", "cargo-mutants"], check=True)
+            os.rename(f"{root}.new", root)
     return f"{root}/bin/cargo-mutants"
 
 

@@ -45,12 +45,10 @@ TEST_SHARED_PORTS = [
 TEST_APPEND = f" init_on_free=1 pci=disable_acs_redir={';'.join(TEST_SHARED_PORTS)}"
 # Only a kernel with KCSAN passes this case.
 DATA_RACE = "data_race_is_found"
-# Only a kernel with CONFIG_MEM_SOFT_DIRTY: Debian's, none of ours.
-SOFT_DIRTY = "block_that_is_watched_for_writes_takes_stores"
 # Only a kernel that was booted with `nopat`.
 NO_PAT = "write_combining_is_refused_without_a_page_attribute_table"
 # What the usual boot on the test kernel cannot run.
-ELSEWHERE = {DATA_RACE, SOFT_DIRTY, NO_PAT}
+ELSEWHERE = {DATA_RACE, NO_PAT}
 
 
 def kunit_job(run):
@@ -102,8 +100,8 @@ def suite(run):
     left_out = [] if CASE else [NO_PAT]
     if run.stock:
         left_out += stock.excluded(run.kernel)
-    else:
-        left_out += [SOFT_DIRTY] + [DATA_RACE] * (run.flavour != "kcsan")
+    elif run.flavour != "kcsan":
+        left_out.append(DATA_RACE)
     job.env["SUITE_EXCEPT"] = " ".join(left_out)
     return job
 

@@ -4,12 +4,14 @@
 import glob
 import json
 import os
+import re
 import tomllib
 import unittest
 
 import judge
 import mutant
 import mutants
+import suite
 
 ROOT = f"{os.path.dirname(os.path.abspath(__file__))}/../../.."
 SOURCES = {"src/a.rs": "one\ntwo\nthree\nfour\n"}
@@ -43,6 +45,16 @@ class Tables(unittest.TestCase):
         self.assertGreaterEqual(len(found), 60)
         self.assertTrue(all(one.cases or one.equivalent for one in found))
         tomllib.loads(table("equivalent"))
+
+    def test_likely_cases_exist(self):
+        names = set()
+        for path in glob.glob(f"{ROOT}/tests/qemu/suite/src/cases/*.rs"):
+            with open(path) as file:
+                names.update(re.findall(r"\w+", file.read().split("\nfn ")[0]))  # cases!
+        lists = [entry.get("cases", ()) for entry in tomllib.loads(table("semantic"))["mutant"]]
+        lists += tomllib.loads(table("cases")).values()
+        for pattern in {pattern for patterns in lists for pattern in patterns} - {mutant.KUNIT}:
+            self.assertTrue(any(pattern in name for name in names - suite.ELSEWHERE), pattern)
 
 
 class Sources(unittest.TestCase):
