@@ -2,9 +2,11 @@
 """What targets share: the kernel, the modules built for it, jobs for the guest, messages."""
 
 import dataclasses
+import fcntl
 import glob
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +18,11 @@ MODULE = "dmabuf-vfio-pci"
 SCRIPTS = "/src/scripts"
 BUILD = "/src/build"
 RELEASE = "x86_64-unknown-linux-gnu/release"
+# The programs for guests: {where they are built: their directory in the guest}.
+PROGRAMS = {f"{BUILD}/guest/{RELEASE}": "bin", f"{BUILD}/tools/target/{RELEASE}": "lib/tools",
+            f"{BUILD}/tools/target/{RELEASE}/examples": "lib/tools"}
+# Has copies of what was built, under the same paths.
+SNAPSHOT = "/tmp/snapshot"
 # Which cases the user wants; none: all.
 CASE = os.environ.get("CASE", "").split()
 # How many times slower than usual the guest is.
@@ -54,26 +61,39 @@ class Run:
         return self.flavour.startswith(("stock-", "deb-"))
 
     @property
-    def modules(self):
-        """The directory of the modules for this target and kernel."""
+    def output(self):
+        """The directory in which the modules for this target and kernel are built."""
         if self.target == "coverage":
             return f"{BUILD}/coverage-module"
         return f"{BUILD}/module" if self.flavour == "test" else f"{BUILD}/{self.flavour}-module"
 
+    @property
+    def modules(self):
+        """The directory of the modules that guests get."""
+        return SNAPSHOT + self.output
+
     def build(self, *parts):
         """Builds parts of the project for this kernel (scripts/build.sh)."""
-        script("build.sh", self.kernel, self.modules, *parts)
+        script("build.sh", self.kernel, self.output, *parts)
+        self.snapshot()
+
+    def snapshot(self):
+        """Copies what was built: all boots get these files, whatever is built meanwhile."""
+        with open(f"{BUILD}/.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _copy(self.output, _is_module)
+            for folder in PROGRAMS:
+                _copy(folder, _is_program)
 
     def job(self, name, *command, driver="", load=True):
         """A guest with everything that was built in it, the driver loaded."""
         driver = driver or MODULE
         job = machine.Job(name, self.kernel, list(command), driver=driver)
         job.seconds = int(os.environ.get("TIMEOUT") or self.seconds * self.slower)
-        job.files = {f"lib/modules/{os.path.basename(path)}": path
-                     for path in glob.glob(f"{self.modules}/*.ko")}
-        job.files |= _programs("bin", f"{BUILD}/guest/{RELEASE}")
-        tools = f"{BUILD}/tools/target/{RELEASE}"
-        job.files |= _programs("lib/tools", tools) | _programs("lib/tools", f"{tools}/examples")
+        folders = {self.modules: "lib/modules"}
+        folders |= {SNAPSHOT + folder: name for folder, name in PROGRAMS.items()}
+        job.files = {f"{name}/{os.path.basename(path)}": path
+                     for folder, name in folders.items() for path in _files(folder)}
         job.modules = (stock.MODULES if self.stock else []) + ["vfio-pci-core"]
         if load and driver == MODULE:
             job.insmod.append(f"/lib/modules/{MODULE}.ko")
@@ -85,11 +105,26 @@ class Run:
         return job
 
 
-def _programs(folder, path):
-    """{guest path: path} of the programs in a directory of cargo's, less its hashed copies."""
-    return {f"{folder}/{os.path.basename(file)}": file for file in glob.glob(f"{path}/*")
-            if os.path.isfile(file) and os.access(file, os.X_OK)
-            and not re.search("-[0-9a-f]{16}$", file)}
+def _copy(folder, is_meant):
+    """Replaces what the snapshot has of a directory."""
+    os.makedirs(SNAPSHOT + folder, exist_ok=True)
+    for path in _files(SNAPSHOT + folder):
+        os.remove(path)
+    for path in filter(is_meant, _files(folder)):
+        shutil.copy(path, SNAPSHOT + path)
+
+
+def _files(folder):
+    return filter(os.path.isfile, glob.glob(f"{folder}/*"))
+
+
+def _is_module(path):
+    return path.endswith(".ko")
+
+
+def _is_program(path):
+    """Whether a file in a directory of cargo's is a program, and no hashed copy of one."""
+    return os.access(path, os.X_OK) and not re.search("-[0-9a-f]{16}$", path)
 
 
 def checking_leaks(*command):

@@ -41,7 +41,7 @@ class Target:
 
 def module(run):
     """`make` alone."""
-    boot.say(f"module: {machine.outside(run.modules)}/{boot.MODULE}.ko")
+    boot.say(f"module: {machine.outside(run.output)}/{boot.MODULE}.ko")
 
 
 def tools(_run):
@@ -77,7 +77,9 @@ def deb_test(run):
     boot.script("stock/test-packages")
     status = 0
     for series in STOCK_SERIES:
-        status |= verdict.demo(_on_stock(run, series))
+        its = _on_stock(run, series)
+        its.snapshot()
+        status |= verdict.demo(its)
     return status
 
 
