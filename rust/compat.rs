@@ -96,10 +96,10 @@ macro_rules! huge_pfnmap {
 huge_pfnmap!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP, vmf_insert_pfn_pmd);
 huge_pfnmap!(CONFIG_ARCH_SUPPORTS_PUD_PFNMAP, vmf_insert_pfn_pud);
 
-/// Whether a mapping may have blocks for page frames if it is `VM_MIXEDMAP`. Before 7.3,
-/// `madvise(MADV_COLD)` and `/proc/PID/clear_refs` look for the `struct page` of any block in
-/// mappings that are not `VM_PFNMAP`, and device memory has none.
-pub(crate) const MIXEDMAP_TAKES_BLOCKS: bool = cfg!(not(before_7_3));
+/// Whether a process that must not be able to crash the kernel may have blocks. Before 7.3,
+/// `madvise(MADV_COLD)`, `/proc/PID/clear_refs` and `mbind()` look for the `struct page` of a block,
+/// and device memory has none.
+pub const BLOCKS_ARE_SAFE: bool = cfg!(not(before_7_3));
 
 /// Adds the operations of a device for iommufd. Without iommufd there are none, as `linux/vfio.h`
 /// says by macros, which bindgen does not see.

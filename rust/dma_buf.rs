@@ -17,7 +17,7 @@ use crate::{
         DeviceMapping,
         MapRequest, //
     },
-    errno::ETIME,
+    dma_fence,
     fault::{
         Fault,
         Outcome, //
@@ -314,31 +314,16 @@ impl<T: Exporter> DmaBuf<T> {
         unsafe { bindings::dma_resv_unlock(resv) };
     }
 
-    /// Waits for what devices are doing with the memory. `dma_resv_wait_timeout()`
+    /// Waits for what devices are doing with the memory, less what they begin after this is called.
     ///
-    /// Not under the reservation lock, on which others would hang as long. Fences have no killable
-    /// wait: [`Wait::Killable`] is as [`Wait::Uninterruptible`].
+    /// Takes the reservation lock, but does not wait under it: others would hang on it as long.
     ///
     /// # Errors
     ///
-    /// `ERESTARTSYS`: a signal has ended the wait. `ETIME`: the deadline has passed.
+    /// As [`dma_fence::wait_for_all`].
     pub fn wait_for_fences(&self, wait: Wait) -> Result {
         // SAFETY: We hold a reference to the dma-buf, which has the reservation object.
-        let resv = unsafe { (*self.ptr.as_ptr()).resv };
-        // SAFETY: As above; no lock is needed.
-        let left = unsafe {
-            bindings::dma_resv_wait_timeout(
-                resv,
-                bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
-                matches!(wait, Wait::Interruptible),
-                wait.timeout(),
-            )
-        };
-        match left {
-            ..0 => Err(ERESTARTSYS),
-            0 => Err(ETIME),
-            _ => Ok(()),
-        }
+        unsafe { dma_fence::wait_for_all((*self.ptr.as_ptr()).resv, wait) }
     }
 
     /// The exporter, to be kept beyond the dma-buf.

@@ -335,10 +335,12 @@ impl<'a> Block<'a> {
         // SAFETY: The table that the entry is in stays during a fault.
         let mut there = unsafe { page_table::is_there(pmd) };
         if !there {
-            // SAFETY: By the type invariant of `Fault`: the kernel frees what is left there.
+            // SAFETY: By the type invariant of `Fault`.
+            let mm = unsafe { (*self.fault.vma()).vm_mm };
+            // SAFETY: As above; the kernel frees what is left there.
             let table = unsafe { &mut (*vmf).prealloc_pte };
             // SAFETY: As above.
-            there = unsafe { page_table::populate((*self.fault.vma()).vm_mm, pmd, table) };
+            there = unsafe { page_table::populate(mm, pmd, table) };
         }
         there.then_some(PageTable(self.fault))
     }
@@ -400,6 +402,8 @@ impl<'a> Block<'a> {
 pub const PMD_ORDER: u32 = bindings::KERNEL_EXT_PMD_SHIFT - PAGE_SHIFT as u32;
 /// Order of the block that a PUD entry maps.
 pub const PUD_ORDER: u32 = bindings::KERNEL_EXT_PUD_SHIFT - PAGE_SHIFT as u32;
+
+pub use compat::BLOCKS_ARE_SAFE;
 
 /// The page table for the address of a fault of order 0. It was there a moment ago.
 ///

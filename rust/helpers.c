@@ -34,6 +34,11 @@ void kernel_ext_debugfs_remove(struct dentry *dentry)
 	debugfs_remove(dentry);
 }
 
+void kernel_ext_dma_fence_put(struct dma_fence *fence)
+{
+	dma_fence_put(fence);
+}
+
 bool kernel_ext_has_write_combining(void)
 {
 	return pgprot_val(pgprot_writecombine(PAGE_SHARED)) !=

@@ -4,6 +4,7 @@
 #ifndef KERNEL_EXT_HELPERS_H
 #define KERNEL_EXT_HELPERS_H
 
+#include <linux/dma-fence.h>
 #include <linux/fs.h>
 #include <linux/mm_types.h>
 
@@ -12,6 +13,7 @@ struct dentry *kernel_ext_debugfs_create_file(const char *name, umode_t mode,
 					      struct dentry *parent, void *data,
 					      const struct file_operations *fops);
 void kernel_ext_debugfs_remove(struct dentry *dentry);
+void kernel_ext_dma_fence_put(struct dma_fence *fence);
 bool kernel_ext_has_write_combining(void);
 bool kernel_ext_is_shared(const struct vm_area_struct *vma);
 bool kernel_ext_pmd_has_table(pmd_t pmd);

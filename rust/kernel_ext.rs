@@ -13,6 +13,7 @@
 //! | `debugfs.rs` | `linux/debugfs.h`: files that keep the module loaded |
 //! | `dma_buf.rs` | `linux/dma-buf.h` |
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
+//! | `dma_fence.rs` | `linux/dma-resv.h`, `linux/dma-fence.h` |
 //! | `fault.rs` | `linux/mm.h`: faults on mappings of an exporter's memory |
 //! | `layout.rs` | none: where members of C structures are, for comparison |
 //! | `mm.rs` | `linux/mm.h`: mappings of an exporter's memory |
@@ -33,6 +34,7 @@ mod compat;
 pub mod debugfs;
 pub mod dma_buf;
 pub mod dma_buf_mapping;
+mod dma_fence;
 pub mod fault;
 mod layout;
 pub mod mm;

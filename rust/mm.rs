@@ -86,12 +86,8 @@ impl<T: Exporter> VmOps<T> {
         ops.close = Some(close::<T>);
         ops.fault = Some(fault::fault::<T>);
         ops.map_pages = Some(fault::map_pages);
-        let blocks = match followers {
-            Followers::All => true,
-            Followers::Notified => compat::MIXEDMAP_TAKES_BLOCKS,
-        };
         let one_mode = matches!(mode, CacheMode::Noncached);
-        if one_mode && blocks && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
+        if one_mode && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
             ops.huge_fault = Some(fault::huge_fault::<T>);
         }
         Self {

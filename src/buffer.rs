@@ -309,7 +309,7 @@ impl Buffer {
         }
         buffer.memory.space.zap(buffer.window, buffer.pages());
         trace::buffer_revoke(|| buffer.place());
-        buffer.memory.importers.drain(buffer.window, dma_buf)?;
+        buffer.memory.importers.drain(dma_buf)?;
         buffer.apply(Event::Drained)
     }
 
@@ -393,7 +393,7 @@ impl Exporter for Buffer {
             return Err(EOPNOTSUPP);
         }
         buffer.if_importable(|_| Ok(()))?;
-        buffer.memory.importers.attach(buffer.window, dma_buf)?;
+        buffer.memory.importers.attach(dma_buf)?;
         trace::importer_attach(|| buffer.place());
         Ok(())
     }

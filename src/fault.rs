@@ -18,6 +18,7 @@ use kernel_ext::{
         Block,
         Fault,
         Outcome,
+        BLOCKS_ARE_SAFE,
         PMD_ORDER,
         PUD_ORDER, //
     },
@@ -114,11 +115,12 @@ impl Buffer {
 
     /// The PFN of the block, which starts at `page` of the buffer, if one entry can map it.
     ///
-    /// The kernel mishandles a mapping with 1 GiB entries that is split or moved, up to an oops.
-    /// Only the owner may do that to itself, as with in-tree vfio-pci.
+    /// The kernel mishandles a mapping with 1 GiB entries that is split or moved, up to an oops, and
+    /// before 7.3 any block. Only the owner may do that to itself, as with in-tree vfio-pci.
     #[inline(always)]
     fn block_pfn(&self, block: &Block<'_>, page: u64) -> Option<usize> {
-        if block.order() == 0 || (block.order() == PUD_ORDER && !self.hidden) {
+        let is_safe = self.hidden || (BLOCKS_ARE_SAFE && block.order() != PUD_ORDER);
+        if block.order() == 0 || !is_safe {
             return None;
         }
         let pfn = self.layout.block(page, block.order())?;

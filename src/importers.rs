@@ -7,7 +7,9 @@
 //! reservation lock of each imported buffer. An importer that came before is invalidated, one that
 //! comes later is refused.
 //!
-//! Only imported buffers are walked.
+//! Only buffers that importers may have mapped are walked. One that was drained after the end of its
+//! life is forgotten: nobody can map it again, and what its holders do with it is no longer waited
+//! for.
 
 use crate::buffer::Buffer;
 use kernel::{
@@ -44,7 +46,8 @@ pub(crate) struct Importers {
     /// How many buffers are in `attached`. Incremented before an importer checks `suspensions`.
     /// Code that raised `suspensions` and then reads 0 here has no importer to invalidate.
     count: Atomic<u32>,
-    /// Imported buffers by their place in the offset space.
+    /// Imported buffers by their place in the offset space, less those that were drained after the
+    /// end of their life.
     #[pin]
     attached: Mutex<RBTree<usize, Attached>>,
     /// Tasks that wait for the last unmap of a buffer.
@@ -78,8 +81,13 @@ impl Importers {
         })
     }
 
-    /// Notes an attachment to the buffer at page `place` of the offset space.
-    pub(crate) fn attach(&self, place: usize, dma_buf: &DmaBuf<Buffer>) -> Result {
+    /// Notes an attachment to a buffer.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`. `ENODEV`: the buffer's life has ended.
+    pub(crate) fn attach(&self, dma_buf: &DmaBuf<Buffer>) -> Result {
+        let place = dma_buf.window;
         // Not under the lock, which `dma_buf_detach()` takes: reclaim may wait for a detach.
         let entry = Attached {
             dma_buf: dma_buf.clone(),
@@ -93,19 +101,31 @@ impl Importers {
             drop(attached);
             return Ok(());
         }
-        attached.insert(node);
         self.count.fetch_add(1, Full);
-        Ok(())
+        // After the count goes up: code that has ended the buffer's life since finds no importers,
+        // or this finds that.
+        if dma_buf.life().is_live() {
+            attached.insert(node);
+            return Ok(());
+        }
+        drop(attached);
+        self.count.fetch_sub(1, Full);
+        Err(ENODEV)
     }
 
-    /// Forgets an attachment.
+    /// Forgets an attachment to the buffer at page `place` of the offset space.
     pub(crate) fn detach(&self, place: usize) {
-        let mut attached = self.attached.lock();
-        let last = attached.get_mut(&place).is_some_and(|entry| {
+        self.forget(place, |entry| {
             entry.count -= 1;
             entry.count == 0
         });
-        let entry = if last { attached.remove(&place) } else { None };
+    }
+
+    /// Forgets the buffer at page `place` if it is there and `is_over` says so.
+    fn forget(&self, place: usize, is_over: impl FnOnce(&mut Attached) -> bool) {
+        let mut attached = self.attached.lock();
+        let is_over = attached.get_mut(&place).is_some_and(is_over);
+        let entry = if is_over { attached.remove(&place) } else { None };
         drop(attached);
         if entry.is_some() {
             self.count.fetch_sub(1, Full);
@@ -165,23 +185,31 @@ impl Importers {
             invalidate(dma_buf);
             Ok(())
         });
-        let _ = self.for_each(|dma_buf| self.wait(dma_buf, Wait::Uninterruptible));
+        let _ = self.for_each(|dma_buf| self.drained(dma_buf, Wait::Uninterruptible));
     }
 
-    /// Drains the buffer at page `place` of the offset space, which importers must not be able to
-    /// map any more. Without importers its fences do not count.
+    /// Drains a buffer that importers must not be able to map any more. Without importers its
+    /// fences do not count.
     ///
     /// # Errors
     ///
     /// `EINTR`: a signal has ended the wait. The importers were invalidated. Not `ERESTARTSYS`:
     /// what the caller was to do has happened, and only the wait would start again.
-    pub(crate) fn drain(&self, place: usize, dma_buf: &DmaBuf<Buffer>) -> Result {
-        // Who attaches later finds the buffer revoked.
-        if self.count.load(Acquire) == 0 || self.attached.lock().get(&place).is_none() {
+    pub(crate) fn drain(&self, dma_buf: &DmaBuf<Buffer>) -> Result {
+        // A device that attaches later finds the buffer revoked.
+        if self.count.load(Acquire) == 0 || self.attached.lock().get(&dma_buf.window).is_none() {
             return Ok(());
         }
         invalidate(dma_buf);
-        self.wait(dma_buf, Wait::Interruptible).map_err(|_| EINTR)
+        self.drained(dma_buf, Wait::Interruptible)
+            .map_err(|_| EINTR)
+    }
+
+    /// Waits until a buffer whose life has ended is drained, and forgets it.
+    fn drained(&self, dma_buf: &DmaBuf<Buffer>, wait: Wait) -> Result {
+        self.wait(dma_buf, wait)?;
+        self.forget(dma_buf.window, |_| true);
+        Ok(())
     }
 
     /// Tells the importers of all live buffers to look again.
@@ -192,7 +220,8 @@ impl Importers {
         });
     }
 
-    /// Waits until no importer has the buffer mapped, nor does its device use it.
+    /// Waits until no importer has the buffer mapped, nor does its device use it. Fences that are
+    /// added from now on do not count: importers may map no longer, at least not for now.
     ///
     /// # Errors
     ///

@@ -144,10 +144,15 @@ impl Heir {
         Ok(Heir { call, end })
     }
 
-    /// Lets it end, which closes the fds; returns when that waits in the driver.
+    /// Lets it end, which closes the fds.
+    pub fn ends(self) -> Result<Call> {
+        nix::unistd::write(&self.end, &[0])?;
+        Ok(self.call)
+    }
+
+    /// As [`Heir::ends`]; returns when the close waits in the driver.
     pub fn closes(self) -> Result<Call> {
-        let Heir { mut call, end } = self;
-        nix::unistd::write(&end, &[0])?;
+        let mut call = self.ends()?;
         wait_for("the close to wait", || {
             ensure!(!call.is_over()?, "it did not wait");
             Ok(is_in_driver(call.pid()))

@@ -19,7 +19,7 @@ cases! {
         ];
     Setup::Bound(&[EDU, BOCHS]) =>
         "mappings: split, mprotect, mremap, fork and holes work; growing fails": [
-            mlock_and_madvise_leave_a_mapping_alone,
+            mlock_and_madvise_leave_a_mapping_alone, numa_calls_leave_a_clients_mapping_alone,
         ];
     Setup::Bound(&[BOCHS]) =>
         "mappings: get_user_pages fails": [
@@ -152,6 +152,42 @@ fn mlock_and_madvise_leave_a_mapping_alone() -> Result<()> {
         // Makes all pages of the process look as if nobody had accessed them.
         fs::write("/proc/self/clear_refs", "1")?;
         check::value("the mapping after clear_refs", mapping.load(0), before)?;
+    }
+    Ok(())
+}
+
+/// Calls that look for the nodes of pages walk the page tables, of some mappings that others skip.
+fn numa_calls_leave_a_clients_mapping_alone() -> Result<()> {
+    const SIZE: u64 = 4 << 20;
+    const MPOL_BIND: u64 = 2;
+    const MPOL_MF_MOVE_ALL: u64 = 4;
+    let bochs = open_bochs()?;
+    for flags in [0, uapi::VFIO_DMABUF_TYPE1] {
+        let mut export = Export::new(0, &[Range(0, SIZE)]);
+        export.flags = flags;
+        let buffer = export.make(&bochs)?;
+        let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
+        let before = mapping.load(0).context("before")?;
+        let (at, nodes) = (mapping.address() as u64, [1u64]);
+        let (pages, to, status) = ([at], [0u32], Mapping::anonymous(PAGE)?);
+        let [nodes, pages, to] = [nodes.as_ptr() as u64, pages.as_ptr() as u64, to.as_ptr() as u64];
+        for how in 0..=MPOL_MF_MOVE_ALL {
+            let bound = raw::call(libc::SYS_mbind, [at, SIZE, MPOL_BIND, nodes, 64, how]);
+            if bound == Err(libc::ENOSYS) {
+                return Err(Skip("the kernel has no CONFIG_NUMA".into()).into());
+            }
+            check::value(&format!("after mbind, {how}"), mapping.load(0), before)?;
+        }
+        for to in [0, to] {
+            let status = status.address() as u64;
+            let _ = raw::call(libc::SYS_move_pages, [0, 1, pages, to, status, MPOL_MF_MOVE_ALL]);
+            check::value("after move_pages", mapping.load(0), before)?;
+        }
+        let _ = raw::call(libc::SYS_migrate_pages, [0, 64, nodes, nodes, 0, 0]);
+        check::value("after migrate_pages", mapping.load(0), before)?;
+        for file in ["numa_maps", "smaps", "smaps_rollup"] {
+            fs::read(format!("/proc/self/{file}"))?;
+        }
     }
     Ok(())
 }

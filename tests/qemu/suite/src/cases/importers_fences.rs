@@ -4,28 +4,38 @@
 //! The driver of an importing device adds a fence for work that it has not finished. The usage says
 //! who else must wait for it; an exporter that takes memory away waits for all.
 
-use anyhow::{Context, Result};
-use guest::buffer;
+use anyhow::{ensure, Context, Result};
+use guest::buffer::{self, Buffer};
 use guest::call::Call;
+use guest::device::{Device, Via};
 use guest::fence::Fence;
 use guest::pci::EDU;
 use guest::testmod::uapi::{USAGE_BOOKKEEP, USAGE_KERNEL, USAGE_READ, USAGE_WRITE};
-use guest::testmod::{Importer, UNMAPS_AT_ONCE};
+use guest::testmod::{Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
 use guest::Errno;
 
 use crate::case::{cases, Setup, Skip};
 use crate::check;
-use crate::rig::{Heir, Rig, WHILE};
+use crate::rig::{add_fence, waiting_revoke, Heir, Rig, WHILE};
 
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
         "REVOKE invalidates importers, and waits for them and for fences": [
-            revoke_waits_for_fences_of_every_usage,
+            revoke_waits_for_fences_of_every_usage, revoke_waits_for_each_of_several_fences,
         ],
         "temporary revocation waits; EINTR undoes it; a reset that cannot fail waits a second": [
             resets_and_config_writes_wait_for_fences_of_every_usage,
         ],
-        "last close, unbind: wait for importers": [last_close_waits_for_fences_of_every_usage];
+        "last close, unbind: wait for importers": [
+            last_close_waits_for_fences_of_every_usage,
+            last_close_waits_for_what_an_interrupted_revoke_has_left,
+        ],
+        "fences that are added too late hold nothing up": [
+            client_of_an_earlier_owner_does_not_hold_up_the_close,
+            fence_of_a_revoked_buffer_does_not_hold_up_the_close,
+            fence_that_is_added_during_a_revoke_does_not_count,
+            fence_that_is_added_during_the_last_close_does_not_count,
+        ];
 }
 
 /// Those of `enum dma_resv_usage`.
@@ -75,6 +85,21 @@ fn resets_and_config_writes_wait_for_fences_of_every_usage() -> Result<()> {
     Ok(())
 }
 
+fn revoke_waits_for_each_of_several_fences() -> Result<()> {
+    for first in [0, 1] {
+        let rig = Rig::new()?;
+        let importer = rig.attached(UNMAPS_AT_ONCE)?;
+        let mut fences = vec![add_fence(&rig.buffer)?, add_fence(&rig.buffer)?];
+        let mut revoke = waiting_revoke(&rig)?;
+        check::works("signal", fences.remove(first).signal())?;
+        revoke.hangs_for(WHILE).with_context(|| format!("REVOKE, after fence {first}"))?;
+        check::works("signal", fences.remove(0).signal())?;
+        check::works("REVOKE", revoke.finish()?)?;
+        check::works("detach", importer.detach())?;
+    }
+    Ok(())
+}
+
 fn last_close_waits_for_fences_of_every_usage() -> Result<()> {
     for (usage, number) in USAGES {
         let rig = Rig::new()?;
@@ -88,4 +113,82 @@ fn last_close_waits_for_fences_of_every_usage() -> Result<()> {
         drop((importer, buffer));
     }
     Ok(())
+}
+
+fn last_close_waits_for_what_an_interrupted_revoke_has_left() -> Result<()> {
+    let (rig, importer) = Rig::new_mapped(NEVER_UNMAPS)?;
+    let revoke = waiting_revoke(&rig)?;
+    check::errno("REVOKE", revoke.interrupt()?, Errno::EINTR)?;
+    let heir = Heir::new()?;
+    let Rig { device, buffer, .. } = rig;
+    drop(device);
+    let close = heir.closes()?;
+    check::works("unmap", importer.unmap())?;
+    check::works("close", close.finish()?)?;
+    drop(buffer);
+    Ok(())
+}
+
+/// A buffer that was drained cannot be mapped again. Whoever still holds it has no power over those
+/// who have the device open later.
+fn client_of_an_earlier_owner_does_not_hold_up_the_close() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let Rig { device, buffer, pci, .. } = rig;
+    drop(device);
+    for &via in Via::all() {
+        let device = Device::open(&pci, via)?;
+        let fence = add_fence(&buffer)?;
+        let heir = Heir::new()?;
+        drop(device);
+        check::works(&format!("close, {via:?}"), heir.ends()?.finish()?)?;
+        check::works("signal", fence.signal())?;
+    }
+    check::works("detach", importer.detach())
+}
+
+fn fence_of_a_revoked_buffer_does_not_hold_up_the_close() -> Result<()> {
+    let rig = Rig::new()?;
+    let importers = [rig.attached(UNMAPS_AT_ONCE)?, rig.attached(UNMAPS_AT_ONCE)?];
+    rig.revoke()?;
+    let fence = add_fence(&rig.buffer)?;
+    let heir = Heir::new()?;
+    let Rig { device, buffer, .. } = rig;
+    drop(device);
+    check::works("close", heir.ends()?.finish()?)?;
+    check::works("signal", fence.signal())?;
+    importers.iter().try_for_each(|importer| check::works("detach", importer.detach()))?;
+    drop(buffer);
+    Ok(())
+}
+
+/// Signals the two fences that a call waits for, each after another one took the place of the first.
+fn ends_without_late_fences(buffer: &Buffer, fences: [Fence; 2], mut call: Call) -> Result<()> {
+    let [first, second] = fences;
+    check::works("signal", second.signal())?;
+    let third = add_fence(buffer)?;
+    ensure!(!call.is_over()?, "it did not wait for the first fence");
+    check::works("signal", first.signal())?;
+    check::works("the call, with a late fence", call.finish()?)?;
+    check::works("signal", third.signal())
+}
+
+fn fence_that_is_added_during_a_revoke_does_not_count() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let fences = [add_fence(&rig.buffer)?, add_fence(&rig.buffer)?];
+    let revoke = waiting_revoke(&rig)?;
+    ends_without_late_fences(&rig.buffer, fences, revoke)?;
+    check::works("detach", importer.detach())
+}
+
+fn fence_that_is_added_during_the_last_close_does_not_count() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let fences = [add_fence(&rig.buffer)?, add_fence(&rig.buffer)?];
+    let heir = Heir::new()?;
+    let Rig { device, buffer, .. } = rig;
+    drop(device);
+    ends_without_late_fences(&buffer, fences, heir.closes()?)?;
+    check::works("detach", importer.detach())
 }

@@ -17,7 +17,7 @@ cases! {
             unmap_half_way_holds_up_a_revoke_that_waits, unmap_half_way_holds_up_a_revoke,
             unmap_half_way_holds_up_memory_off,
             import_after_the_start_of_a_revoke_is_refused,
-            attach_that_a_revoke_overtook_maps_nothing, attach_that_unbind_overtook_is_refused,
+            attach_that_a_revoke_overtook_is_refused, attach_that_unbind_overtook_is_refused,
             nothing_gets_in_while_unbind_is_half_way,
         ];
     Setup::Bound(&[EDU]) =>
@@ -177,7 +177,7 @@ fn import_after_the_start_of_a_revoke_is_refused() -> Result<()> {
     invalidated("the importer", &importer, 0)
 }
 
-fn attach_that_a_revoke_overtook_maps_nothing() -> Result<()> {
+fn attach_that_a_revoke_overtook_is_refused() -> Result<()> {
     let rig = Rig::new()?;
     let importer = Importer::new()?;
     let attach = || importer.attach(&rig.buffer, &rig.importing, UNMAPS_AT_ONCE);
@@ -188,8 +188,16 @@ fn attach_that_a_revoke_overtook_maps_nothing() -> Result<()> {
     let revoke = || buffer::revoke(&rig.device, &rig.buffer);
     check::works("REVOKE", meanwhile(&note, "REVOKE", revoke)?.0)?;
     note.end()?;
-    check::works("attach that was in time", attach.finish()?)?;
-    rig.refuses("after REVOKE", &importer)
+    check::errno("attach", attach.finish()?, Errno::ENODEV)?;
+    // Nothing of it is left that the last close would wait for.
+    let fence = add_fence(&rig.buffer)?;
+    let heir = Heir::new()?;
+    let Rig { device, buffer, .. } = rig;
+    drop(device);
+    check::works("close", heir.ends()?.finish()?)?;
+    check::works("signal", fence.signal())?;
+    drop((importer, buffer));
+    Ok(())
 }
 
 fn attach_that_unbind_overtook_is_refused() -> Result<()> {

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fences: what devices have not finished yet.
+//!
+//! C headers: [`include/linux/dma-resv.h`](srctree/include/linux/dma-resv.h),
+//! [`include/linux/dma-fence.h`](srctree/include/linux/dma-fence.h)
+
+use crate::{
+    bindings,
+    errno::ETIME,
+    wait::Wait, //
+};
+use core::ptr;
+use kernel::{
+    error::to_result,
+    prelude::*, //
+};
+
+/// The fences of a reservation object at one moment.
+///
+/// # Invariants
+///
+/// `array` has `count` valid pointers, to a reference each, and was allocated by the kernel; it is
+/// null if there are none.
+struct Fences {
+    array: *mut *mut bindings::dma_fence,
+    count: c_uint,
+}
+
+impl Fences {
+    /// Takes the reservation lock: without it, fences that are added meanwhile could keep the
+    /// caller busy.
+    ///
+    /// # Safety
+    ///
+    /// `resv` is valid.
+    unsafe fn of(resv: *mut bindings::dma_resv) -> Result<Self> {
+        let mut array = ptr::null_mut();
+        let mut count = 0;
+        // SAFETY: By the requirements of this function. Without a context, locking cannot fail.
+        unsafe { bindings::dma_resv_lock(resv, ptr::null_mut()) };
+        // SAFETY: As above.
+        let result = unsafe {
+            bindings::dma_resv_get_fences(
+                resv,
+                bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
+                &mut count,
+                &mut array,
+            )
+        };
+        // SAFETY: Locked above.
+        unsafe { bindings::dma_resv_unlock(resv) };
+        to_result(result)?;
+        // INVARIANT: What the function gives.
+        Ok(Self { array, count })
+    }
+
+    fn wait(&self, wait: Wait) -> Result {
+        for number in 0..self.count as usize {
+            // SAFETY: By the type invariants.
+            let left = unsafe {
+                bindings::dma_fence_wait_timeout(
+                    *self.array.add(number),
+                    is_interruptible(wait),
+                    wait.timeout() as c_long,
+                )
+            };
+            check(left)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Fences {
+    fn drop(&mut self) {
+        for number in 0..self.count as usize {
+            // SAFETY: By the type invariants; this gives the reference back.
+            unsafe { bindings::kernel_ext_dma_fence_put(*self.array.add(number)) };
+        }
+        // SAFETY: By the type invariants.
+        unsafe { bindings::kfree(self.array.cast()) };
+    }
+}
+
+/// Waits for the fences that a reservation object has now, not for any that are added later. If
+/// there is no memory to note which these are, those count, too.
+///
+/// Fences have no killable wait: [`Wait::Killable`] is as [`Wait::Uninterruptible`].
+///
+/// # Errors
+///
+/// `ERESTARTSYS`: a signal has ended the wait. `ETIME`: the deadline has passed.
+///
+/// # Safety
+///
+/// `resv` is valid.
+pub(crate) unsafe fn wait_for_all(resv: *mut bindings::dma_resv, wait: Wait) -> Result {
+    // SAFETY: By the requirements of this function.
+    if let Ok(fences) = unsafe { Fences::of(resv) } {
+        return fences.wait(wait);
+    }
+    // SAFETY: As above.
+    check(unsafe {
+        bindings::dma_resv_wait_timeout(
+            resv,
+            bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
+            is_interruptible(wait),
+            wait.timeout(),
+        )
+    })
+}
+
+fn is_interruptible(wait: Wait) -> bool {
+    matches!(wait, Wait::Interruptible)
+}
+
+/// What the waits return: the time that is left, or an error.
+fn check(left: c_long) -> Result {
+    match left {
+        ..0 => Err(ERESTARTSYS),
+        0 => Err(ETIME),
+        _ => Ok(()),
+    }
+}
