@@ -89,8 +89,8 @@ impl<'a> MapRequest<'a> {
     /// # Safety
     ///
     /// During `'a` the attachment is valid and the reservation lock of its dma-buf held; what
-    /// [`MapRequest::map`] gives does not live longer than the attachment, and is dropped with that
-    /// lock held.
+    /// [`PartialMapping::finish`] gives does not live longer than the attachment, and is dropped
+    /// with that lock held.
     pub(crate) unsafe fn from_raw(
         attachment: *mut bindings::dma_buf_attachment,
         dir: bindings::dma_data_direction,
@@ -139,8 +139,8 @@ impl<'a> PartialMapping<'a> {
     /// # Errors
     ///
     /// `ENOMEM` when there are more ranges than [`MapRequest::begin`] made room for. `EINVAL` when
-    /// the topology does not let the importing device reach the BAR, or when the memory is not in
-    /// it; and what the DMA layer says.
+    /// the topology does not let the importing device reach the BAR, when the memory is not in it,
+    /// or when it is of another device than the dma-buf; and what the DMA layer says.
     pub fn add(
         &mut self,
         enabled: &MemoryEnabled<'_>,
@@ -154,6 +154,10 @@ impl<'a> PartialMapping<'a> {
         });
         let provider = provider.ok_or(EOPNOTSUPP)?;
         let range = enabled.pfns(bar, first, count).ok_or(EINVAL)?;
+        // SAFETY: The attachment is valid; it keeps the dma-buf, and with it the file.
+        if unsafe { !range.is_reached_by_zaps_of((*(*self.0.attachment.as_ptr()).dmabuf).file) } {
+            return Err(EINVAL);
+        }
         // SAFETY: `provider` is that of the BAR that the page frames are in.
         unsafe { self.0.add(provider, range) }
     }

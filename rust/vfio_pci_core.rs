@@ -133,8 +133,12 @@ impl Core {
             let resource = &raw const (*self.pdev()).resource[bar.index()];
             ((*resource).start, (*resource).end)
         };
-        // As `pci_resource_len()`.
-        let len = if end == 0 { 0 } else { end - start + 1 };
+        // As `pci_resource_len()`, in the arithmetic of C.
+        let len = if end == 0 {
+            0
+        } else {
+            end.wrapping_sub(start).wrapping_add(1)
+        };
         BarMemory { start, len }
     }
 
@@ -261,8 +265,9 @@ impl OpenCore {
     /// In low power the kernel chooses the state. It raises the device first, and leaves it in D0
     /// when low power ends.
     pub fn is_asleep(&self) -> bool {
-        // SAFETY: By the type invariants.
-        !self.is_in_low_power() && unsafe { (*self.pdev()).current_state >= PCI_D3HOT }
+        // SAFETY: By the type invariants. The core may write the word meanwhile.
+        let state = unsafe { (&raw const (*self.pdev()).current_state).read_volatile() };
+        !self.is_in_low_power() && state >= PCI_D3HOT
     }
 }
 

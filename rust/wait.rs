@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting: what ends a wait early ([`Wait`]), a queue of waiting tasks ([`WaitQueue`]), and a flag
-//! that tasks can sleep on until it clears ([`Flag`]).
+//! Waiting: what ends a wait early ([`Wait`]), and a queue of waiting tasks ([`WaitQueue`]).
 //!
 //! The `CondVar` of the `kernel` crate has neither a killable wait nor one that only a deadline
 //! ends.

@@ -12,7 +12,7 @@
 //! - a config write or a low power call that may: a [`Change`] keeps faults out during the core's
 //!   function;
 //! - a reset, whoever asks for it: between `reset_begins` and `reset_ends`;
-//! - an error of the link: see [`crate::link`];
+//! - an error of the link: see [`link`];
 //! - the last close: it takes back the proof that the device is open.
 
 use crate::pure::link::{

@@ -46,7 +46,6 @@ impl Memattr {
         }
     }
 
-    /// The number that MEMATTR GET gives.
     /// What a listing of buffers calls it.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -55,6 +54,7 @@ impl Memattr {
         }
     }
 
+    /// The number that MEMATTR GET gives.
     pub(crate) fn as_raw(self) -> u32 {
         self as u32
     }
