@@ -11,11 +11,10 @@ import time
 
 import machine
 import stock
+from arch import BUILD, GUEST, RELEASE
 
 MODULE = "dmabuf-vfio-pci"
 SCRIPTS = "/src/scripts"
-BUILD = "/src/build"
-RELEASE = "x86_64-unknown-linux-gnu/release"
 # Which cases the user wants; none: all.
 CASE = os.environ.get("CASE", "").split()
 # How many times slower than usual the guest is.
@@ -81,7 +80,7 @@ class Run:
             job.modules.append(driver)
         job.append = stock.APPEND if self.stock else KCSAN if self.flavour == "kcsan" else ""
         job.env = {"DRIVER_KO": f"/lib/modules/{MODULE}.ko", "SLOWER": str(self.slower),
-                   "HOST": "/dev/ttyS2"}
+                   "HOST": f"/dev/{GUEST.control}"}
         return job
 
 
