@@ -15,6 +15,7 @@ debian := stock-test deb deb-test
 export COMMIT := $(shell git rev-parse --short=10 HEAD 2>/dev/null)
 
 # The settings that scripts/vm/run.py takes from the user.
+export ARCH PAGES CPU
 export PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS V MINUTES SEED FROM KERNEL STOCK
 export OPERATIONS N FILE PART JOBS SEMANTIC
 
@@ -99,6 +100,10 @@ help:
 #:   QEMU_ARGS="..."    more arguments for QEMU (-object, -drive, -netdev)
 #:   TIMEOUT=seconds    limit of the guest's run time (also for other targets that boot a guest)
 #:   ACCEL=kvm          hardware virtualization instead of emulation, where KVM works (likewise)
+#:
+#: ARCH=arm64 with check, demo, test, bench, soak, fuzz, run, shell and others that only build: an
+#: emulated arm64 machine. CPU=cortex-a72 selects one without what newer ones have (default: max),
+#: PAGES=64k a kernel with pages of 64 KiB. An x86-64 host cross-compiles.
 #:
 #: make answers every failure with status 2; `scripts/run PROG ARG...` is `make run` with exactly
 #: the program's status (124: time limit, 125: the guest failed).

@@ -14,3 +14,10 @@
 /* Macros of which some architectures make functions, so that bindgen does not see a constant. */
 const unsigned int KERNEL_EXT_PMD_SHIFT = PMD_SHIFT;
 const unsigned int KERNEL_EXT_PUD_SHIFT = PUD_SHIFT;
+
+/* Whether functions that insert PFNs put a cache mode of their own in place of the VMA's. */
+#ifdef __HAVE_PFNMAP_TRACKING
+const bool KERNEL_EXT_TRACKS_CACHE_MODES = true;
+#else
+const bool KERNEL_EXT_TRACKS_CACHE_MODES = false;
+#endif

@@ -260,6 +260,13 @@ impl Fault<'_> {
         unsafe { self.vmf.as_ref().__bindgen_anon_1.vma }
     }
 
+    /// Whether the access is a store.
+    #[inline(always)]
+    fn is_write(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { self.vmf.as_ref().flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0 }
+    }
+
     /// The order to resolve the fault with: 2^order pages, naturally aligned.
     #[inline(always)]
     pub fn order(&self) -> u32 {
@@ -361,8 +368,8 @@ impl<'a> Block<'a> {
 
     /// Maps the block to `pfns` with one entry. For orders above 0.
     ///
-    /// The kernel picks the cache mode that the page attribute table has for the PFN: on x86 that
-    /// is uncached. So this is for [`CacheMode::Noncached`](crate::mm::CacheMode) only.
+    /// On x86 the kernel picks the cache mode that its page attribute table has for the PFN, which
+    /// is uncached. Mappings with another one have no faults of these orders there.
     ///
     /// A write to a block whose entry is not writable (soft-dirty) falls back to pages: the kernel
     /// would warn if the entry is another one by the time that it looks (`MADV_DONTNEED`).
@@ -376,9 +383,7 @@ impl<'a> Block<'a> {
         if pfns.count() != 1 << order || pfn & (pfns.count() - 1) != 0 || !is_own {
             return Outcome::Fallback;
         }
-        // SAFETY: By the type invariant of `Fault`.
-        let write = unsafe { (*vmf).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
-        if write && self.is_mapped() {
+        if self.fault.is_write() && self.is_mapped() {
             return Outcome::Fallback;
         }
         let raw = if order == PMD_ORDER {
@@ -443,7 +448,9 @@ impl PageTable<'_> {
 
     /// Maps `pfns` with an entry each, from `skip` pages after the faulting one on.
     ///
-    /// The entries have the mapping's own cache mode. Those that exist are left alone.
+    /// The entries have the mapping's own cache mode. After a store they are dirty: without that, a
+    /// CPU that does not set the bit itself would fault once more for each. Entries that exist are
+    /// left alone.
     ///
     /// # Errors
     ///
@@ -467,7 +474,7 @@ impl PageTable<'_> {
         // it is in stays during a fault.
         let table = unsafe { LockedTable::new(mm, pmd, address) }.ok_or(EAGAIN)?;
         // SAFETY: Within `pages_left`, the pages are in the VMA and in the table.
-        unsafe { table.insert(vma, address, pfns.first(), pfns.count()) };
+        unsafe { table.insert(vma, address, pfns.first(), pfns.count(), self.0.is_write()) };
         Ok(())
     }
 }

@@ -135,9 +135,11 @@ void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma)
 }
 
 void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pte,
-				unsigned long pfn)
+				unsigned long pfn, bool dirty)
 {
-	set_pte_at(vma->vm_mm, addr, pte, pte_mkspecial(pfn_pte(pfn, vma->vm_page_prot)));
+	pte_t entry = pte_mkspecial(pfn_pte(pfn, vma->vm_page_prot));
+
+	set_pte_at(vma->vm_mm, addr, pte, dirty ? pte_mkdirty(entry) : entry);
 }
 
 void kernel_ext_set_write_combining(struct vm_area_struct *vma)

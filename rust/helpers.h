@@ -33,7 +33,7 @@ void kernel_ext_set_mixedmap_flags(struct vm_area_struct *vma);
 void kernel_ext_set_noncached(struct vm_area_struct *vma);
 void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma);
 void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pte,
-				unsigned long pfn);
+				unsigned long pfn, bool dirty);
 void kernel_ext_set_write_combining(struct vm_area_struct *vma);
 bool kernel_ext_signal_pending_state(unsigned int state);
 

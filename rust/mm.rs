@@ -77,17 +77,17 @@ unsafe impl<T> Sync for VmOps<T> {}
 impl<T: Exporter> VmOps<T> {
     /// Makes the table; for a `static`.
     ///
-    /// With [`CacheMode::Noncached`], faults are tried with higher orders first, if the kernel can
-    /// have them in such mappings; no other mode can have that, see
-    /// [`Block::insert`](fault::Block::insert).
+    /// Faults are tried with higher orders first, if the kernel can have entries of these in such
+    /// mappings, with that cache mode: see [`Block::insert`](fault::Block::insert).
     pub const fn build(mode: CacheMode, followers: Followers) -> Self {
         let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
         ops.open = Some(open::<T>);
         ops.close = Some(close::<T>);
         ops.fault = Some(fault::fault::<T>);
         ops.map_pages = Some(fault::map_pages);
-        let one_mode = matches!(mode, CacheMode::Noncached);
-        if one_mode && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
+        let keeps_mode =
+            matches!(mode, CacheMode::Noncached) || !bindings::KERNEL_EXT_TRACKS_CACHE_MODES;
+        if keeps_mode && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
             ops.huge_fault = Some(fault::huge_fault::<T>);
         }
         Self {

@@ -105,7 +105,7 @@ impl LockedTable {
     }
 
     /// Maps `count` page frames from `pfn` on, with the cache mode of `vma`, an entry each from the
-    /// locked one on. Entries that exist are left alone.
+    /// locked one on, `dirty` or not. Entries that exist are left alone.
     ///
     /// # Safety
     ///
@@ -117,6 +117,7 @@ impl LockedTable {
         address: usize,
         pfn: usize,
         count: usize,
+        dirty: bool,
     ) {
         for page in 0..count {
             // SAFETY: By the requirements of this function.
@@ -124,8 +125,9 @@ impl LockedTable {
             let address = address + page * PAGE_SIZE;
             // SAFETY: By the type invariants the table is locked.
             if unsafe { bindings::kernel_ext_pte_none(entry) } {
+                let pfn = pfn + page;
                 // SAFETY: As above.
-                unsafe { bindings::kernel_ext_set_special_pte(vma, address, entry, pfn + page) };
+                unsafe { bindings::kernel_ext_set_special_pte(vma, address, entry, pfn, dirty) };
             }
         }
     }

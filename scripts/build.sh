@@ -7,12 +7,14 @@
 # does not build must not stop the targets that do not need it.
 #
 #   module     the modules, for the kernel in directory KERNEL, into the directory MODULES
-#   untraced   the same without tracepoints, into build/untraced-module
+#   untraced   the same without tracepoints, into untraced-module/
 #   coverage   the modules with a driver that counts what runs, and a module that collects it
-#   selftests  the kernel's tools/testing/selftests/vfio, static, into build/selftests
-#   tools      the crate, its examples and programs, static; what users install: build/tools
+#   selftests  the kernel's tools/testing/selftests/vfio, static, into selftests/
+#   tools      the crate, its examples and programs, static; what users install: tools/
 #   guest      all guest programs
 #   suite ...  one guest program
+#
+# All folders are in $BUILD, which scripts/root.sh sets.
 set -eu
 
 . /src/scripts/lib.sh
@@ -29,39 +31,41 @@ build_module() {
 
 build_guest() {
 	cd /src/tests/qemu
-	CARGO_TARGET_DIR=/src/build/guest quietly 'guest programs: cargo build' \
-		/src/build/guest.log cargo build --release --locked "$@"
+	CARGO_TARGET_DIR=$BUILD/guest quietly 'guest programs: cargo build' \
+		"$BUILD/guest.log" cargo build --release --locked "$@"
 	cd /src
 }
 
 build_selftests() {
-	objects_for "$kernel" /src/build/selftests
-	quietly 'selftests: build' /src/build/selftests/build.log \
-		make -C "$kernel/source/tools/testing/selftests/vfio" OUTPUT=/src/build/selftests \
+	objects_for "$kernel" "$BUILD/selftests"
+	quietly 'selftests: build' "$BUILD/selftests/build.log" \
+		make -C "$kernel/source/tools/testing/selftests/vfio" OUTPUT="$BUILD/selftests" \
 		KHDR_INCLUDES="-isystem $kernel/uapi/include" USERLDFLAGS=-static -j"$(nproc)"
 }
 
 build_tools() {
 	cd /src/tools
-	CARGO_TARGET_DIR=/src/build/tools/target quietly 'tools: cargo build' \
-		/src/build/tools.log cargo build --release --locked --all-features --examples --bins
+	CARGO_TARGET_DIR=$BUILD/tools/target quietly 'tools: cargo build' \
+		"$BUILD/tools.log" cargo build --release --locked --all-features --examples --bins
 	cd /src
-	programs=build/tools/target/x86_64-unknown-linux-gnu/release
-	rm -rf build/tools/bin build/tools/man1 build/tools/completions
-	install -D -t build/tools/bin "$programs/vfio-dmabuf"
-	"$programs/vfio-dmabuf-pages" build/tools
+	tools=$BUILD/tools
+	programs=$tools/target/$CARGO_BUILD_TARGET/release
+	rm -rf "$tools/bin" "$tools/man1" "$tools/completions"
+	install -D -t "$tools/bin" "$programs/vfio-dmabuf"
+	# shellcheck disable=SC2086 # one word or none
+	$RUNS "$programs/vfio-dmabuf-pages" "$tools"
 }
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
 main() {
 	kernel=$1 modules=$2
 	shift 2
-	mkdir -p /src/build/tools
-	lock /src/build/.lock
+	mkdir -p "$BUILD/tools"
+	lock "$BUILD/.lock"
 	for part; do
 		case $part in
 		module) build_module "$modules" ;;
-		untraced) build_module /src/build/untraced-module 'KRUSTFLAGS=--cfg untraced' ;;
+		untraced) build_module "$BUILD/untraced-module" 'KRUSTFLAGS=--cfg untraced' ;;
 		coverage) build_module "$modules" DMABUF_COVERAGE=1 ;;
 		selftests) build_selftests ;;
 		tools) build_tools ;;

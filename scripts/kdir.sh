@@ -42,6 +42,26 @@ check_tree() {
 		problem "KDIR has no Module.symvers: build the kernel first (make -C $kdir)"
 }
 
+# before VERSION: succeeds if KDIR is of an earlier stable release of that series.
+before() {
+	case $release in "${1%.*}".*) ;; *) return 1 ;; esac
+	patch=${release#"${1%.*}".}
+	[ "${patch%%[!0-9]*}" -lt "${1##*.}" ]
+}
+
+check_arm64() {
+	[ "$(uname -m)" = aarch64 ] || [ "${ARCH-}" = arm64 ] ||
+		problem 'KDIR is for arm64: pass ARCH=arm64'
+	! has CONFIG_DEBUG_VM ||
+		problem 'KDIR has CONFIG_DEBUG_VM: its checks need symbols that modules do not get'
+	! grep -q '^CONFIG_PGTABLE_LEVELS=2$' "$conf" ||
+		problem 'KDIR has two levels of page tables, which modules cannot fill: use more VA bits'
+	if has CONFIG_KVM && { before 7.2.10 || before 7.3.4; }; then
+		problem "KDIR is Linux $release, whose KVM maps more than a slice to guests:" \
+			'7.2.10 or 7.3.4 is needed'
+	fi
+}
+
 check_rust() {
 	if ! has CONFIG_RUST; then
 		problem 'KDIR has no CONFIG_RUST: enable it (make rustavailable says what it needs)'
@@ -68,11 +88,11 @@ check_rust() {
 }
 
 check_compiler() {
-	compiler=gcc
+	compiler=${CROSS_COMPILE-}gcc
 	! has CONFIG_CC_IS_CLANG || compiler=clang
 	[ -n "${LLVM-}" ] || command -v "$compiler" >/dev/null ||
 		problem "no $compiler, which built KDIR: install it or pass LLVM="
-	[ "$compiler" = gcc ] || [ -n "${LLVM-}" ] || command -v ld.lld >/dev/null ||
+	[ "$compiler" != clang ] || [ -n "${LLVM-}" ] || command -v ld.lld >/dev/null ||
 		problem 'no ld.lld: install lld or pass LLVM= to make'
 }
 
@@ -86,6 +106,7 @@ if [ ! -e "$kdir/Makefile" ] || [ ! -e "$conf" ]; then
 	problem "KDIR=$kdir is not a built kernel: it lacks Makefile or include/config/auto.conf"
 else
 	check_tree
+	! has CONFIG_ARM64 || check_arm64
 	check_rust
 	check_compiler
 fi

@@ -5,10 +5,10 @@
 #
 # Makes sure that the kernel of a flavour exists and prints its directory. The config fragments
 # in scripts/kernel/ name every option that is on (make allnoconfig): machine.config, then
-# FLAVOUR.config, where `debug` and `kcsan` extend `test`. A later line about an option replaces
-# an earlier one. The directory has:
+# FLAVOUR.config, where `debug` and `kcsan` extend `test`, then those of the architecture and of the
+# page size (PAGES). A later line about an option replaces an earlier one. The directory has:
 #
-#   build/    the O= directory: bzImage, .config, what M= builds of Rust modules need
+#   build/    the O= directory: the image, .config, what M= builds of Rust modules need
 #   modules/  lib/modules/RELEASE for the guest
 #   uapi/     the kernel's headers for user space
 #   source    link to the unpacked source
@@ -43,7 +43,9 @@ ensure_source() {
 config() {
 	set -- machine "$flavour"
 	case $flavour in debug | kcsan) set -- machine test "$flavour" ;; esac
+	set -- "$@" "$ARCH" ${PAGES:+"$ARCH-$PAGES"}
 	for name; do
+		[ -e "$fragments/$name.config" ] || continue # nothing differs on x86
 		content "$fragments/$name.config"
 	done | awk '
 		{ name = $0; sub(/^# /, "", name); sub(/[= ].*/, "", name) }
@@ -81,7 +83,7 @@ build() {
 		touch "$kernel/configured"
 	fi
 	quietly 'kernel: build (about 10 minutes on 2 cores)' "$kernel/build.log" \
-		kmake bzImage modules
+		kmake "$image" modules
 	rm -rf "$kernel/modules"
 	quietly 'kernel: install modules and headers' "$kernel/install.log" \
 		kmake INSTALL_MOD_PATH="$kernel/modules" INSTALL_HDR_PATH="$kernel/uapi" \
@@ -95,6 +97,12 @@ build() {
 main() {
 	[ -e "$fragments/$flavour.config" ] ||
 		die "KERNEL=$flavour: there are bench, debug, kcsan and test"
+	[ -z "${PAGES-}" ] || [ -e "$fragments/$ARCH-$PAGES.config" ] ||
+		die "PAGES=$PAGES: there is 64k, for ARCH=arm64"
+	case $ARCH in
+	x86) image=bzImage ;;
+	arm64) image=Image ;;
+	esac
 	ensure_source
 	kernel=/cache/kernel-$(key "$RECIPE" "$(cat /etc/toolchain)" "$(config)")
 	if [ ! -e "$kernel/done" ]; then

@@ -10,6 +10,9 @@
 # Inside, the checkout is /src and the cache is /cache; the rest is read-only. The command runs
 # in its own mount and PID namespaces: when this script ends, however it ends, none of its
 # processes and mounts remains.
+#
+# ARCH names the architecture of the guest: x86 or arm64, as the kernel does; the default is that of
+# this machine. Each has its own root, with the packages of scripts/ARCH/packages, too.
 set -eu
 
 SUITE=trixie
@@ -19,15 +22,35 @@ src=$(cd "$(dirname "$0")/.." && pwd -P)
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dmabuf-vfio-pci
 . "$src/scripts/lib.sh"
 
+# What differs between architectures, for all scripts inside.
+case $(uname -m) in
+x86_64) native=x86 ;;
+aarch64) native=arm64 ;;
+*) native=none ;;
+esac
+: "${ARCH:=$native}"
+export ARCH
+BUILD=/src/build # for the objects and programs
+RUNS=            # what runs a program for ARCH here
+case $ARCH in
+x86) CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu ;;
+arm64) CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu RUNS=qemu-aarch64 ;;
+esac
+[ "$ARCH" = "$native" ] || BUILD=/src/build/$ARCH
+
 # The settings that pass from the caller's environment into the root.
-PASS='COMMIT PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS TERM STARTED V MINUTES SEED
+PASS='COMMIT PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS CPU TERM STARTED V MINUTES SEED
 	FROM OPERATIONS KERNEL STOCK N FILE PART JOBS SEMANTIC http_proxy https_proxy no_proxy
-	CARGO_NET_OFFLINE'
+	CARGO_NET_OFFLINE ARCH PAGES
+	BUILD RUNS CARGO_BUILD_TARGET'
 
 check_host() {
 	[ "$(id -u)" -eq 0 ] ||
 		die 'not root: the environment is a chroot with its own mounts; use sudo make ...'
-	[ "$(uname -m)" = x86_64 ] || die "this is $(uname -m): the environment is for x86_64 only"
+	case $native-$ARCH in
+	x86-x86 | x86-arm64 | arm64-arm64) ;;
+	*) die "this is $(uname -m): ARCH=$ARCH does not work here" ;;
+	esac
 	for tool in unshare:util-linux setpriv:util-linux flock:util-linux mount:mount awk:mawk; do
 		command -v "${tool%:*}" >/dev/null ||
 			die "no ${tool%:*}: install it with apt-get install ${tool#*:}"
@@ -57,7 +80,7 @@ contain() {
 
 # wanted [FILE]: prints the packages of a root.
 wanted() {
-	content "$src/scripts/packages" ${1:+"$src/$1"}
+	content "$src/scripts/packages" "$src/scripts/$ARCH/packages" ${1:+"$src/$1"}
 }
 
 # make_root DIR [FILE]: in its own namespaces, makes the root from nothing; FILE is that of --with.
@@ -82,9 +105,10 @@ make_root() {
 	# shellcheck disable=SC2046 # one word per package
 	quietly 'root: apt-get install (a minute or two, 500 MB to fetch)' "$new.log" \
 		chroot "$new" env DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8 sh -euc '
+			[ "$0" = x86 ] || dpkg --add-architecture "$0"
 			apt-get -o Acquire::Retries=3 update
 			apt-get -o Acquire::Retries=3 install -y --no-install-recommends "$@"
-			apt-get clean' sh $(wanted "$@")
+			apt-get clean' "$ARCH" $(wanted "$@")
 	# shellcheck disable=SC2016 # dpkg-query expands it
 	chroot "$new" dpkg-query -W -f '${Package} ${Version}\n' \
 		'linux-source-*' bindgen clang gcc lld rustc rust-src >"$new/etc/toolchain"

@@ -32,7 +32,7 @@ use kernel_ext::{
 pub(crate) struct Counters {
     /// How many mappings processes have.
     mappings: Atomic<u32>,
-    /// How many faults were resolved with entries of 4 KiB, 2 MiB and 1 GiB.
+    /// How many faults were resolved with entries of each level: PTE, PMD, PUD.
     faults: [Atomic<u64>; 3],
 }
 
@@ -115,7 +115,7 @@ impl Buffer {
 
     /// The PFN of the block, which starts at `page` of the buffer, if one entry can map it.
     ///
-    /// The kernel mishandles a mapping with 1 GiB entries that is split or moved, up to an oops, and
+    /// The kernel mishandles a mapping with PUD entries that is split or moved, up to an oops, and
     /// before 7.3 any block. Only the owner may do that to itself, as with in-tree vfio-pci.
     #[inline(always)]
     fn block_pfn(&self, block: &Block<'_>, page: u64) -> Option<usize> {

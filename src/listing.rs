@@ -57,7 +57,7 @@ pub(crate) struct Description {
     pub(crate) mappings: u32,
     /// Mappings of importing devices.
     pub(crate) imports: u32,
-    /// Faults that were resolved with entries of 4 KiB, 2 MiB and 1 GiB.
+    /// Faults that were resolved with entries of each level: PTE, PMD, PUD.
     pub(crate) faults: [u64; 3],
     /// The process that exported it.
     pub(crate) exporter: Pid,
@@ -133,9 +133,9 @@ const COLUMNS: [(&str, usize); 14] = [
     ("status", 13),
     ("mappings", 9),
     ("imports", 8),
-    ("faults-4k", 10),
-    ("faults-2m", 10),
-    ("faults-1g", 10),
+    ("faults-pte", 10),
+    ("faults-pmd", 10),
+    ("faults-pud", 10),
     ("pid", 8),
 ];
 
@@ -194,7 +194,7 @@ fn json_lines(device: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [small, medium, large] = buffer.faults;
         writeln!(
             f,
-            "\"faults_4k\":{small},\"faults_2m\":{medium},\"faults_1g\":{large},\"pid\":{}}}",
+            "\"faults_pte\":{small},\"faults_pmd\":{medium},\"faults_pud\":{large},\"pid\":{}}}",
             buffer.exporter
         )
     })

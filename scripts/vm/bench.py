@@ -10,7 +10,8 @@ import json
 import sys
 
 import machine
-from boot import BUILD, MODULE, where
+from arch import BUILD
+from boot import MODULE, where
 
 DEVICES = ["bochs-display,vgamem=256M", "pci-testdev,membar=1G"]
 
@@ -26,22 +27,22 @@ class Limit:
 
 # How much disabled tracepoints may add to one of these: a nop each, and what the compiler moves
 # because of it.
-UNTRACED = ["fault_2m", "fault_4k", "bar_mmap", "buf_mmap", "export_1", "revoke_1", "memoff_0"]
+UNTRACED = ["fault_block", "fault_page", "bar_mmap", "buf_mmap", "export_1", "revoke_1", "memoff_0"]
 TRACEPOINTS_OFF = 25
 
 LIMITS = {
-    "fault_2m": Limit(ratio=1.05),
-    "fault_4k": Limit(ratio=1.1),
-    "touch_4k": Limit(ratio=0.06),
-    "touch_4k_faults": Limit(most=64),
-    "touch_wc": Limit(ratio=0.06, of="touch_4k"),
+    "fault_block": Limit(ratio=1.05),
+    "fault_page": Limit(ratio=1.1),
+    "touch_pages": Limit(ratio=0.06),
+    "touch_pages_faults": Limit(most=64),
+    "touch_wc": Limit(ratio=0.06, of="touch_pages"),
     "touch_wc_faults": Limit(most=64),
-    "touch_1g_faults": Limit(most=1),
-    "touch_1g_odd_faults": Limit(most=600),
+    "touch_blocks_faults": Limit(most=1),
+    "touch_blocks_odd_faults": Limit(most=600),
     "bar_mmap": Limit(ratio=1.3),
     "buf_mmap": Limit(most=9500),
     "export_1": Limit(ratio=1.3),
-    "export_4k_ranges": Limit(ratio=1.1),
+    "export_4096_ranges": Limit(ratio=1.1),
     "last_of_16384": Limit(most=6000),
     "touch_16384": Limit(most=10_000_000),
     "touch_16384_faults": Limit(most=64),

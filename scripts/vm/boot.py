@@ -13,11 +13,10 @@ import time
 
 import machine
 import stock
+from arch import BUILD, GUEST, RELEASE
 
 MODULE = "dmabuf-vfio-pci"
 SCRIPTS = "/src/scripts"
-BUILD = "/src/build"
-RELEASE = "x86_64-unknown-linux-gnu/release"
 # The programs for guests: {where they are built: their directory in the guest}.
 PROGRAMS = {f"{BUILD}/guest/{RELEASE}": "bin", f"{BUILD}/tools/target/{RELEASE}": "lib/tools",
             f"{BUILD}/tools/target/{RELEASE}/examples": "lib/tools"}
@@ -101,7 +100,7 @@ class Run:
             job.modules.append(driver)
         job.append = stock.APPEND if self.stock else KCSAN if self.flavour == "kcsan" else ""
         job.env = {"DRIVER_KO": f"/lib/modules/{MODULE}.ko", "SLOWER": str(self.slower),
-                   "HOST": "/dev/ttyS2"}
+                   "HOST": f"/dev/{GUEST.control}"}
         return job
 
 

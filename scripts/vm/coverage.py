@@ -17,7 +17,8 @@ import tomllib
 import judge
 import machine
 import suite
-from boot import BUILD, MODULE, say
+from arch import BUILD
+from boot import MODULE, say
 
 COLLECTOR = f"lib/modules/{MODULE}-coverage.ko"
 SOURCE = "/src"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Boots QEMU for one job and talks to the guest's init (scripts/vm/guest/init).
 
-The guest has three serial ports: the kernel's log (to a file), the program's stdin and stdout, and
+The guest (arch.py) has three serial ports: the kernel's log (to a file), the program's stdin and stdout, and
 a control channel. On that init reports "ready", "ack" (one chunk of stdin was read), "exit N" or
 "failed WHY". Programs request "aer ID ERROR": QEMU injects the PCI Express error into that device.
 """
@@ -22,23 +22,20 @@ import time
 import tty
 import typing
 
+from arch import BUILD, GUEST, RUNS
 from cpio import Archive
 
-GUEST = f"{os.path.dirname(os.path.abspath(__file__))}/guest"  # what runs inside
+INSIDE = f"{os.path.dirname(os.path.abspath(__file__))}/guest"  # what runs in the guest
 FIRST_SLOT = 0x10
 MAX_DEVICES = 15
 CHUNK = 1536
-# Linux allows peer-to-peer DMA through QEMU's host bridge only if the CPU is an AMD of family 0x17
-# or later.
-CPU = "max,vendor=AuthenticAMD,family=23,model=1"
 LEAVE_KEY = b"\x1d"  # Ctrl-]
 AER = re.compile(r"[a-z0-9.]+ [A-Z_]+")
 POWER_OFF_SECONDS = 60
 APPEND = (
-    "console=ttyS0,115200 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 "
-    # no_timer_check: on a busy host the timer check may time out.
-    # pcie_ports=native: the kernel asks the firmware for error reporting only together with ASPM.
-    "intel_iommu=on random.trust_cpu=on no_timer_check pcie_ports=native"
+    f"{GUEST.append} ignore_loglevel printk.devkmsg=on oops=panic panic=-1 random.trust_cpu=on "
+    # The kernel asks the firmware for error reporting only together with ASPM.
+    "pcie_ports=native"
 )
 
 
@@ -97,7 +94,7 @@ class Result:
 
 def new_log_dir(name):
     """Makes a directory build/logs/NAME-... and removes all but the newest 20."""
-    base = "/src/build/logs"
+    base = f"{BUILD}/logs"
     os.makedirs(base, exist_ok=True)
     old = sorted(glob.glob(f"{base}/*-*/"), key=os.path.getmtime)
     for path in old[:-20]:
@@ -124,13 +121,13 @@ def _write_initramfs(job, path):
     for name in ("proc", "sys", "dev", "tmp", "bin", "sbin", "etc", "root", "run"):
         archive.add_dir(name)
     archive.add_link("linuxrc", "bin/busybox")
-    archive.add_file("init", f"{GUEST}/init")
-    archive.add_file("lib/guest.sh", f"{GUEST}/lib.sh")
+    archive.add_file("init", f"{INSIDE}/init")
+    archive.add_file("lib/guest.sh", f"{INSIDE}/lib.sh")
     for name, source in job.files.items():
         archive.add_file(name, source)
     archive.add_file("bin/busybox", "/bin/busybox")
-    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, check=True, text=True)
-    for applet in applets.stdout.split():
+    applets = subprocess.check_output([*RUNS, "/bin/busybox", "--list"], text=True)
+    for applet in applets.split():
         archive.add_link(f"bin/{applet}", "busybox")
     archive.add_tree("lib/modules", f"{job.kernel}/modules/lib/modules")
     for path in glob.glob(f"{job.kernel}/modules/lib/modules/*/kernel/**/*.ko", recursive=True):
@@ -144,6 +141,8 @@ def _write_initramfs(job, path):
         "DRIVER": job.driver,
         "BIND": str(int(job.bind)),
         "TTY": str(int(job.terminal)),
+        "CONSOLE": f"/dev/{GUEST.console}",
+        "CONTROL": f"/dev/{GUEST.control}",
         "ROWS": str(size.lines or 24),
         "COLS": str(size.columns or 80),
     }
@@ -186,26 +185,25 @@ def _qemu_command(job, folder, initramfs, console, control, monitor):
     # Parallel CPUs trip an assertion of QEMU 10.0 if memory enable is toggled meanwhile.
     emulation = "tcg,thread=multi" if job.parallel else "tcg,thread=single"
     accel = os.environ.get("ACCEL") or "tcg"
-    cpu = "host" if accel.startswith("kvm") else CPU
+    cpu = "host" if accel.startswith("kvm") else GUEST.cpu
     cpus = "4" if job.parallel else "2"
-    command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
+    command = [*GUEST.qemu, "-nodefaults", "-no-user-config", "-display", "none"]
     if job.icount:
-        # `rep stosb` would count one instruction per byte.
-        cpu, cpus = "max,-erms,-fsrm", "1"
+        cpu, cpus = GUEST.icount_cpu, "1"
         command += ["-icount", "shift=0,sleep=off"]
+    cpu = os.environ.get("CPU") or cpu
     image = f"{job.kernel}/vmlinuz"
     if not os.path.exists(image):
-        image = f"{job.kernel}/build/arch/x86/boot/bzImage"
-    command += ["-machine", "q35,kernel-irqchip=split", "-no-reboot", "-m", job.memory]
+        image = f"{job.kernel}/build/{GUEST.image}"
+    command += ["-no-reboot", "-m", job.memory]
     command += ["-accel", emulation if accel == "tcg" else accel, "-cpu", cpu, "-smp", cpus]
     command += ["-kernel", image, "-initrd", initramfs, "-append", f"{APPEND} {job.append}"]
     command += ["-serial", f"file:{folder}/kernel.log"]
     for name, sock in (("console", console), ("control", control)):
         command += ["-chardev", f"socket,id={name},fd={sock.fileno()}"]
-        command += ["-serial", f"chardev:{name}"]
+    command += GUEST.serial
     command += ["-chardev", f"socket,id=monitor,fd={monitor.fileno()}"]
     command += ["-mon", "chardev=monitor,mode=control"]
-    command += ["-device", "intel-iommu,intremap=on"]
     return command + job.qemu_args + _device_args(job.devices)
 
 
@@ -362,11 +360,11 @@ def run(job, on_output=lambda data: None):
 def interpreter(path):
     """The dynamic loader that a program asks for, or "" for a static one or a script."""
     with open(path, "rb") as file:
-        magic = file.read(5)
+        magic = file.read(20)
     if magic[:2] == b"#!":
         return ""
-    if magic != b"\x7fELF\x02":
-        raise Unusable(f"{path} is neither an x86-64 program nor a script")
+    if magic[:5] != b"\x7fELF\x02" or int.from_bytes(magic[18:], "little") != GUEST.elf:
+        raise Unusable(f"{path} is neither an {GUEST.name} program nor a script")
     with open(path, "rb") as file:
         done = subprocess.run(["readelf", "-lW", "/dev/stdin"], stdin=file, capture_output=True,
                               check=True, text=True)

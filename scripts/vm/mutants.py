@@ -20,7 +20,8 @@ import judge
 import machine
 import mutant
 import suite
-from boot import BUILD, RELEASE, say
+from arch import BUILD, RELEASE, RUNS
+from boot import say
 from mutant import KILLED, PASSED, SURVIVED, UNBUILDABLE
 
 TABLES = "/src/tests/mutants"
@@ -162,7 +163,7 @@ class Campaign:
                 self.results, passed = mutant.read_results(file)
         self.passed, slowest = passed.get(sources, (set(), 0))
         self.limit = max(60, SLOWEST * slowest)
-        listed = subprocess.check_output([f"{BUILD}/guest/{RELEASE}/suite", "--list"], text=True)
+        listed = subprocess.check_output([*RUNS, f"{BUILD}/guest/{RELEASE}/suite", "--list"], text=True)
         self.all_cases = set(listed.split()) - suite.ELSEWHERE
 
     def outcome(self, one):

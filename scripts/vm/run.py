@@ -13,6 +13,7 @@ import sys
 import typing
 
 import apps
+import arch
 import bench
 import boot
 import coverage
@@ -46,7 +47,7 @@ def module(run):
 
 def tools(_run):
     """`make tools`"""
-    boot.say(f"tools: {machine.outside(boot.BUILD)}/tools: bin, man1, completions")
+    boot.say(f"tools: {machine.outside(arch.BUILD)}/tools: bin, man1, completions")
 
 
 def check(run):
@@ -123,12 +124,17 @@ TARGETS = {
     "deb": Target(deb, "", ("tools",)),
     "deb-test": Target(deb_test, "", ("tools", "demo"), 180),
 }
+# They need what is x86's, or packages for it.
+X86_ONLY = {"test-stress", "test-debug", "test-kcsan", "coverage", "selftests", "mutants",
+            "apps-test", "stock-test", "deb", "deb-test"}
 
 
 def main():
     """Runs one target."""
     name, = sys.argv[1:]
     target = TARGETS[name]
+    if name in X86_ONLY and arch.GUEST is not arch.X86:
+        sys.exit(f"error: make {name} works with ARCH=x86 only")
     flavour = os.environ.get("KERNEL") or target.flavour if target.choice else target.flavour
     slower = boot.SLOWER.get(flavour, target.slower)
     try:

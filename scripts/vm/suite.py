@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 
+import arch
 import judge
 import machine
 import stock
 import stress
-from boot import BUILD, CASE, MODULE, RELEASE, by_line, checking_leaks, say, where
+from arch import BUILD, RELEASE, RUNS
+from boot import CASE, MODULE, by_line, checking_leaks, say, where
 
 KUNIT = f"{MODULE}-kunit.ko"
 # The devices of `make test`. The cases find them by their configuration space; a case whose device
@@ -97,7 +99,7 @@ def suite(run):
     say(f"test: SEED={seed()}")
     if run.target == "test-stress":
         stress.beside(job)
-    left_out = [] if CASE else [NO_PAT]
+    left_out = arch.excluded() + ([] if CASE else [NO_PAT])
     if run.stock:
         left_out += stock.excluded(run.kernel)
     elif run.flavour != "kcsan":
@@ -117,6 +119,8 @@ def without_pat(run):
 def boots(run):
     """The boots of the suite, less those that have no case which the user wants."""
     yield suite(run)
+    if NO_PAT in arch.excluded():
+        return
     if not CASE or any(pattern in NO_PAT for pattern in CASE):
         yield without_pat(run)
 
@@ -143,8 +147,9 @@ def judged(job):
 
 
 def contract():
-    """The contract, printed by the suite: a static program, which also runs here."""
-    return subprocess.check_output([f"{BUILD}/guest/{RELEASE}/suite", "--contract"], text=True)
+    """The contract, printed by the suite: a static program, which runs here, too."""
+    return subprocess.check_output([*RUNS, f"{BUILD}/guest/{RELEASE}/suite", "--contract"],
+                                   text=True)
 
 
 def test(run):
@@ -156,7 +161,9 @@ def test(run):
         return judge.conclude(cases)
     if not os.environ.get("ACCEL"):
         judge.judge_skips(cases)
-    cases += judge.judge_contract(contract(), cases)
+    cases += judge.judge_contract(contract(), cases, arch.excluded())
+    for why, names in arch.reasons().items():
+        print(f"not run on {arch.GUEST.name}: {' '.join(names)}: {why}")
     return judge.conclude(cases)
 
 

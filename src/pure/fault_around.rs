@@ -18,7 +18,7 @@ pub(crate) struct History {
     size: u64,
 }
 
-/// The largest batch, pages: what one page table maps.
+/// The largest batch, pages: what a page table for pages of 4 KiB maps.
 const LARGEST: u64 = 512;
 const SIZE_BITS: u32 = 10;
 

@@ -200,26 +200,21 @@ pub struct Pte {
     pub present: u32,
     /// Out: the page frame of `address`.
     pub pfn: u64,
-    /// Out: how many bytes the entry maps: 4 KiB, 2 MiB or 1 GiB.
+    /// Out: how many bytes the entry maps.
     pub size: u64,
     /// Out: 1 if it can be written through.
     pub writable: u32,
-    /// Out: the memory type in the CPU's page attribute table: `MEMORY_*`.
+    /// Out: how the CPU treats what the entry maps: `MEMORY_*`.
     pub memory_type: u32,
 }
 
-/// [`Pte::memory_type`]: strong uncached. (The numbers are those of `IA32_PAT`.)
-pub const MEMORY_UC: u32 = 0;
-/// [`Pte::memory_type`]: write-combining.
-pub const MEMORY_WC: u32 = 1;
-/// [`Pte::memory_type`]: write-through.
-pub const MEMORY_WT: u32 = 4;
-/// [`Pte::memory_type`]: write-protected.
-pub const MEMORY_WP: u32 = 5;
-/// [`Pte::memory_type`]: write-back.
-pub const MEMORY_WB: u32 = 6;
-/// [`Pte::memory_type`]: uncached, unless an MTRR says write-combining.
-pub const MEMORY_UC_MINUS: u32 = 7;
+/// [`Pte::memory_type`]: that of `pgprot_noncached()`. On x86 UC- (uncached, unless an MTRR says
+/// write-combining), on arm64 Device-nGnRnE.
+pub const MEMORY_UNCACHED: u32 = 1;
+/// [`Pte::memory_type`]: that of `pgprot_writecombine()`. On x86 WC, on arm64 Normal-NC.
+pub const MEMORY_WRITE_COMBINING: u32 = 2;
+/// [`Pte::memory_type`]: any other.
+pub const MEMORY_OTHER: u32 = 0;
 
 /// Argument of [`CLAIM`].
 #[derive(Clone, Copy, Debug, Default)]

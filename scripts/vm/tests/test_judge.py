@@ -123,6 +123,12 @@ class Contract(unittest.TestCase):
         self.assertEqual(self.judge("passed", "passed", "skipped"), self.judge("passed"))
         self.assertEqual(len(self.judge("failed", "skipped", "failed")), 2)
 
+    def test_row_of_which_all_cases_are_excluded_needs_no_proof(self):
+        passed = [judge.Case("three", "passed")]
+        row = ["contract: no case proves this: a"]
+        self.assertEqual(failed(judge.judge_contract(self.TABLE, passed, ["one", "two"])), [])
+        self.assertEqual(failed(judge.judge_contract(self.TABLE, passed, ["one", "three"])), row)
+
     def test_table_without_rows_fails(self):
         self.assertEqual(failed(judge.judge_contract("", [])), ["contract: there are no rows"])
 
@@ -157,6 +163,11 @@ class Splats(unittest.TestCase):
         Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100
         rust_kernel: panicked at src/range.rs:1:1:
         Call Trace:
+        Call trace:
+        Internal error: synchronous external abort: 0000000096000410 [#1] SMP
+        Unable to handle kernel paging request at virtual address ffff800081234000
+        SError Interrupt on CPU1, code 0x00000000be000011 -- SError
+        Bad mode in Error handler detected on CPU0, code 0xbf000000 -- SError
         ** 17 printk messages dropped **"""
 
     def test_each_kind_is_seen(self):

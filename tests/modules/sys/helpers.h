@@ -16,9 +16,12 @@ int dmabuf_test_probe_register(struct dmabuf_test_probe **out, const char *funct
 void dmabuf_test_probe_unregister(struct dmabuf_test_probe *probe);
 void dmabuf_test_synchronize_tasks(void);
 
+/* In arch/: makes the task enter the trampoline, which calls the hook and returns to the probe. */
+void dmabuf_test_probe_divert(struct pt_regs *regs, const struct dmabuf_test_probe *probe);
+void dmabuf_test_probe_trampoline(void);
+
 /* In Rust. */
 bool dmabuf_test_probe_hit(const void *hook);
 void dmabuf_test_probe_pause(const void *hook);
-void dmabuf_test_probe_trampoline(void);
 
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel probes whose hook may sleep. x86-64 only.
+//! Kernel probes whose hook may sleep.
 //!
 //! The handler of a kernel probe may not sleep. So ours lets the task return into a trampoline
 //! instead, as if it had called that before the function that is probed; there the hook is called

@@ -2,6 +2,9 @@
 
 //! The unsafe layer of the test module: one file per C header, no policy.
 
+#[cfg_attr(CONFIG_X86_64, path = "arch/x86.rs")]
+#[cfg_attr(CONFIG_ARM64, path = "arch/arm64.rs")]
+mod arch;
 pub(crate) mod dma_buf;
 #[cfg(CONFIG_KPROBES)]
 pub(crate) mod kprobe;

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Page table entries of mappings of device memory. x86-64 only.
+//! Page table entries of mappings of device memory.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
+use super::arch::memory_type;
 use crate::uapi;
-use core::{
-    arch::asm,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 use kernel::{
     bindings,
     mm::MmWithUser,
@@ -88,35 +86,4 @@ fn address_space(pid: i32) -> Result<ARef<MmWithUser>> {
     // CAST: `MmWithUser` is a transparent wrapper.
     // SAFETY: `get_task_mm()` gave us a reference to a user of it.
     Ok(unsafe { ARef::from_raw(mm.cast::<MmWithUser>()) })
-}
-
-/// What the page attribute table has for the protection bits of an entry of `size` bytes.
-fn memory_type(size: u64, protection: u64) -> u32 {
-    const PWT: u64 = 1 << 3;
-    const PCD: u64 = 1 << 4;
-    const PAT: u64 = 1 << 7;
-    // In an entry of a higher level bit 7 says that it is a leaf.
-    const PAT_LARGE: u64 = 1 << 12;
-
-    let pat = if size == 4096 { PAT } else { PAT_LARGE };
-    let mut index = 0;
-    for (bit, value) in [(PWT, 1), (PCD, 2), (pat, 4)] {
-        if protection & bit != 0 {
-            index += value;
-        }
-    }
-    // CAST: A byte.
-    ((page_attribute_table() >> (8 * index)) & 0xff) as u32
-}
-
-/// `IA32_PAT`: a byte with the memory type for each combination of PWT, PCD and PAT.
-fn page_attribute_table() -> u64 {
-    const IA32_PAT: u32 = 0x277;
-    let (low, high): (u32, u32);
-    // SAFETY: Every x86-64 CPU has the register, and reading it has no effect.
-    unsafe {
-        asm!("rdmsr", in("ecx") IA32_PAT, out("eax") low, out("edx") high,
-             options(nomem, nostack, preserves_flags));
-    }
-    (u64::from(high) << 32) | u64::from(low)
 }

@@ -28,6 +28,7 @@ fn main() {
         .arg(out.join("uapi.rs"))
         .arg("--")
         .arg(format!("-I{}", include.display()))
+        .arg(format!("--target={}", env::var("TARGET").expect("cargo sets it")))
         .status()
         .expect("bindgen must be in PATH (Debian: apt install bindgen)");
     assert!(status.success(), "bindgen cannot read include/uapi/linux/vfio_dmabuf.h");

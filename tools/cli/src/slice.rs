@@ -15,7 +15,7 @@ use vfio_dmabuf::{command, Access, Attribute, Buffer, Device, Errno, Error, Mapp
 
 use crate::args::{Export, Width};
 use crate::output::{size, Doing, Failure, Output};
-use crate::target::{Range, Target, PAGE};
+use crate::target::{page_size, Range, Target};
 
 /// The polling interval of `map --watch`.
 const WATCH: Duration = Duration::from_millis(100);
@@ -178,8 +178,9 @@ fn pages(range: Option<Range>, whole: u64) -> Option<(u64, u64)> {
         return (whole > 0).then_some((0, whole));
     };
     let end = offset.checked_add(length)?;
-    let base = offset / PAGE * PAGE;
-    let last = end.checked_next_multiple_of(PAGE)?;
+    let page = page_size();
+    let base = offset / page * page;
+    let last = end.checked_next_multiple_of(page)?;
     (length > 0 && last <= whole).then_some((base, last - base))
 }
 
@@ -356,20 +357,21 @@ mod tests {
     use super::*;
 
     fn of(offset: u64, length: u64) -> Option<(u64, u64)> {
-        pages(Some(Range { offset, length }), 4 * PAGE)
+        pages(Some(Range { offset, length }), 4 * page_size())
     }
 
     #[test]
     fn ranges_grow_to_pages_and_stay_inside() {
-        assert_eq!(pages(None, 4 * PAGE), Some((0, 4 * PAGE)));
+        let page = page_size();
+        assert_eq!(pages(None, 4 * page), Some((0, 4 * page)));
         assert_eq!(pages(None, 0), None);
-        assert_eq!(of(0, 4), Some((0, PAGE)));
-        assert_eq!(of(PAGE - 4, 8), Some((0, 2 * PAGE)));
-        assert_eq!(of(4 * PAGE - 1, 1), Some((3 * PAGE, PAGE)));
-        assert_eq!(of(4 * PAGE, 1), None);
-        assert_eq!(of(4 * PAGE - 1, 2), None);
+        assert_eq!(of(0, 4), Some((0, page)));
+        assert_eq!(of(page - 4, 8), Some((0, 2 * page)));
+        assert_eq!(of(4 * page - 1, 1), Some((3 * page, page)));
+        assert_eq!(of(4 * page, 1), None);
+        assert_eq!(of(4 * page - 1, 2), None);
         assert_eq!(of(0, 0), None);
         assert_eq!(of(u64::MAX, 1), None);
-        assert_eq!(of(u64::MAX - PAGE, PAGE), None);
+        assert_eq!(of(u64::MAX - page, page), None);
     }
 }

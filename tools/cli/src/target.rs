@@ -85,7 +85,9 @@ pub struct Range {
 }
 
 /// The page size, which is the length of a range that names none.
-pub const PAGE: u64 = 4096;
+pub fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
 
 impl FromStr for Range {
     type Err = String;
@@ -93,7 +95,7 @@ impl FromStr for Range {
     fn from_str(text: &str) -> Result<Range, String> {
         let (offset, length) = match text.split_once(':') {
             Some((offset, length)) => (offset, number(length)?),
-            None => (text, PAGE),
+            None => (text, page_size()),
         };
         Ok(Range { offset: number(offset)?, length })
     }
@@ -138,7 +140,7 @@ mod tests {
 
     #[test]
     fn ranges_are_a_page_long_if_they_do_not_say() {
-        assert_eq!("0x1000".parse(), Ok(Range { offset: 4096, length: 4096 }));
+        assert_eq!("0x1000".parse(), Ok(Range { offset: 4096, length: page_size() }));
         assert_eq!("1M:64K".parse(), Ok(Range { offset: 1 << 20, length: 65536 }));
         for bad in ["", ":", "0:", ":1", "0:1:2"] {
             assert!(bad.parse::<Range>().is_err(), "{bad:?}");

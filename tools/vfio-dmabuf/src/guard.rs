@@ -37,7 +37,7 @@
 //!   cannot deliver. It also kills a process that ignores SIGBUS or has reset it to the default.
 //! - Raw pointers ([`Mapping::as_ptr`](crate::Mapping::as_ptr)) are not guarded. System calls on
 //!   the memory return `EFAULT`.
-//! - x86-64 only.
+//! - x86-64 and arm64 only.
 //! - A debugger stops at each SIGBUS first (gdb: `handle SIGBUS nostop noprint pass`).
 
 use std::arch::global_asm;
@@ -50,84 +50,39 @@ use std::sync::Once;
 use crate::mapping::Word;
 use crate::sys::Area;
 
-#[cfg(not(target_arch = "x86_64"))]
-compile_error!("the SIGBUS guard of vfio-dmabuf supports x86-64 only");
+#[cfg_attr(target_arch = "x86_64", path = "guard/x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "guard/aarch64.rs")]
+mod arch;
 
-/// The two functions of one width: `$load(device, memory, count)` and `$store(device, memory,
-/// count)` copy `count` elements in order, with one access to the device each. They return the
-/// number of elements left: 0, or those from the lost one on.
-///
-/// RDI and RSI advance and RAX counts down. The handler leaves RAX as the return value.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("the SIGBUS guard of vfio-dmabuf supports x86-64 and arm64 only");
+
+/// Declares the two functions of one width, which are in [`arch`]: `$load(device, memory, count)`
+/// and `$store(device, memory, count)` copy `count` elements in order, with one access to the
+/// device each. They return the number of elements left: 0, or those from the lost one on.
 macro_rules! functions {
-    ($load:ident $load_at:ident $store:ident $store_at:ident:
-        $size:literal $part:literal $step:literal) => {
-        global_asm!(
-            concat!(".pushsection .text.", stringify!($load), ",\"ax\",@progbits"),
-            concat!(".globl ", stringify!($load), ", ", stringify!($load_at)),
-            concat!(".hidden ", stringify!($load), ", ", stringify!($load_at)),
-            concat!(".type ", stringify!($load), ", @function"),
-            concat!(stringify!($load), ":"),
-            ".cfi_startproc",
-            "mov rax, rdx",
-            "test rax, rax",
-            "jz 3f",
-            "2:",
-            concat!(stringify!($load_at), ":"),
-            concat!("mov ", $part, ", ", $size, " ptr [rdi]"),
-            concat!("mov ", $size, " ptr [rsi], ", $part),
-            concat!("add rdi, ", $step),
-            concat!("add rsi, ", $step),
-            "dec rax",
-            "jnz 2b",
-            "3:",
-            "ret",
-            ".cfi_endproc",
-            concat!(".size ", stringify!($load), ", . - ", stringify!($load)),
-            concat!(".globl ", stringify!($store), ", ", stringify!($store_at)),
-            concat!(".hidden ", stringify!($store), ", ", stringify!($store_at)),
-            concat!(".type ", stringify!($store), ", @function"),
-            concat!(stringify!($store), ":"),
-            ".cfi_startproc",
-            "mov rax, rdx",
-            "test rax, rax",
-            "jz 3f",
-            "2:",
-            concat!("mov ", $part, ", ", $size, " ptr [rsi]"),
-            concat!(stringify!($store_at), ":"),
-            concat!("mov ", $size, " ptr [rdi], ", $part),
-            concat!("add rdi, ", $step),
-            concat!("add rsi, ", $step),
-            "dec rax",
-            "jnz 2b",
-            "3:",
-            "ret",
-            ".cfi_endproc",
-            concat!(".size ", stringify!($store), ", . - ", stringify!($store)),
-            ".popsection",
-        );
-        extern "C" {
+    ($($load:ident $load_at:ident $store:ident $store_at:ident)*) => {
+        extern "C" {$(
             fn $load(device: *const u8, memory: *mut u8, count: usize) -> usize;
             fn $load_at();
             fn $store(device: *mut u8, memory: *const u8, count: usize) -> usize;
             fn $store_at();
-        }
+        )*}
     };
 }
 
-functions!(vfio_dmabuf_load8 vfio_dmabuf_load8_at
-    vfio_dmabuf_store8 vfio_dmabuf_store8_at: "byte" "cl" "1");
-functions!(vfio_dmabuf_load16 vfio_dmabuf_load16_at
-    vfio_dmabuf_store16 vfio_dmabuf_store16_at: "word" "cx" "2");
-functions!(vfio_dmabuf_load32 vfio_dmabuf_load32_at
-    vfio_dmabuf_store32 vfio_dmabuf_store32_at: "dword" "ecx" "4");
-functions!(vfio_dmabuf_load64 vfio_dmabuf_load64_at
-    vfio_dmabuf_store64 vfio_dmabuf_store64_at: "qword" "rcx" "8");
+functions!(
+    vfio_dmabuf_load8 vfio_dmabuf_load8_at vfio_dmabuf_store8 vfio_dmabuf_store8_at
+    vfio_dmabuf_load16 vfio_dmabuf_load16_at vfio_dmabuf_store16 vfio_dmabuf_store16_at
+    vfio_dmabuf_load32 vfio_dmabuf_load32_at vfio_dmabuf_store32 vfio_dmabuf_store32_at
+    vfio_dmabuf_load64 vfio_dmabuf_load64_at vfio_dmabuf_store64 vfio_dmabuf_store64_at
+);
 
 global_asm!(
-    ".pushsection .text.vfio_dmabuf_lost,\"ax\",@progbits",
+    ".pushsection .text.vfio_dmabuf_lost,\"ax\",%progbits",
     ".globl vfio_dmabuf_lost",
     ".hidden vfio_dmabuf_lost",
-    ".type vfio_dmabuf_lost, @function",
+    ".type vfio_dmabuf_lost, %function",
     "vfio_dmabuf_lost:",
     ".cfi_startproc",
     "ret",
@@ -259,10 +214,9 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut c
     // SAFETY: The kernel passes a valid siginfo to a handler with SA_SIGINFO.
     let code = unsafe { (*info).si_code };
     // SAFETY: Likewise a valid context, for this handler alone.
-    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    let at = &mut registers[libc::REG_RIP as usize];
+    let at = arch::program_counter(unsafe { &mut *context.cast::<libc::ucontext_t>() });
     if code == libc::BUS_ADRERR && is_access(*at as usize) {
-        *at = vfio_dmabuf_lost as unsafe extern "C" fn() as usize as i64;
+        *at = vfio_dmabuf_lost as unsafe extern "C" fn() as usize as _;
         return;
     }
     // SAFETY: install() stored it before it installed this handler, and it is never freed.

@@ -10,14 +10,14 @@ use crate::{Rows, Unit};
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const SMALL: usize = PAGE as usize;
-const MIDDLE: usize = 2 << 20;
+const MIDDLE: usize = BLOCK as usize;
 
 /// Measures faults of 2 MiB and 4 KiB, on the display.
 pub fn small_and_middle(device: &Device, ours: bool, rows: &mut Rows) -> Result<()> {
     let bar = device.region(0)?.offset;
     let big = Mapping::aligned(device, 128 * MIB, bar)?;
     let fault = median(64, |n| cost(|| touch(big.address() + n * MIDDLE)))?;
-    rows.push(("fault_2m", Unit::Instructions, fault));
+    rows.push(("fault_block", Unit::Instructions, fault));
     drop(big);
 
     // Address and offset differ by a page, so only entries of 4 KiB fit.
@@ -28,11 +28,11 @@ pub fn small_and_middle(device: &Device, ours: bool, rows: &mut Rows) -> Result<
         let (table, slot) = (n / 31, 1 + n % 31);
         cost(|| touch(odd.address() + table * MIDDLE + slot * (64 << 10)))
     })?;
-    rows.push(("fault_4k", Unit::Instructions, fault));
+    rows.push(("fault_page", Unit::Instructions, fault));
     drop(odd);
 
     let odd = Mapping::aligned(device, 64 * MIB, bar + PAGE)?;
-    walk_all(&odd, "touch_4k", "touch_4k_faults", rows)?;
+    walk_all(&odd, "touch_pages", "touch_pages_faults", rows)?;
     if ours {
         write_combining(device, rows)?;
         many_ranges(device, rows)?;
@@ -79,8 +79,8 @@ pub fn huge(device: &Device, rows: &mut Rows) -> Result<()> {
     ensure!(region.size >= GIB, "no BAR of 1 GiB");
     let address = mm::map_gigabyte_aligned(device.raw(), GIB, mm::RW, region.offset)?;
     let aligned = Mapping::from_raw(address, GIB);
-    walk_all(&aligned, "touch_1g", "touch_1g_faults", rows)?;
+    walk_all(&aligned, "touch_blocks", "touch_blocks_faults", rows)?;
     drop(aligned);
     let odd = Mapping::aligned(device, GIB - PAGE, region.offset + PAGE)?;
-    walk_all(&odd, "touch_1g_odd", "touch_1g_odd_faults", rows)
+    walk_all(&odd, "touch_blocks_odd", "touch_blocks_odd_faults", rows)
 }

@@ -46,7 +46,7 @@ pub fn scattered(ranges: u64) -> Export {
 
 /// Measures export and close.
 pub fn exports(device: &Device, rows: &mut Rows) -> Result<()> {
-    for (row, ranges) in [("export_1", 1), ("export_4k_ranges", 4096)] {
+    for (row, ranges) in [("export_1", 1), ("export_4096_ranges", 4096)] {
         let mut call = scattered(ranges).call().prepared();
         let cost = median(101, |_| cost(|| call.make(device).map(raw::close)))?;
         rows.push((row, Unit::Instructions, cost));

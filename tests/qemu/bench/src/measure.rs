@@ -2,19 +2,14 @@
 //! Counts instructions and page faults.
 
 use anyhow::{Context, Result};
+use guest::arch::counter;
 use guest::fault;
-
-/// Reads the time stamp counter: with `-icount shift=0` one tick is one instruction.
-pub fn ticks() -> u64 {
-    // SAFETY: every x86-64 CPU has this instruction.
-    unsafe { core::arch::x86_64::_rdtsc() }
-}
 
 /// Counts the instructions of one call of `work`, less those of the counting itself.
 pub fn count<T>(work: impl FnOnce() -> T) -> (u64, T) {
-    let start = ticks();
+    let start = counter();
     let result = work();
-    let end = ticks();
+    let end = counter();
     (end - start - nothing(), result)
 }
 
@@ -28,10 +23,10 @@ where
     Ok(count)
 }
 
-/// The instructions between two consecutive calls of [`ticks`].
+/// The instructions between two consecutive calls of [`counter`].
 fn nothing() -> u64 {
-    let start = ticks();
-    ticks() - start
+    let start = counter();
+    counter() - start
 }
 
 /// The median of the counts that `work` returns in `times` calls.

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use guest::arch::USER_END;
 use guest::prelude::*;
 use guest::uffd::Userfault;
 use rand::seq::IndexedRandom;
@@ -40,7 +41,7 @@ impl Place {
     /// A random one.
     pub fn random(rng: &mut Pcg64Mcg) -> Place {
         const NOWHERE: [u64; 8] =
-            [0, 1, 0x1000, 1 << 47, 1 << 63, 0xffff_8880_0000_0000, u64::MAX - 7, u64::MAX];
+            [0, 1, 0x1000, USER_END, 1 << 63, 0xffff_8880_0000_0000, u64::MAX - 7, u64::MAX];
         match rng.random_range(0..32) {
             0..16 => Place::Plain,
             16 => Place::Unaligned(rng.random_range(1..8)),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The permitted answers of each call.
 
+use guest::arch::USER_END;
 use guest::prelude::*;
 use libc::*;
 
@@ -160,7 +161,7 @@ fn mappable(world: &World, file: Handle, offset: u64) -> Result<u64> {
 
 /// Whether an address can belong to user space.
 fn user(address: u64) -> bool {
-    address < 1 << 47
+    address < USER_END
 }
 
 /// Checks that only GET of DMA_BUF made a buffer, and that its size is the sum of the lengths.

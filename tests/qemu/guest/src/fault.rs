@@ -4,12 +4,11 @@
 //! A mapping of device memory may turn into SIGBUS at any instruction, and that is what most
 //! cases are about. So each access is one instruction of assembly at an address known by name
 //! ([`guest_load32_at`], [`guest_store32_at`]). The handler of SIGBUS and SIGSEGV looks where the
-//! signal came from: at one of these instructions it notes signal and code in RAX and lets the
-//! thread go on at `guest_access_failed`, which returns RAX to the caller. From anywhere else it
+//! signal came from: at one of these instructions it notes signal and code as the result and lets
+//! the thread go on at `guest_access_failed`, which returns that to the caller. From anywhere else it
 //! is a bug of the program: the default action is put back, the instruction runs again and the
 //! process dies of it. Nothing is shared between threads, and nothing but registers changes.
 
-use std::arch::global_asm;
 use std::fmt;
 use std::mem;
 use std::ptr;
@@ -17,6 +16,8 @@ use std::sync::Once;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
+
+use crate::arch;
 
 /// Why an access failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,23 +57,7 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-global_asm!(
-    ".globl guest_load32, guest_load32_at, guest_store32, guest_store32_at, guest_access_failed",
-    "guest_load32:", // rdi: address, rsi: where the value goes
-    "guest_load32_at:",
-    "mov eax, dword ptr [rdi]",
-    "mov dword ptr [rsi], eax",
-    "xor eax, eax",
-    "ret",
-    "guest_store32:", // rdi: address, esi: value
-    "guest_store32_at:",
-    "mov dword ptr [rdi], esi",
-    "xor eax, eax",
-    "ret",
-    "guest_access_failed:", // rax: set by the handler
-    "ret",
-);
-
+// In `crate::arch`.
 extern "C" {
     fn guest_load32(address: usize, value: *mut u32) -> u64;
     fn guest_load32_at();
@@ -123,15 +108,13 @@ fn catch_faults() {
 }
 
 extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let context = context.cast::<libc::ucontext_t>();
     // SAFETY: the kernel passes a valid context to a handler with SA_SIGINFO, for it alone.
-    let registers = unsafe { &mut (*context).uc_mcontext.gregs };
+    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     // SAFETY: likewise a valid siginfo.
     let code = unsafe { (*info).si_code };
-    let at = registers[libc::REG_RIP as usize] as usize;
+    let at = arch::program_counter(context);
     if at == guest_load32_at as usize || at == guest_store32_at as usize {
-        registers[libc::REG_RAX as usize] = Fault { signal, code }.pack() as i64;
-        registers[libc::REG_RIP as usize] = guest_access_failed as usize as i64;
+        arch::resume(context, guest_access_failed as usize, Fault { signal, code }.pack());
         return;
     }
     // SAFETY: resetting a signal's action is async-signal-safe.

@@ -6,6 +6,7 @@
 //! * [`device`]: a VFIO device, opened through its group or its cdev; [`power`]: its power states
 //! * [`feature`]: `VFIO_DEVICE_FEATURE` calls, well-formed and hostile; [`raw`]: any system call
 //! * [`buffer`]: dma-bufs: export, revoke, name; [`others`]: files that are not buffers
+//! * [`arch`]: what differs between architectures
 //! * [`mm`], [`arena`]: mappings, as addresses; [`fault`]: loads and stores that survive a SIGBUS
 //! * [`worker`]: a child process that runs a function; [`peer`]: one that follows orders;
 //!   [`call`]: one that makes a system call; [`link`]: typed messages with fds
@@ -22,6 +23,7 @@
 //! and accessed through [`fault`] only, never by a Rust reference: device memory may change or
 //! vanish at any time.
 
+pub mod arch;
 pub mod arena;
 pub mod buffer;
 pub mod call;
@@ -61,5 +63,7 @@ mod sys;
 
 pub use nix::errno::Errno;
 
-/// Bytes of a page.
-pub const PAGE: u64 = 4096;
+/// Bytes of a page: `PAGES` names the kernel, see `make help`.
+pub const PAGE: u64 = if option_env!("PAGES").is_some() { 64 << 10 } else { 4096 };
+/// Bytes of the block that one entry of the second level maps, in place of a page table.
+pub const BLOCK: u64 = PAGE / 8 * PAGE;

@@ -23,9 +23,9 @@ pub fn map(fd: RawFd, len: u64, prot: i32, flags: i32, offset: u64) -> Result<us
     address_or_errno(address)
 }
 
-/// mmap() at the start of a 2 MiB boundary, so that the kernel may use huge pages.
+/// mmap() at the start of a block, so that the kernel may use one entry for it.
 pub fn map_aligned(fd: RawFd, len: u64, prot: i32, offset: u64) -> Result<usize, Errno> {
-    map_at_multiple_of(2 << 20, len, fd, len, prot, offset)
+    map_at_multiple_of(BLOCK as usize, len, fd, len, prot, offset)
 }
 
 /// mmap() at the start of a 1 GiB boundary.

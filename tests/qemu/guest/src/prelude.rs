@@ -18,4 +18,4 @@ pub use crate::module::Module;
 pub use crate::pci::{self, Id, Pci, BOCHS, EDU, IGB, IVSHMEM, TESTDEV};
 pub use crate::timeout::{scaled, wait_until};
 pub use crate::worker::Worker;
-pub use crate::{feature, raw, uapi, PAGE};
+pub use crate::{feature, raw, uapi, BLOCK, PAGE};

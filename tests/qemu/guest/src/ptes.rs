@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Page table entries: as the test module reads them, in any process, and as the kernel dumps those
-//! of this process in debugfs (`CONFIG_PTDUMP_DEBUGFS`), which takes seconds on a debug kernel.
+//! of this process in debugfs (`CONFIG_PTDUMP_DEBUGFS`, x86 only), which takes seconds on a debug
+//! kernel.
 
 use crate::prelude::*;
 use crate::sys::ioctl_with;
@@ -11,14 +12,12 @@ const DUMP: &str = "/sys/kernel/debug/page_tables/current_kernel";
 /// How the CPU treats what an entry maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryType {
-    /// Strong uncached.
+    /// As `pgprot_noncached()` has it.
     Uncached,
-    /// Uncached, unless an MTRR says write-combining.
-    UncachedMinus,
-    /// Write-combining.
+    /// As `pgprot_writecombine()` has it.
     WriteCombining,
-    /// Something that caches.
-    Cached,
+    /// Any other.
+    Other,
 }
 
 /// A present page table entry.
@@ -54,10 +53,9 @@ impl Ptes {
         let mut arg = uapi::Pte { address: address as u64, pid, ..Default::default() };
         ioctl_with(self.0.as_raw_fd(), uapi::READ_PTE, &mut arg)?;
         let memory = match arg.memory_type {
-            uapi::MEMORY_UC => MemoryType::Uncached,
-            uapi::MEMORY_UC_MINUS => MemoryType::UncachedMinus,
-            uapi::MEMORY_WC => MemoryType::WriteCombining,
-            _ => MemoryType::Cached,
+            uapi::MEMORY_UNCACHED => MemoryType::Uncached,
+            uapi::MEMORY_WRITE_COMBINING => MemoryType::WriteCombining,
+            _ => MemoryType::Other,
         };
         let (pfn, size, writable) = (arg.pfn, arg.size, arg.writable != 0);
         Ok((arg.present != 0).then_some(Pte { pfn, size, writable, memory }))
@@ -117,11 +115,9 @@ fn parse(rest: &str) -> Result<Option<Pte>> {
         other => bail!("level {other:?}"),
     };
     let memory = match (has("PAT"), has("PCD"), has("PWT")) {
-        (false, false, false) => MemoryType::Cached,
         (false, false, true) => MemoryType::WriteCombining,
-        (false, true, false) => MemoryType::UncachedMinus,
-        (false, true, true) => MemoryType::Uncached,
-        (true, ..) => bail!("a memory type that Linux does not give to devices"),
+        (false, true, false) => MemoryType::Uncached,
+        _ => MemoryType::Other,
     };
     Ok(Some(Pte { pfn: 0, size, writable: has("RW"), memory }))
 }

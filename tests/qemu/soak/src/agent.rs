@@ -243,7 +243,7 @@ impl<'a> Agent<'a> {
                     frame: pte.pfn,
                     writable: pte.writable,
                     memory: match pte.memory {
-                        MemoryType::UncachedMinus => 0,
+                        MemoryType::Uncached => 0,
                         MemoryType::WriteCombining => 1,
                         _ => 2,
                     },

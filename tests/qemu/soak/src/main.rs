@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
+use guest::arch::trust_host_bridge;
 use guest::device::Via;
 use nix::sys::prctl;
 
@@ -159,6 +160,7 @@ fn print(steps: &[Step], mismatch: &Mismatch) {
 fn main() -> ExitCode {
     let result = options().and_then(|options| {
         prctl::set_child_subreaper(true)?;
+        trust_host_bridge()?;
         let hardware = Hardware::find()?;
         let start = Instant::now();
         let mut run = Run {

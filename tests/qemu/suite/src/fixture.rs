@@ -113,7 +113,7 @@ pub fn wait_for(what: &str, done: impl FnMut() -> Result<bool>) -> Result<()> {
 
 /// The flags of an export for each memory type, and that type.
 pub const WITH_EACH_TYPE: [(u32, MemoryType); 2] = [
-    (uapi::VFIO_DMABUF_ATTR_UC, MemoryType::UncachedMinus),
+    (uapi::VFIO_DMABUF_ATTR_UC, MemoryType::Uncached),
     (uapi::VFIO_DMABUF_ATTR_WC, MemoryType::WriteCombining),
 ];
 

@@ -4,6 +4,7 @@
 use std::env;
 use std::process::Command;
 
+use guest::arch::host_bridge_is_trusted;
 use guest::fence::Fence;
 use guest::waiting::is_in_driver;
 use guest::windows::Window;
@@ -197,28 +198,13 @@ pub fn groups(device: &Device, via: Via) -> Vec<RawFd> {
     }
 }
 
-/// Whether the machine can do peer-to-peer DMA in the eyes of the kernel.
-///
-/// Devices behind different root ports reach each other through the host bridge only. Linux trusts
-/// that to work for a list of host bridges, on which QEMU's is not, and for AMD CPUs from family
-/// 0x17 on (`cpu_supports_p2pdma()`).
-pub fn may_go_through_host_bridge() -> Result<bool> {
-    let text = fs::read_to_string("/proc/cpuinfo")?;
-    let field = |name: &str| {
-        let line = text.lines().find(|line| line.split(':').next().unwrap_or("").trim() == name);
-        line.and_then(|line| line.split(':').nth(1)).map(str::trim)
-    };
-    let family: u32 = field("cpu family").context("cpu family")?.parse()?;
-    Ok(field("vendor_id") == Some("AuthenticAMD") && family >= 0x17)
-}
-
-/// Skips the case on a machine whose peers do not.
+/// Skips the case on a machine where devices may not reach each other through the host bridge:
+/// those behind different root ports have no other way.
 pub fn peers_reach_each_other() -> Result<()> {
-    if may_go_through_host_bridge()? {
+    if host_bridge_is_trusted()? {
         return Ok(());
     }
-    let why = "the kernel trusts no CPU but AMD's family 0x17 and up with peer-to-peer DMA here";
-    Err(Skip(why.into()).into())
+    Err(Skip("the kernel does not trust this host bridge with peer-to-peer DMA".into()).into())
 }
 
 /// Checks that `done` works, and soon.

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
+use guest::arch::trust_host_bridge;
 use guest::kmsg;
 use nix::sys::prctl;
 use nix::sys::signal::{killpg, Signal};
@@ -37,6 +38,10 @@ pub fn run(cases: &[&Case]) -> ExitCode {
     let _ = fs::create_dir_all("/tmp");
     // Children of a case's process that outlive it become this process's, to be reaped.
     let _ = prctl::set_child_subreaper(true);
+    if let Err(error) = trust_host_bridge() {
+        println!("Bail out! peer-to-peer DMA: {error:#}");
+        return ExitCode::FAILURE;
+    }
     println!("TAP version 14\n1..{}", cases.len());
     let console = CONSOLE.map(|file| (file, fs::read_to_string(file).unwrap_or_default()));
     let mut failed = 0;

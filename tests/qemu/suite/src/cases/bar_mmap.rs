@@ -31,7 +31,7 @@ cases! {
             bar_mapping_can_be_cut_to_pieces,
         ],
         "page table entries: frames, levels and memory types, in any process": [
-            bar_mapping_of_two_megabyte_pages_works,
+            bar_mapping_of_blocks_works,
         ];
 }
 
@@ -223,7 +223,7 @@ fn bar_mapping_can_be_cut_to_pieces() -> Result<()> {
     check::value("page 2 with the fd closed", all.load(2 * PAGE), colour(2))
 }
 
-fn bar_mapping_of_two_megabyte_pages_works() -> Result<()> {
+fn bar_mapping_of_blocks_works() -> Result<()> {
     let device = open_bochs()?;
     let size = device.region(0)?.size;
     let all = Mapping::aligned(&device, size, 0)?;

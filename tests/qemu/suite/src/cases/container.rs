@@ -24,7 +24,7 @@ cases! {
 }
 
 /// A block that one entry can map.
-const HUGE: u64 = 2 << 20;
+const HUGE: u64 = BLOCK;
 
 /// Where the cases put things in the device's address space; edu reaches 28 bits.
 pub const IOVA: u64 = 0x10_0000;

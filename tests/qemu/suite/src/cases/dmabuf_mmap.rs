@@ -36,7 +36,7 @@ cases! {
             mapping_of_a_buffer_can_be_moved_but_not_grown,
         ],
         "page table entries: frames, levels and memory types, in any process": [
-            buffer_of_two_megabyte_pages_works,
+            buffer_of_blocks_works,
         ];
 }
 
@@ -264,7 +264,7 @@ fn buffer_of_a_second_bar_shows_that_bar() -> Result<()> {
     check::errno("export past the end of BAR2", past, Errno::EINVAL)
 }
 
-fn buffer_of_two_megabyte_pages_works() -> Result<()> {
+fn buffer_of_blocks_works() -> Result<()> {
     let device = open_bochs()?;
     let size = 16 << 20;
     // One buffer that can have huge pages, one whose second range cannot: its place in the buffer

@@ -2,8 +2,11 @@
 //! Page table entries: present or not, of which page frame and size, in any process, also in a
 //! stopped one.
 
-use guest::ptes::MemoryType::{UncachedMinus, WriteCombining};
+use guest::arch;
+use guest::ptes::MemoryType::{Uncached, WriteCombining};
 use guest::ptes::{entry, touched, Dump, Pte};
+
+use nix::sys::resource::{getrusage, UsageWho};
 
 use crate::prelude::*;
 
@@ -27,12 +30,13 @@ cases! {
         "page table entries: frames, levels and memory types, in any process": [
             entries_have_the_page_frames_of_the_ranges,
             huge_entries_have_the_page_frames_of_the_bar, mappings_out_of_phase_have_small_entries,
+            entries_take_stores_without_another_fault,
         ],
         "REVOKE: for good, in all processes": [revoke_of_huge_mappings_leaves_no_entry];
     Setup::Bound(&[TESTDEV]) =>
         "page table entries: frames, levels and memory types, in any process": [
-            gigabyte_entries_have_the_page_frames_of_the_bar,
-            gigabyte_entries_go_with_memory_off_and_revoke,
+            largest_entries_have_the_page_frames_of_the_bar,
+            largest_entries_go_with_memory_off_and_revoke,
         ],
         "mappings: split, mprotect, mremap, fork and holes work; growing fails": [
             gigabytes_of_a_buffer_can_be_cut_and_moved,
@@ -43,8 +47,9 @@ cases! {
         ];
 }
 
-const MIB2: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
+/// What the entries of a large BAR mapping map.
+const LARGEST: u64 = if arch::HAS_ENTRIES_OF_1_GIB { GIB } else { BLOCK };
 
 fn absent(what: &str, mapping: &Mapping, at: u64) -> Result<()> {
     check::equal(what, entry(mapping, at)?, None)
@@ -62,7 +67,7 @@ fn mapping_has_no_entry_before_the_first_access() -> Result<()> {
 fn entries_are_uncached_pages() -> Result<()> {
     let device = open_edu()?;
     let want =
-        Pte { pfn: edu()?.bar_start(0)? / PAGE, size: PAGE, writable: true, memory: UncachedMinus };
+        Pte { pfn: edu()?.bar_start(0)? / PAGE, size: PAGE, writable: true, memory: Uncached };
     for mapping in [device.map_bar(0)?, export_edu(&device)?.map(0, PAGE)?] {
         check::equal("entry", touched(&mapping, ID_AT)?, want)?;
     }
@@ -210,7 +215,7 @@ fn entries_have_the_page_frames_of_the_ranges() -> Result<()> {
 fn frames(mapping: &Mapping, pci: &Pci, bar: u32, start: u64, size: u64) -> Result<()> {
     let first = (pci.bar_start(bar)? + start) / PAGE;
     for at in [0, PAGE, mapping.size() / 2 + 5 * PAGE, mapping.size() - PAGE] {
-        let want = Pte { pfn: first + at / PAGE, size, writable: true, memory: UncachedMinus };
+        let want = Pte { pfn: first + at / PAGE, size, writable: true, memory: Uncached };
         check::equal(&format!("entry at {at:#x}"), touched(mapping, at)?, want)?;
     }
     Ok(())
@@ -218,23 +223,23 @@ fn frames(mapping: &Mapping, pci: &Pci, bar: u32, start: u64, size: u64) -> Resu
 
 fn huge_entries_have_the_page_frames_of_the_bar() -> Result<()> {
     let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
-    let buffer = Buffer::export(&device, 0, MIB2, 2 * MIB2)?;
-    frames(&Mapping::aligned(&buffer, 2 * MIB2, 0)?, &pci, 0, MIB2, MIB2)?;
-    frames(&Mapping::aligned(&device, 2 * MIB2, 0)?, &pci, 0, 0, MIB2)
+    let buffer = Buffer::export(&device, 0, BLOCK, 2 * BLOCK)?;
+    frames(&Mapping::aligned(&buffer, 2 * BLOCK, 0)?, &pci, 0, BLOCK, BLOCK)?;
+    frames(&Mapping::aligned(&device, 2 * BLOCK, 0)?, &pci, 0, 0, BLOCK)
 }
 
 fn revoke_of_huge_mappings_leaves_no_entry() -> Result<()> {
     let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
-    let buffer = Buffer::export(&device, 0, 0, 2 * MIB2)?;
+    let buffer = Buffer::export(&device, 0, 0, 2 * BLOCK)?;
     let [bar, mapping] =
-        [Mapping::aligned(&device, 2 * MIB2, 0)?, Mapping::aligned(&buffer, 2 * MIB2, 0)?];
+        [Mapping::aligned(&device, 2 * BLOCK, 0)?, Mapping::aligned(&buffer, 2 * BLOCK, 0)?];
     for mapping in [&bar, &mapping] {
-        frames(mapping, &pci, 0, 0, MIB2)?;
+        frames(mapping, &pci, 0, 0, BLOCK)?;
     }
     mapping.unmap_part(PAGE, PAGE)?;
     mapping.load(0)?;
     check::works("REVOKE", buffer::revoke(&device, &buffer))?;
-    for at in [0, MIB2, 2 * MIB2 - PAGE] {
+    for at in [0, BLOCK, 2 * BLOCK - PAGE] {
         absent("the buffer's", &mapping, at)?;
         check::equal("the BAR mapping's is there", entry(&bar, at)?.is_some(), true)?;
     }
@@ -245,16 +250,43 @@ fn revoke_of_huge_mappings_leaves_no_entry() -> Result<()> {
 fn mappings_out_of_phase_have_small_entries() -> Result<()> {
     let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
     // Page 1 of the BAR at an address where only page 0 could be part of a huge page.
-    let buffer = Buffer::export(&device, 0, PAGE, 2 * MIB2)?;
-    frames(&Mapping::aligned(&buffer, MIB2, 0)?, &pci, 0, PAGE, PAGE)?;
+    let buffer = Buffer::export(&device, 0, PAGE, 2 * BLOCK)?;
+    frames(&Mapping::aligned(&buffer, BLOCK, 0)?, &pci, 0, PAGE, PAGE)?;
     // The ends of a huge mapping, of which a part was unmapped.
-    let buffer = Buffer::export(&device, 0, 0, MIB2)?;
-    let mapping = Mapping::aligned(&buffer, MIB2, 0)?;
-    check::equal("size, whole", touched(&mapping, 0)?.size, MIB2)?;
+    let buffer = Buffer::export(&device, 0, 0, BLOCK)?;
+    let mapping = Mapping::aligned(&buffer, BLOCK, 0)?;
+    check::equal("size, whole", touched(&mapping, 0)?.size, BLOCK)?;
     mapping.unmap_part(4 * PAGE, PAGE)?;
     let pte = touched(&mapping, 5 * PAGE)?;
     let want = (pci.bar_start(0)? / PAGE + 5, PAGE);
     check::equal("frame and size, with a hole", (pte.pfn, pte.size), want)
+}
+
+/// An entry that a store has made is dirty. A CPU that does not set that bit would fault again.
+fn entries_take_stores_without_another_fault() -> Result<()> {
+    const PAGES: u64 = 64;
+    let device = open_bochs()?;
+    let faults = || getrusage(UsageWho::RUSAGE_THREAD).map(|usage| usage.minor_page_faults());
+    for (flags, memory) in WITH_EACH_TYPE {
+        let buffer = export_with(&device, flags, &[Range(0, PAGES * PAGE)])?;
+        let mut counts = Vec::new();
+        // Each twice: during the first rounds the program itself may fault.
+        for store in [false, true, false, true] {
+            let mapping = buffer.map(0, PAGES * PAGE)?;
+            let before = faults()?;
+            for page in 0..PAGES {
+                if store {
+                    mapping.store(page * PAGE, 1)?;
+                } else {
+                    mapping.load(page * PAGE)?;
+                }
+            }
+            counts.push(faults()? - before);
+        }
+        ensure!(counts[2] > 1, "faults of loads: {counts:?}");
+        check::equal(&format!("{memory:?}: faults of stores"), counts[3], counts[2])?;
+    }
+    Ok(())
 }
 
 /// pci-testdev, whose BAR2 is of some GiB.
@@ -278,17 +310,17 @@ fn gigabytes(device: &Device) -> Result<(Buffer, Mapping, Mapping)> {
     Ok((buffer, mapping, bar))
 }
 
-fn gigabyte_entries_have_the_page_frames_of_the_bar() -> Result<()> {
+fn largest_entries_have_the_page_frames_of_the_bar() -> Result<()> {
     let (device, pci) = (open_testdev()?, nth(TESTDEV, 0)?);
     let (_buffer, mapping, bar) = gigabytes(&device)?;
-    frames(&mapping, &pci, 2, GIB, MIB2)?;
-    frames(&bar, &pci, 2, 0, GIB)
+    frames(&mapping, &pci, 2, GIB, BLOCK)?;
+    frames(&bar, &pci, 2, 0, LARGEST)
 }
 
-fn gigabyte_entries_go_with_memory_off_and_revoke() -> Result<()> {
+fn largest_entries_go_with_memory_off_and_revoke() -> Result<()> {
     let device = open_testdev()?;
     let (buffer, mapping, bar) = gigabytes(&device)?;
-    for (mapping, size) in [(&mapping, MIB2), (&bar, GIB)] {
+    for (mapping, size) in [(&mapping, BLOCK), (&bar, LARGEST)] {
         check::equal("size", touched(mapping, GIB)?.size, size)?;
     }
     device.set_memory(false)?;
@@ -297,7 +329,7 @@ fn gigabyte_entries_go_with_memory_off_and_revoke() -> Result<()> {
         check::bus_error("memory off", mapping.load(GIB))?;
     }
     device.set_memory(true)?;
-    check::equal("size", touched(&mapping, GIB)?.size, MIB2)?;
+    check::equal("size", touched(&mapping, GIB)?.size, BLOCK)?;
     check::works("REVOKE", buffer::revoke(&device, &buffer))?;
     absent("revoked", &mapping, GIB)?;
     check::bus_error("revoked", mapping.load(0))?;
@@ -333,7 +365,7 @@ fn kernels_own_dump_has_the_same_entries() -> Result<()> {
     let read_only = Mapping::new(&small, PAGE, mm::RO, 0)?;
     let untouched = small.map(0, PAGE)?;
     let (gone, revoked) = map_edu(&edu)?;
-    let huge = Mapping::aligned(&bochs, 2 * MIB2, 0)?;
+    let huge = Mapping::aligned(&bochs, 2 * BLOCK, 0)?;
     let flags = uapi::VFIO_DMABUF_ATTR_WC;
     let combining = export_with(&bochs, flags, &[Range(0, PAGE)])?.map(0, PAGE)?;
     let (_buffer, _, gigabyte) = gigabytes(&testdev)?;
@@ -344,12 +376,12 @@ fn kernels_own_dump_has_the_same_entries() -> Result<()> {
 
     let kind = |size, writable, memory| Some(Pte { pfn: 0, size, writable, memory });
     let cases = [
-        ("a mapping of a BAR", &bar, kind(PAGE, true, UncachedMinus)),
-        ("a mapping of a buffer", &mapping, kind(PAGE, true, UncachedMinus)),
-        ("a read-only one", &read_only, kind(PAGE, false, UncachedMinus)),
+        ("a mapping of a BAR", &bar, kind(PAGE, true, Uncached)),
+        ("a mapping of a buffer", &mapping, kind(PAGE, true, Uncached)),
+        ("a read-only one", &read_only, kind(PAGE, false, Uncached)),
         ("a write-combining one", &combining, kind(PAGE, true, WriteCombining)),
-        ("a huge one", &huge, kind(MIB2, true, UncachedMinus)),
-        ("a gigabyte", &gigabyte, kind(GIB, true, UncachedMinus)),
+        ("a huge one", &huge, kind(BLOCK, true, Uncached)),
+        ("a gigabyte", &gigabyte, kind(GIB, true, Uncached)),
         ("one that was not touched", &untouched, None),
         ("one that was revoked", &revoked, None),
     ];

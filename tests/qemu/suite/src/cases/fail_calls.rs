@@ -167,7 +167,7 @@ fn fault_survives_every_failure() -> Result<()> {
 }
 
 fn huge_fault_survives_every_failure() -> Result<()> {
-    const SIZE: u64 = 2 << 20;
+    const SIZE: u64 = BLOCK;
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
     let injector = injector(MEMORY, Whose::All)?;

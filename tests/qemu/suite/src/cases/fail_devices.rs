@@ -122,7 +122,7 @@ fn import_of_many_ranges_survives_every_failure() -> Result<()> {
 /// A revoke or a close that failed could not be reported to anybody.
 fn revoke_allocates_nothing() -> Result<()> {
     let rig = Rig::new()?;
-    let can_map = rig::may_go_through_host_bridge()?;
+    let can_map = guest::arch::host_bridge_is_trusted()?;
     let injector = injector(MEMORY, Whose::All)?;
     let tally = each_failure("REVOKE", &[], |n| {
         let (buffer, mapping) = map_edu(&rig.device)?;

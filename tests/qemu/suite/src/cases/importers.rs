@@ -89,14 +89,14 @@ fn importer_of_bad_manners_cannot_attach() -> Result<()> {
 }
 
 /// An importer must be a PCI device, and one that the kernel believes can reach the exporter; see
-/// [`rig::may_go_through_host_bridge`].
+/// [`guest::arch::host_bridge_is_trusted`].
 fn importer_out_of_reach_cannot_map() -> Result<()> {
     let rig = Rig::new()?;
     let flags = UNMAPS_AT_ONCE.flags | testmod::uapi::NOT_PCI;
     let importer = rig.attached(Attach { flags, ..UNMAPS_AT_ONCE })?;
     check::errno("map for no PCI device", importer.map(), Errno::EINVAL)?;
     let importer = rig.attached(UNMAPS_AT_ONCE)?;
-    if rig::may_go_through_host_bridge()? {
+    if guest::arch::host_bridge_is_trusted()? {
         check::works("map through a trusted host bridge", importer.map()).map(drop)
     } else {
         check::errno("map through a strange host bridge", importer.map(), Errno::EINVAL)

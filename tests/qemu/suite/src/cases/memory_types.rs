@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How page table entries let the CPU treat device memory: uncached or write-combining.
 
-use guest::maps;
-use guest::ptes::MemoryType::{UncachedMinus, WriteCombining};
+use guest::{arch, maps};
+use guest::ptes::MemoryType::{Uncached, WriteCombining};
 use guest::ptes::{entry, touched, Pte};
 
 use crate::prelude::*;
@@ -26,9 +26,8 @@ cases! {
         ];
 }
 
-const MIB2: u64 = 2 << 20;
 const NC_AND_WC: [(u32, guest::ptes::MemoryType); 2] =
-    [(uapi::VFIO_DMABUF_MEMATTR_NC, UncachedMinus), (uapi::VFIO_DMABUF_MEMATTR_WC, WriteCombining)];
+    [(uapi::VFIO_DMABUF_MEMATTR_NC, Uncached), (uapi::VFIO_DMABUF_MEMATTR_WC, WriteCombining)];
 
 fn set_memattr(device: &Device, buffer: &Buffer, memattr: u32) -> Result<()> {
     check::works("MEMATTR SET", buffer::set_memattr(device, buffer.raw(), memattr))
@@ -37,18 +36,19 @@ fn set_memattr(device: &Device, buffer: &Buffer, memattr: u32) -> Result<()> {
 fn prefetchable_bar_stays_uncached() -> Result<()> {
     let device = open_bochs()?;
     for mapping in [device.map_bar(0)?, Buffer::export(&device, 0, 0, PAGE)?.map(0, PAGE)?] {
-        check::equal("memory type", touched(&mapping, 0)?.memory, UncachedMinus)?;
+        check::equal("memory type", touched(&mapping, 0)?.memory, Uncached)?;
     }
     Ok(())
 }
 
 fn attribute_of_the_export_is_in_the_entries() -> Result<()> {
-    const LEN: u64 = 2 * MIB2;
+    const LEN: u64 = 2 * BLOCK;
     let device = open_bochs()?;
-    for ((flags, memory), size) in WITH_EACH_TYPE.into_iter().zip([MIB2, PAGE]) {
+    let of_combining = if arch::HAS_BLOCKS_OF_EACH_TYPE { BLOCK } else { PAGE };
+    for ((flags, memory), size) in WITH_EACH_TYPE.into_iter().zip([BLOCK, of_combining]) {
         let buffer = export_with(&device, flags, &[Range(0, LEN)])?;
         let mapping = Mapping::aligned(&buffer, LEN, 0)?;
-        for at in [0, PAGE, MIB2, LEN - PAGE] {
+        for at in [0, PAGE, BLOCK, LEN - PAGE] {
             mapping.store(at, at as u32)?;
             let pte = touched(&mapping, at)?;
             check::equal(&format!("at {at:#x}"), (pte.memory, pte.size), (memory, size))?;
@@ -57,8 +57,8 @@ fn attribute_of_the_export_is_in_the_entries() -> Result<()> {
         device.set_memory(false)?;
         check::equal("memory off", entry(&mapping, 0)?, None)?;
         device.set_memory(true)?;
-        check::value("memory on", mapping.load(MIB2), MIB2 as u32)?;
-        check::equal("memory on", touched(&mapping, MIB2)?.memory, memory)?;
+        check::value("memory on", mapping.load(BLOCK), BLOCK as u32)?;
+        check::equal("memory on", touched(&mapping, BLOCK)?.memory, memory)?;
         check::works("REVOKE", buffer::revoke(&device, &buffer))?;
         check::equal("revoked", entry(&mapping, 0)?, None)?;
         check::bus_error("revoked", mapping.load(0))?;
@@ -97,7 +97,7 @@ fn write_combining_in_use_leaves_other_mappings_uncached() -> Result<()> {
     let uncached = |when: &str| -> Result<()> {
         let fresh = [device.map_bar_part(0, 0, PAGE)?, plain.map(0, PAGE)?];
         for mapping in others.iter().chain(&fresh) {
-            check::equal(when, touched(mapping, 0)?.memory, UncachedMinus)?;
+            check::equal(when, touched(mapping, 0)?.memory, Uncached)?;
         }
         Ok(())
     };
@@ -127,7 +127,7 @@ fn write_combining_buffer_takes_the_place_of_a_part_of_a_bar_mapping() -> Result
     let buffer = export_with(&device, flags, &[Range(PAGE, 2 * PAGE)])?;
     check::works("mmap", bar.replace_part(PAGE, 2 * PAGE, &buffer))?;
     let start = nth(BOCHS, 0)?.bar_start(0)? / PAGE;
-    let types = [UncachedMinus, WriteCombining, WriteCombining, UncachedMinus];
+    let types = [Uncached, WriteCombining, WriteCombining, Uncached];
     for (page, memory) in (0..4).zip(types) {
         bar.store(page * PAGE, 0x1000 + page as u32)?;
         let want = Pte { pfn: start + page, size: PAGE, writable: true, memory };
@@ -212,5 +212,5 @@ fn write_combining_is_refused_without_a_page_attribute_table() -> Result<()> {
     check::works("GET", feature::get(&device, number, &mut payload))?;
     check::equal("attribute", payload.memattr, uapi::VFIO_DMABUF_MEMATTR_NC)?;
     let pte = touched(&buffer.map(0, PAGE)?, 0)?;
-    check::equal("memory type", pte.memory, UncachedMinus)
+    check::equal("memory type", pte.memory, Uncached)
 }

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::process;
 
+use guest::arch;
 use serde_json::Value;
 
 use crate::prelude::*;
@@ -29,7 +30,7 @@ cases! {
         ];
     Setup::Bound(&[TESTDEV]) =>
         "debugfs lists buffers, also as JSON lines; tracepoints": [
-            listing_counts_gigabyte_faults,
+            listing_counts_faults_of_the_largest_entries,
         ];
 }
 
@@ -128,17 +129,17 @@ fn listing_counts_mappings_and_importers() -> Result<()> {
 }
 
 fn listing_counts_faults_by_level() -> Result<()> {
-    const SIZE: u64 = 4 << 20;
+    const SIZE: u64 = 2 * BLOCK;
     let pci = nth(BOCHS, 0)?;
     let device = Device::open(&pci, Via::Group)?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
     let huge = mm::Mapping::aligned(&buffer, SIZE, 0)?;
     huge.store(0, 1)?;
-    huge.store(2 << 20, 1)?;
+    huge.store(BLOCK, 1)?;
     huge.store(4, 1)?;
     let small = buffer.map(PAGE, PAGE)?;
     small.store(0, 1)?;
-    let fields = [("faults_4k", 1.into()), ("faults_2m", 2.into()), ("faults_1g", 0.into())];
+    let fields = [("faults_pte", 1.into()), ("faults_pmd", 2.into()), ("faults_pud", 0.into())];
     has("after four stores", &object(&pci, &buffer)?, &fields)?;
     let table = fs::read_to_string(listing(&pci).join("buffers"))?;
     let mut lines = table.lines();
@@ -146,11 +147,11 @@ fn listing_counts_faults_by_level() -> Result<()> {
     let values: Vec<_> = lines.next().context("no line")?.split_whitespace().collect();
     check::equal("columns", values.len(), heads.len())?;
     let column = |name| heads.iter().position(|head| *head == name).map(|at| values[at]);
-    check::equal("faults-2m of the table", column("faults-2m"), Some("2"))?;
-    check::equal("size of the table", column("size"), Some("4194304"))
+    check::equal("faults-pmd of the table", column("faults-pmd"), Some("2"))?;
+    check::equal("size of the table", column("size"), Some(&*SIZE.to_string()))
 }
 
-fn listing_counts_gigabyte_faults() -> Result<()> {
+fn listing_counts_faults_of_the_largest_entries() -> Result<()> {
     const SIZE: u64 = 1 << 30;
     let pci = nth(TESTDEV, 0)?;
     let device = Device::open(&pci, Via::Group)?;
@@ -158,11 +159,12 @@ fn listing_counts_gigabyte_faults() -> Result<()> {
     let address = mm::map_gigabyte_aligned(device.raw(), SIZE, mm::RW, offset)?;
     let mapping = mm::Mapping::from_raw(address, SIZE);
     mapping.store(0, 1)?;
+    let (blocks, gigabytes) = if arch::HAS_ENTRIES_OF_1_GIB { (0, 1) } else { (1, 0) };
     let fields = [
         ("bar", 2.into()),
-        ("faults_4k", 0.into()),
-        ("faults_2m", 0.into()),
-        ("faults_1g", 1.into()),
+        ("faults_pte", 0.into()),
+        ("faults_pmd", blocks.into()),
+        ("faults_pud", gigabytes.into()),
     ];
     has("after a store", &objects(&pci)?[0], &fields)
 }
@@ -179,9 +181,9 @@ const COLUMNS: [(&str, &str); 14] = [
     ("status", "status"),
     ("mappings", "mappings"),
     ("imports", "imports"),
-    ("faults-4k", "faults_4k"),
-    ("faults-2m", "faults_2m"),
-    ("faults-1g", "faults_1g"),
+    ("faults-pte", "faults_pte"),
+    ("faults-pmd", "faults_pmd"),
+    ("faults-pud", "faults_pud"),
     ("pid", "pid"),
 ];
 

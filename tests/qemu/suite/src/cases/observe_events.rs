@@ -9,7 +9,7 @@ use guest::mm::{self, Mapping};
 use guest::pause::Pause;
 use guest::pci::{BOCHS, EDU};
 use guest::testmod::{NEVER_UNMAPS, UNMAPS_AT_ONCE};
-use guest::{windows, Errno, PAGE};
+use guest::{windows, Errno, BLOCK, PAGE};
 
 use super::importers_reset::clear_command;
 use super::observe::objects;
@@ -42,7 +42,7 @@ fn happened(what: &str, trace: &Trace, rig: &Rig, want: &[&str]) -> Result<()> {
     let listed = objects(&rig.pci)?;
     let offset = listed.iter().find_map(|object| object["offset"].as_u64()).unwrap_or(0);
     let arguments = |event: &&str| match *event {
-        "importer_invalidate" => format!("{event}: {name} bar=0 offset={offset:#x} size=0x1000"),
+        "importer_invalidate" => format!("{event}: {name} bar=0 offset={offset:#x} size={PAGE:#x}"),
         _ => format!("{event}: {name}"),
     };
     check::equal(what, trace.take()?, want.iter().map(arguments).collect())
@@ -131,7 +131,6 @@ fn tracepoints_tell_of_a_fault_that_waits() -> Result<()> {
 }
 
 fn tracepoints_tell_the_orders_of_faults() -> Result<()> {
-    const BLOCK: u64 = 2 << 20;
     let name = nth(BOCHS, 0)?.address().to_string();
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, 2 * BLOCK)?;
@@ -139,13 +138,14 @@ fn tracepoints_tell_the_orders_of_faults() -> Result<()> {
     let address = mm::map_aligned(buffer.raw(), 2 * BLOCK, mm::RW, 0)?;
     let mapping = Mapping::from_raw(address, 2 * BLOCK);
     let trace = Trace::on()?;
-    let fault = |at, order, outcome| {
+    let order = (BLOCK / PAGE).trailing_zeros();
+    let fault = |at, outcome| {
         format!("buffer_fault: {name} offset={:#x} order={order} {outcome}", offset + at)
     };
     mapping.store(BLOCK + 8 * PAGE, 1)?;
-    check::equal("a block", trace.take()?, vec![fault(BLOCK, 9, "mapped")])?;
+    check::equal("a block", trace.take()?, vec![fault(BLOCK, "mapped")])?;
     device.set_memory(false)?;
     trace.take()?;
     check::bus_error("store", mapping.store(5 * PAGE, 1))?;
-    check::equal("no memory", trace.take()?, vec![fault(0, 9, "sigbus")])
+    check::equal("no memory", trace.take()?, vec![fault(0, "sigbus")])
 }

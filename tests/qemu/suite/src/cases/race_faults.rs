@@ -109,7 +109,7 @@ fn fault_half_way_holds_up_a_revoke() -> Result<()> {
 }
 
 fn huge_fault_half_way_holds_up_a_revoke() -> Result<()> {
-    const SIZE: u64 = 2 << 20;
+    const SIZE: u64 = BLOCK;
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
     let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
@@ -300,7 +300,7 @@ fn fork_that_a_revoke_overtook_copies_nothing() -> Result<()> {
 /// The kernel writes a large entry that it has read before to the new process, without looking
 /// whether it was zapped meanwhile. So there must be none when it begins to copy.
 fn fork_of_a_huge_mapping_copies_no_entry() -> Result<()> {
-    const SIZE: u64 = 2 << 20;
+    const SIZE: u64 = BLOCK;
     let device = open_bochs()?;
     let buffer = Buffer::export(&device, 0, 0, SIZE)?;
     let mapping = Mapping::aligned(&buffer, SIZE, 0)?;

@@ -117,7 +117,7 @@ fn fault_that_a_reset_overtook_works() -> Result<()> {
 }
 
 fn huge_fault_that_a_revoke_overtook_is_sigbus() -> Result<()> {
-    const SIZE: u64 = 2 << 20;
+    const SIZE: u64 = BLOCK;
     let device = open_bochs()?;
     for at_gate in [false, true] {
         let buffer = Buffer::export(&device, 0, 0, SIZE)?;

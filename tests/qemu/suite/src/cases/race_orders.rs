@@ -25,7 +25,6 @@ cases! {
         ];
 }
 
-const BLOCK: u64 = 2 << 20;
 
 /// A block of the video memory, mapped so that one entry can map it.
 fn block() -> Result<(Device, Mapping)> {

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What differs between the architectures of the guest: one file for each, with the same items.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;

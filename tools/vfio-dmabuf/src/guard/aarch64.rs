@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The functions that access device memory: arm64.
+
+use std::arch::global_asm;
+
+/// The two functions of one width. X3 and X1 advance and X0 counts down. The handler leaves X0 as
+/// the return value.
+macro_rules! functions {
+    ($load:ident $load_at:ident $store:ident $store_at:ident:
+        $size:literal $part:literal $step:literal) => {
+        global_asm!(
+            concat!(".pushsection .text.", stringify!($load), ",\"ax\",%progbits"),
+            concat!(".globl ", stringify!($load), ", ", stringify!($load_at)),
+            concat!(".hidden ", stringify!($load), ", ", stringify!($load_at)),
+            concat!(".type ", stringify!($load), ", %function"),
+            concat!(stringify!($load), ":"),
+            ".cfi_startproc",
+            "mov x3, x0",
+            "mov x0, x2",
+            "cbz x0, 3f",
+            "2:",
+            concat!(stringify!($load_at), ":"),
+            concat!("ldr", $size, " ", $part, ", [x3]"),
+            concat!("str", $size, " ", $part, ", [x1]"),
+            concat!("add x3, x3, ", $step),
+            concat!("add x1, x1, ", $step),
+            "subs x0, x0, 1",
+            "b.ne 2b",
+            "3:",
+            "ret",
+            ".cfi_endproc",
+            concat!(".size ", stringify!($load), ", . - ", stringify!($load)),
+            concat!(".globl ", stringify!($store), ", ", stringify!($store_at)),
+            concat!(".hidden ", stringify!($store), ", ", stringify!($store_at)),
+            concat!(".type ", stringify!($store), ", %function"),
+            concat!(stringify!($store), ":"),
+            ".cfi_startproc",
+            "mov x3, x0",
+            "mov x0, x2",
+            "cbz x0, 3f",
+            "2:",
+            concat!("ldr", $size, " ", $part, ", [x1]"),
+            concat!(stringify!($store_at), ":"),
+            concat!("str", $size, " ", $part, ", [x3]"),
+            concat!("add x3, x3, ", $step),
+            concat!("add x1, x1, ", $step),
+            "subs x0, x0, 1",
+            "b.ne 2b",
+            "3:",
+            "ret",
+            ".cfi_endproc",
+            concat!(".size ", stringify!($store), ", . - ", stringify!($store)),
+            ".popsection",
+        );
+    };
+}
+
+functions!(vfio_dmabuf_load8 vfio_dmabuf_load8_at
+    vfio_dmabuf_store8 vfio_dmabuf_store8_at: "b" "w4" "1");
+functions!(vfio_dmabuf_load16 vfio_dmabuf_load16_at
+    vfio_dmabuf_store16 vfio_dmabuf_store16_at: "h" "w4" "2");
+functions!(vfio_dmabuf_load32 vfio_dmabuf_load32_at
+    vfio_dmabuf_store32 vfio_dmabuf_store32_at: "" "w4" "4");
+functions!(vfio_dmabuf_load64 vfio_dmabuf_load64_at
+    vfio_dmabuf_store64 vfio_dmabuf_store64_at: "" "x4" "8");
+
+/// Where the signal has interrupted the thread, and where it resumes.
+pub(super) fn program_counter(context: &mut libc::ucontext_t) -> &mut u64 {
+    &mut context.uc_mcontext.pc
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The functions that access device memory: x86-64.
+
+use std::arch::global_asm;
+
+/// The two functions of one width. RDI and RSI advance and RAX counts down. The handler leaves RAX
+/// as the return value.
+macro_rules! functions {
+    ($load:ident $load_at:ident $store:ident $store_at:ident:
+        $size:literal $part:literal $step:literal) => {
+        global_asm!(
+            concat!(".pushsection .text.", stringify!($load), ",\"ax\",@progbits"),
+            concat!(".globl ", stringify!($load), ", ", stringify!($load_at)),
+            concat!(".hidden ", stringify!($load), ", ", stringify!($load_at)),
+            concat!(".type ", stringify!($load), ", @function"),
+            concat!(stringify!($load), ":"),
+            ".cfi_startproc",
+            "mov rax, rdx",
+            "test rax, rax",
+            "jz 3f",
+            "2:",
+            concat!(stringify!($load_at), ":"),
+            concat!("mov ", $part, ", ", $size, " ptr [rdi]"),
+            concat!("mov ", $size, " ptr [rsi], ", $part),
+            concat!("add rdi, ", $step),
+            concat!("add rsi, ", $step),
+            "dec rax",
+            "jnz 2b",
+            "3:",
+            "ret",
+            ".cfi_endproc",
+            concat!(".size ", stringify!($load), ", . - ", stringify!($load)),
+            concat!(".globl ", stringify!($store), ", ", stringify!($store_at)),
+            concat!(".hidden ", stringify!($store), ", ", stringify!($store_at)),
+            concat!(".type ", stringify!($store), ", @function"),
+            concat!(stringify!($store), ":"),
+            ".cfi_startproc",
+            "mov rax, rdx",
+            "test rax, rax",
+            "jz 3f",
+            "2:",
+            concat!("mov ", $part, ", ", $size, " ptr [rsi]"),
+            concat!(stringify!($store_at), ":"),
+            concat!("mov ", $size, " ptr [rdi], ", $part),
+            concat!("add rdi, ", $step),
+            concat!("add rsi, ", $step),
+            "dec rax",
+            "jnz 2b",
+            "3:",
+            "ret",
+            ".cfi_endproc",
+            concat!(".size ", stringify!($store), ", . - ", stringify!($store)),
+            ".popsection",
+        );
+    };
+}
+
+functions!(vfio_dmabuf_load8 vfio_dmabuf_load8_at
+    vfio_dmabuf_store8 vfio_dmabuf_store8_at: "byte" "cl" "1");
+functions!(vfio_dmabuf_load16 vfio_dmabuf_load16_at
+    vfio_dmabuf_store16 vfio_dmabuf_store16_at: "word" "cx" "2");
+functions!(vfio_dmabuf_load32 vfio_dmabuf_load32_at
+    vfio_dmabuf_store32 vfio_dmabuf_store32_at: "dword" "ecx" "4");
+functions!(vfio_dmabuf_load64 vfio_dmabuf_load64_at
+    vfio_dmabuf_store64 vfio_dmabuf_store64_at: "qword" "rcx" "8");
+
+/// Where the signal has interrupted the thread, and where it resumes.
+pub(super) fn program_counter(context: &mut libc::ucontext_t) -> &mut i64 {
+    &mut context.uc_mcontext.gregs[libc::REG_RIP as usize]
+}
