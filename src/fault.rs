@@ -115,8 +115,8 @@ impl Buffer {
 
     /// The PFN of the block, which starts at `page` of the buffer, if one entry can map it.
     ///
-    /// The kernel mishandles a mapping with 1 GiB entries that is split or moved, up to an oops, and
-    /// before 7.3 any block. Only the owner may do that to itself, as with in-tree vfio-pci.
+    /// The kernel mishandles a mapping with 1 GiB entries that is split or moved, up to an oops,
+    /// and before 7.3 any block. Only the owner may do that to itself, as with in-tree vfio-pci.
     #[inline(always)]
     fn block_pfn(&self, block: &Block<'_>, page: u64) -> Option<usize> {
         let is_safe = self.hidden || (BLOCKS_ARE_SAFE && block.order() != PUD_ORDER);
