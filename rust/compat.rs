@@ -97,8 +97,8 @@ huge_pfnmap!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP, vmf_insert_pfn_pmd);
 huge_pfnmap!(CONFIG_ARCH_SUPPORTS_PUD_PFNMAP, vmf_insert_pfn_pud);
 
 /// Whether a process that must not be able to crash the kernel may have blocks. Before 7.3,
-/// `madvise(MADV_COLD)`, `/proc/PID/clear_refs` and `mbind()` look for the `struct page` of a block,
-/// and device memory has none.
+/// `madvise(MADV_COLD)`, `/proc/PID/clear_refs` and `mbind()` look for the `struct page` of a
+/// block, and device memory has none.
 pub const BLOCKS_ARE_SAFE: bool = cfg!(not(before_7_3));
 
 /// Adds the operations of a device for iommufd. Without iommufd there are none, as `linux/vfio.h`

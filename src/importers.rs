@@ -7,9 +7,9 @@
 //! reservation lock of each imported buffer. An importer that came before is invalidated, one that
 //! comes later is refused.
 //!
-//! Only buffers that importers may have mapped are walked. One that was drained after the end of its
-//! life is forgotten: nobody can map it again, and what its holders do with it is no longer waited
-//! for.
+//! Only buffers that importers may have mapped are walked. One that was drained after the end of
+//! its life is forgotten: nobody can map it again, and what its holders do with it is no longer
+//! waited for.
 
 use crate::buffer::Buffer;
 use kernel::{
@@ -125,7 +125,11 @@ impl Importers {
     fn forget(&self, place: usize, is_over: impl FnOnce(&mut Attached) -> bool) {
         let mut attached = self.attached.lock();
         let is_over = attached.get_mut(&place).is_some_and(is_over);
-        let entry = if is_over { attached.remove(&place) } else { None };
+        let entry = if is_over {
+            attached.remove(&place)
+        } else {
+            None
+        };
         drop(attached);
         if entry.is_some() {
             self.count.fetch_sub(1, Full);

@@ -162,7 +162,7 @@ fn fence_of_a_revoked_buffer_does_not_hold_up_the_close() -> Result<()> {
     Ok(())
 }
 
-/// Signals the two fences that a call waits for, each after another one took the place of the first.
+/// Signals the two fences that a call waits for, and puts a third in the place of the second.
 fn ends_without_late_fences(buffer: &Buffer, fences: [Fence; 2], mut call: Call) -> Result<()> {
     let [first, second] = fences;
     check::works("signal", second.signal())?;
