@@ -90,7 +90,7 @@ impl<T: Exporter> VmOps<T> {
             Followers::Notified => compat::MIXEDMAP_TAKES_BLOCKS,
         };
         let keeps_mode =
-            matches!(mode, CacheMode::Noncached) || !bindings::KERNEL_EXT_TRACKS_CACHE_MODES;
+            matches!(mode, CacheMode::Noncached) || bindings::KERNEL_EXT_TRACKS_CACHE_MODES == 0;
         if keeps_mode && blocks && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
             ops.huge_fault = Some(fault::huge_fault::<T>);
         }
