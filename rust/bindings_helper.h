@@ -17,7 +17,7 @@ const unsigned int KERNEL_EXT_PUD_SHIFT = PUD_SHIFT;
 
 /* Whether functions that insert PFNs put a cache mode of their own in place of the VMA's. */
 #ifdef __HAVE_PFNMAP_TRACKING
-const bool KERNEL_EXT_TRACKS_CACHE_MODES = true;
+#define KERNEL_EXT_TRACKS_CACHE_MODES 1
 #else
-const bool KERNEL_EXT_TRACKS_CACHE_MODES = false;
+#define KERNEL_EXT_TRACKS_CACHE_MODES 0
 #endif

@@ -86,7 +86,7 @@ impl<T: Exporter> VmOps<T> {
         ops.fault = Some(fault::fault::<T>);
         ops.map_pages = Some(fault::map_pages);
         let keeps_mode =
-            matches!(mode, CacheMode::Noncached) || !bindings::KERNEL_EXT_TRACKS_CACHE_MODES;
+            matches!(mode, CacheMode::Noncached) || bindings::KERNEL_EXT_TRACKS_CACHE_MODES == 0;
         if keeps_mode && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
             ops.huge_fault = Some(fault::huge_fault::<T>);
         }

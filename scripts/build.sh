@@ -50,7 +50,7 @@ build_tools() {
 	cd /src
 	tools=$BUILD/tools
 	programs=$tools/target/$CARGO_BUILD_TARGET/release
-	rm -rf "$tools/bin" "$tools/man1" "$tools/completions"
+	rm -rf "$BUILD/tools/bin" "$BUILD/tools/man1" "$BUILD/tools/completions"
 	install -D -t "$tools/bin" "$programs/vfio-dmabuf"
 	# shellcheck disable=SC2086 # one word or none
 	$RUNS "$programs/vfio-dmabuf-pages" "$tools"

@@ -55,7 +55,7 @@ check_arm64() {
 	! has CONFIG_DEBUG_VM ||
 		problem 'KDIR has CONFIG_DEBUG_VM: its checks need symbols that modules do not get'
 	! grep -q '^CONFIG_PGTABLE_LEVELS=2$' "$conf" ||
-		problem 'KDIR has two levels of page tables, which modules cannot fill: use more VA bits'
+		problem 'KDIR has page tables of two levels, not for modules: use more VA bits'
 	if has CONFIG_KVM && { before 7.2.10 || before 7.3.4; }; then
 		problem "KDIR is Linux $release, whose KVM maps more than a slice to guests:" \
 			'7.2.10 or 7.3.4 is needed'

@@ -29,7 +29,6 @@ aarch64) native=arm64 ;;
 *) native=none ;;
 esac
 : "${ARCH:=$native}"
-export ARCH
 BUILD=/src/build # for the objects and programs
 RUNS=            # what runs a program for ARCH here
 case $ARCH in
@@ -37,6 +36,7 @@ x86) CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu ;;
 arm64) CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu RUNS=qemu-aarch64 ;;
 esac
 [ "$ARCH" = "$native" ] || BUILD=/src/build/$ARCH
+export ARCH BUILD RUNS CARGO_BUILD_TARGET
 
 # The settings that pass from the caller's environment into the root.
 PASS='COMMIT PROG ARGS DEVICES DRIVER CASE ACCEL TIMEOUT QEMU_ARGS CPU TERM STARTED V MINUTES SEED
@@ -102,13 +102,13 @@ make_root() {
 		>"$new/etc/apt/sources.list.d/backports.list"
 	printf 'path-exclude=/usr/share/%s/*\n' doc man locale >"$new/etc/dpkg/dpkg.cfg.d/small"
 	echo force-unsafe-io >>"$new/etc/dpkg/dpkg.cfg.d/small"
+	[ "$ARCH" = x86 ] || chroot "$new" dpkg --add-architecture "$ARCH"
 	# shellcheck disable=SC2046 # one word per package
 	quietly 'root: apt-get install (a minute or two, 500 MB to fetch)' "$new.log" \
 		chroot "$new" env DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8 sh -euc '
-			[ "$0" = x86 ] || dpkg --add-architecture "$0"
 			apt-get -o Acquire::Retries=3 update
 			apt-get -o Acquire::Retries=3 install -y --no-install-recommends "$@"
-			apt-get clean' "$ARCH" $(wanted "$@")
+			apt-get clean' sh $(wanted "$@")
 	# shellcheck disable=SC2016 # dpkg-query expands it
 	chroot "$new" dpkg-query -W -f '${Package} ${Version}\n' \
 		'linux-source-*' bindgen clang gcc lld rustc rust-src >"$new/etc/toolchain"

@@ -133,9 +133,9 @@ const COLUMNS: [(&str, usize); 14] = [
     ("status", 13),
     ("mappings", 9),
     ("imports", 8),
-    ("faults-pte", 10),
-    ("faults-pmd", 10),
-    ("faults-pud", 10),
+    ("faults-pte", 11),
+    ("faults-pmd", 11),
+    ("faults-pud", 11),
     ("pid", 8),
 ];
 

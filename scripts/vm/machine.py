@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Boots QEMU for one job and talks to the guest's init (scripts/vm/guest/init).
 
-The guest (arch.py) has three serial ports: the kernel's log (to a file), the program's stdin and stdout, and
-a control channel. On that init reports "ready", "ack" (one chunk of stdin was read), "exit N" or
-"failed WHY". Programs request "aer ID ERROR": QEMU injects the PCI Express error into that device.
+The guest (arch.py) has three serial ports: the kernel's log (to a file), the program's stdin and
+stdout, and a control channel. On that init reports "ready", "ack" (one chunk of stdin was read),
+"exit N" or "failed WHY". Programs request "aer ID ERROR": QEMU injects the PCI Express error into that device.
 """
 
 import base64

@@ -163,7 +163,8 @@ class Campaign:
                 self.results, passed = mutant.read_results(file)
         self.passed, slowest = passed.get(sources, (set(), 0))
         self.limit = max(60, SLOWEST * slowest)
-        listed = subprocess.check_output([*RUNS, f"{BUILD}/guest/{RELEASE}/suite", "--list"], text=True)
+        listed = subprocess.check_output([*RUNS, f"{BUILD}/guest/{RELEASE}/suite", "--list"],
+                                         text=True)
         self.all_cases = set(listed.split()) - suite.ELSEWHERE
 
     def outcome(self, one):

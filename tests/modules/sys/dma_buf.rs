@@ -176,7 +176,8 @@ impl<T: Invalidate> Attachment<T> {
                 importer,
                 mapping: UnsafeCell::new(None),
             },
-            GFP_KERNEL,
+            // Not to be taken for one of the driver's that is not charged.
+            GFP_KERNEL_ACCOUNT,
         )?;
         // SAFETY: Any number may be asked for.
         let dma_buf = from_err_ptr(unsafe { bindings::dma_buf_get(fd) })?;

@@ -47,15 +47,9 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::Once;
 
+use crate::arch;
 use crate::mapping::Word;
 use crate::sys::Area;
-
-#[cfg_attr(target_arch = "x86_64", path = "guard/x86_64.rs")]
-#[cfg_attr(target_arch = "aarch64", path = "guard/aarch64.rs")]
-mod arch;
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("the SIGBUS guard of vfio-dmabuf supports x86-64 and arm64 only");
 
 /// Declares the two functions of one width, which are in [`arch`]: `$load(device, memory, count)`
 /// and `$store(device, memory, count)` copy `count` elements in order, with one access to the

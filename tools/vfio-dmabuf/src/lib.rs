@@ -61,11 +61,13 @@
 //!
 //! # Safety
 //!
-//! The interface is safe. Unsafe code is in two modules: `sys` (ioctls, mmap) and [`guard`]. No
-//! Rust reference ever points to device memory.
+//! The interface is safe. Unsafe code is in three modules: `sys` (ioctls, mmap), `arch` and
+//! [`guard`]. No Rust reference ever points to device memory.
 
 #![deny(missing_docs, unsafe_code)]
 
+#[allow(unsafe_code)]
+mod arch;
 mod buffer;
 pub mod channel;
 pub mod command;

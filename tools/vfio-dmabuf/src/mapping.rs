@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
+use crate::arch;
 use crate::error::{AccessError, Error, Tried};
 use crate::guard;
-use crate::sys::{self, Area};
+use crate::sys::Area;
 
 /// The access mode of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,9 +159,10 @@ impl Mapping {
     }
 
     /// Orders write-combining writes of this thread: all earlier ones reach the bus before any
-    /// later access. Uncached mappings do not need it.
+    /// later access. On x86-64, uncached mappings do not need it. On arm64 they need it between a
+    /// store to memory and the write that tells the device to read that memory.
     pub fn write_barrier(&self) {
-        sys::store_fence();
+        arch::store_fence();
     }
 
     /// The address of the first byte, for unguarded accesses. After a revoke such an access raises

@@ -281,12 +281,6 @@ impl Drop for Area {
     }
 }
 
-/// Orders write-combining writes of this thread before all its later accesses.
-pub(crate) fn store_fence() {
-    // SAFETY: Every x86-64 CPU has SFENCE.
-    unsafe { std::arch::x86_64::_mm_sfence() };
-}
-
 /// Duplicates the fd of an object.
 #[cfg(feature = "vfio-ioctls")]
 pub(crate) fn duplicate(owner: &impl AsRawFd) -> Result<OwnedFd> {

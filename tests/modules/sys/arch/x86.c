@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* How a probe makes the caller do something else first: x86-64. See ../helpers.c. */
 
+#include <linux/kprobes.h>
 #include <linux/linkage.h>
 #include <asm/ibt.h>
 #include <asm/text-patching.h>

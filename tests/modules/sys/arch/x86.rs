@@ -16,7 +16,11 @@ pub(crate) fn memory_type(size: u64, protection: u64) -> u32 {
     // In an entry of a higher level bit 7 says that it is a leaf.
     const PAT_LARGE: u64 = 1 << 12;
 
-    let pat = if size == PAGE_SIZE as u64 { PAT } else { PAT_LARGE };
+    let pat = if size == PAGE_SIZE as u64 {
+        PAT
+    } else {
+        PAT_LARGE
+    };
     let mut index = 0;
     for (bit, value) in [(PWT, 1), (PCD, 2), (pat, 4)] {
         if protection & bit != 0 {

@@ -20,7 +20,7 @@ pub fn run() -> Result<()> {
     say("client", &format!("process {}, has these files: {}", process::id(), files()?));
 
     let mapping = page.map(0, PAGE).context("mmap of the dma-buf")?;
-    say("client", "maps the dma-buf, 4 KiB");
+    say("client", "maps the dma-buf, one page");
     say_maps("client", mapping.address())?;
 
     let id = mapping.load(ID.0)?;
@@ -32,10 +32,10 @@ pub fn run() -> Result<()> {
     ensure!(inverse == !value, "the inverter register is {inverse:#010x} after {value:#010x}");
     say("client", &format!("writes the inverter:    {value:#010x}, reads {inverse:#010x}"));
 
-    refused("mmap of 8 KiB", page.map(0, 2 * PAGE).map(drop), Errno::EINVAL)?;
-    refused("mmap of 4 KiB at 4 KiB", page.map(PAGE, PAGE).map(drop), Errno::EINVAL)?;
+    refused("mmap of two pages", page.map(0, 2 * PAGE).map(drop), Errno::EINVAL)?;
+    refused("mmap of the page behind it", page.map(PAGE, PAGE).map(drop), Errno::EINVAL)?;
     let grown = mm::remap(mapping.address(), PAGE, 2 * PAGE).map(drop);
-    refused("mremap to 8 KiB", grown, Errno::EFAULT)?;
+    refused("mremap to two pages", grown, Errno::EFAULT)?;
     owner.send(&Turn::Done, None)?;
 
     owner.expect(Turn::Revoked).context("waiting for the revoke")?;

@@ -29,7 +29,7 @@ pub fn run() -> Result<()> {
     ensure!(id == ID.1, "the id register is {id:#010x}, not {:#010x}", ID.1);
 
     let page = Buffer::export(&device, 0, 0, PAGE).context("export of one page of BAR0")?;
-    say("owner", "exports the first 4 KiB of BAR0: a dma-buf fd");
+    say("owner", "exports the first page of BAR0: a dma-buf fd");
     let client = Link::serve(socket(), LIMIT)?;
     client.set_limit(LIMIT)?;
     client.send(&Turn::Take, Some(page.raw()))?;

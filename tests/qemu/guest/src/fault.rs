@@ -4,10 +4,10 @@
 //! A mapping of device memory may turn into SIGBUS at any instruction, and that is what most
 //! cases are about. So each access is one instruction of assembly at an address known by name
 //! ([`guest_load32_at`], [`guest_store32_at`]). The handler of SIGBUS and SIGSEGV looks where the
-//! signal came from: at one of these instructions it notes signal and code as the result and lets
-//! the thread go on at `guest_access_failed`, which returns that to the caller. From anywhere else it
-//! is a bug of the program: the default action is put back, the instruction runs again and the
-//! process dies of it. Nothing is shared between threads, and nothing but registers changes.
+//! signal came from. At one of these instructions it notes signal and code as the result and lets
+//! the thread continue at `guest_access_failed`, which returns that to the caller. From anywhere
+//! else it is a bug of the program: the default action is put back, the instruction runs again and
+//! the process dies of it. Nothing is shared between threads, and nothing but registers changes.
 
 use std::fmt;
 use std::mem;

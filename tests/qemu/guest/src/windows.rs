@@ -128,7 +128,8 @@ windows! {
     /// The trampoline of `vfio_device_ops.device_feature`.
     FEATURE = Driver(&["ops", "device_feature"]);
     /// The driver or the core is about to read arguments from user memory.
-    USER_COPY = Kernel(&["_copy_from_user"]);
+    /// Architectures have it as one function or the other.
+    USER_COPY = Kernel(&["_copy_from_user", "__arch_copy_from_user"]);
     /// The core sets up its copy of configuration space when a device is opened.
     OPEN_CONFIG = Kernel(&["vfio_config_init"]);
     /// The driver makes its part of a device when one is bound.

@@ -13,6 +13,8 @@ pub const USER_END: u64 = 1 << 48;
 pub const HAS_ENTRIES_OF_1_GIB: bool = false;
 /// Whether blocks can be write-combining: on x86 the kernel gives blocks a memory type of its own.
 pub const HAS_BLOCKS_OF_EACH_TYPE: bool = true;
+/// The lines of a report of the OOM killer that look like those of a splat.
+pub const REPORT_LOOKS_BAD: &[&str] = &["Call trace:"];
 
 // See `crate::fault`.
 global_asm!(

@@ -11,6 +11,8 @@ pub const USER_END: u64 = 1 << 47;
 pub const HAS_ENTRIES_OF_1_GIB: bool = true;
 /// Whether blocks can be write-combining: on x86 the kernel gives blocks a memory type of its own.
 pub const HAS_BLOCKS_OF_EACH_TYPE: bool = false;
+/// The lines of a report of the OOM killer that look like those of a splat.
+pub const REPORT_LOOKS_BAD: &[&str] = &["Call Trace:", "RIP: 0033:"];
 
 // See `crate::fault`.
 global_asm!(

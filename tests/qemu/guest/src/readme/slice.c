@@ -43,7 +43,8 @@ static int pass_fd(int socket, int fd)
 /* The client needs no VFIO fd and no privilege: the dma-buf fd is enough. */
 static void run_client(int socket)
 {
-	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, pass_fd(socket, -1), 0);
+	void *page = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED,
+			  pass_fd(socket, -1), 0);
 	volatile __u32 *registers = (volatile __u32 *)page;
 
 	ok(page == MAP_FAILED ? -1 : 0, "mmap");
@@ -59,7 +60,8 @@ int main(int argc, char **argv)
 		__u32 argsz, flags, bar, open_flags, export_flags, nr_ranges;
 		struct vfio_region_dma_range range;
 	} page = { sizeof(page), VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
-		   0, O_RDWR | O_CLOEXEC, VFIO_DMABUF_BUFFER, 1, { 0, 4096 } };
+		   0, O_RDWR | O_CLOEXEC, VFIO_DMABUF_BUFFER, 1,
+		   { 0, (__u64)sysconf(_SC_PAGESIZE) } };
 	struct { /* struct vfio_device_feature with the fd of a buffer */
 		__u32 argsz, flags;
 		__s32 slice;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Kernel memory that the holder of an fd can use: it is charged to the memory cgroup.
 
+use guest::arch::REPORT_LOOKS_BAD;
 use guest::cgroup::Cgroup;
 use guest::kmsg::{self, Log};
 use guest::link::Link;
@@ -301,7 +302,7 @@ impl Quiet {
         let mut looks_bad: &[&str] = &[];
         for line in log.messages().context("the kernel's log")? {
             if line.contains(" invoked oom-killer: ") {
-                (reports, looks_bad) = (reports + 1, &["Call Trace:", "RIP: 0033:"]);
+                (reports, looks_bad) = (reports + 1, REPORT_LOOKS_BAD);
             }
             match looks_bad {
                 [first, rest @ ..] if line.starts_with(first) => looks_bad = rest,

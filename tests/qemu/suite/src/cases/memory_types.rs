@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How page table entries let the CPU treat device memory: uncached or write-combining.
 
-use guest::{arch, maps};
 use guest::ptes::MemoryType::{Uncached, WriteCombining};
 use guest::ptes::{entry, touched, Pte};
+use guest::{arch, maps};
 
 use crate::prelude::*;
 

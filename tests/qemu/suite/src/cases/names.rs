@@ -56,7 +56,8 @@ fn name_is_in_maps_map_files_fd_and_fdinfo() -> Result<()> {
 /// A process without an fd cannot revoke the buffer by its mapping.
 fn mapping_gives_no_fd_of_its_buffer() -> Result<()> {
     let (device, buffer, mapping) = mapped_edu()?;
-    let path = |start: usize| format!("/proc/self/map_files/{:x}-{:x}", start, start + PAGE as usize);
+    let path =
+        |start: usize| format!("/proc/self/map_files/{:x}-{:x}", start, start + PAGE as usize);
     let of_mapping = path(mapping.address());
     for path in [of_mapping.clone(), format!("/proc/self/fd/{}", buffer.raw())] {
         let error = fs::File::open(&path).map(drop).map_err(|error| error.raw_os_error());

@@ -12,7 +12,7 @@ use guest::pci::{BOCHS, EDU};
 use guest::peer::Peer;
 use guest::ptes::Ptes;
 use guest::windows;
-use guest::{Errno, PAGE};
+use guest::{Errno, BLOCK, PAGE};
 
 use super::race_faults::Client;
 use crate::case::{cases, Setup};

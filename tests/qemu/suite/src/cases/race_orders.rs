@@ -25,7 +25,6 @@ cases! {
         ];
 }
 
-
 /// A block of the video memory, mapped so that one entry can map it.
 fn block() -> Result<(Device, Mapping)> {
     let device = open_bochs()?;

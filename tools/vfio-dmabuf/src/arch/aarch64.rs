@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The functions that access device memory: arm64.
+//! arm64.
 
-use std::arch::global_asm;
+use std::arch::{asm, global_asm};
 
-/// The two functions of one width. X3 and X1 advance and X0 counts down. The handler leaves X0 as
-/// the return value.
+/// The two functions of one width that access device memory, see `crate::guard`. X3 and X1 advance
+/// and X0 counts down. The handler leaves X0 as the return value.
 macro_rules! functions {
     ($load:ident $load_at:ident $store:ident $store_at:ident:
         $size:literal $part:literal $step:literal) => {
@@ -65,6 +65,12 @@ functions!(vfio_dmabuf_load64 vfio_dmabuf_load64_at
     vfio_dmabuf_store64 vfio_dmabuf_store64_at: "" "x4" "8");
 
 /// Where the signal has interrupted the thread, and where it resumes.
-pub(super) fn program_counter(context: &mut libc::ucontext_t) -> &mut u64 {
+pub(crate) fn program_counter(context: &mut libc::ucontext_t) -> &mut u64 {
     &mut context.uc_mcontext.pc
+}
+
+/// Orders write-combining writes of this thread before all its later accesses.
+pub(crate) fn store_fence() {
+    // SAFETY: Every arm64 CPU has DSB.
+    unsafe { asm!("dsb st", options(nostack, preserves_flags)) };
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The functions that access device memory: x86-64.
+//! x86-64.
 
 use std::arch::global_asm;
 
-/// The two functions of one width. RDI and RSI advance and RAX counts down. The handler leaves RAX
-/// as the return value.
+/// The two functions of one width that access device memory, see `crate::guard`. RDI and RSI
+/// advance and RAX counts down. The handler leaves RAX as the return value.
 macro_rules! functions {
     ($load:ident $load_at:ident $store:ident $store_at:ident:
         $size:literal $part:literal $step:literal) => {
@@ -65,6 +65,12 @@ functions!(vfio_dmabuf_load64 vfio_dmabuf_load64_at
     vfio_dmabuf_store64 vfio_dmabuf_store64_at: "qword" "rcx" "8");
 
 /// Where the signal has interrupted the thread, and where it resumes.
-pub(super) fn program_counter(context: &mut libc::ucontext_t) -> &mut i64 {
+pub(crate) fn program_counter(context: &mut libc::ucontext_t) -> &mut i64 {
     &mut context.uc_mcontext.gregs[libc::REG_RIP as usize]
+}
+
+/// Orders write-combining writes of this thread before all its later accesses.
+pub(crate) fn store_fence() {
+    // SAFETY: Every x86-64 CPU has SFENCE.
+    unsafe { std::arch::x86_64::_mm_sfence() };
 }
