@@ -2,13 +2,23 @@
 //! The devices: finding them, binding them, and the state that the model begins with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
+use guest::host::{self, LinkError};
+use guest::kmsg::Log;
 use guest::mm::{self, Mapping};
 use guest::pci::{self, Id, Pci};
+use guest::timeout::wait_until;
 use guest::{uapi, PAGE};
 
 use crate::machine::{self, Content, Func, Places, FUNCS};
+
+/// Where the addresses of BARs are in configuration space, and how many halves of them.
+const ADDRESSES: u64 = uapi::PCI_BASE_ADDRESS_0 as u64;
+const HALVES: usize = 12;
+/// How long the kernel may take to recover from an error of a link.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
 
 /// The machine's devices.
 pub struct Hardware {
@@ -19,6 +29,8 @@ pub struct Hardware {
     /// What the model must know of them.
     pub places: Arc<Places>,
     driver: String,
+    /// What configuration space says of the addresses of each function's BARs.
+    addresses: Vec<[u16; HALVES]>,
 }
 
 impl Hardware {
@@ -44,9 +56,17 @@ impl Hardware {
             importing: nth(pci::EDU, 1)?,
             places: Arc::default(),
             driver: driver.name().replace('_', "-"),
+            addresses: Vec::new(),
         };
         hardware.release()?;
         hardware.places = Arc::new(hardware.survey()?);
+        for pci in &hardware.funcs {
+            let mut halves = [0; HALVES];
+            for (at, half) in (ADDRESSES..).step_by(2).zip(&mut halves) {
+                *half = pci.config16(at)?;
+            }
+            hardware.addresses.push(halves);
+        }
         Ok(hardware)
     }
 
@@ -118,6 +138,39 @@ impl Hardware {
             ensure!(now == before * PAGE, "{pci}: BAR{index} has moved to {now:#x}");
         }
         Ok(())
+    }
+
+    /// Lets the link to a function have an error; returns whether the kernel has recovered from it.
+    pub fn link_error(&self, func: Func, fatal: bool) -> Result<bool> {
+        let error = if fatal { LinkError::Fatal } else { LinkError::NonFatal };
+        let keep_awake =
+            |whether| machine::slot_of(func).try_for_each(|of| self.func(of).keep_awake(whether));
+        // What the kernel saves when a function falls asleep, it restores later.
+        keep_awake(true)?;
+        let mut log = Log::new()?;
+        ensure!(host::port_has_error(self.func(func), error)?, "the host injects no errors");
+        let mut recovered = None;
+        wait_until(RECOVERY_LIMIT, "the end of a recovery", || {
+            for message in log.messages()? {
+                if let Some((_, result)) = message.split_once("device recovery ") {
+                    recovered = Some(result == "successful");
+                }
+            }
+            Ok(recovered.is_some())
+        })?;
+        if fatal {
+            // Nobody gives a function its addresses back that is not open.
+            machine::slot_of(func).try_for_each(|of| self.restore(of))?;
+        }
+        keep_awake(false)?;
+        recovered.context("the kernel has not recovered")
+    }
+
+    /// Writes the addresses of a function's BARs.
+    fn restore(&self, func: Func) -> Result<()> {
+        let addresses = &self.addresses[usize::from(func)];
+        let mut words = (ADDRESSES..).step_by(2).zip(addresses);
+        words.try_for_each(|(at, &half)| self.func(func).set_config16(at, half))
     }
 
     /// A function.

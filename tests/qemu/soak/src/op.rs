@@ -25,7 +25,7 @@ pub type Proc = u8;
 /// A slot of a process.
 pub type Slot = u8;
 
-/// One operation of one process. The conductor performs those that use sysfs or signals.
+/// One operation of one process. The conductor performs some itself ([`Op::is_conductors`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The process that performs it, or that is its object.
@@ -319,24 +319,31 @@ pub enum Op {
     Bind { func: Func },
     /// Takes a function off the bus that is not open and lets the kernel find it again, unbound.
     Replug { func: Func },
+    /// Lets the link to the slot of a function have an error.
+    LinkError { func: Func, fatal: bool },
     /// Performs an operation while processes access memory all the time.
     Race { op: Box<Op>, crowd: Vec<Accessor> },
 }
 
 impl Op {
-    /// Whether the conductor performs it through sysfs.
-    pub fn uses_sysfs(&self) -> bool {
+    /// Whether the conductor performs it, from outside of VFIO.
+    pub fn is_conductors(&self) -> bool {
         use Op::*;
         matches!(
             self,
-            SysfsReset { .. } | Unbind { .. } | UnbindOpen { .. } | Bind { .. } | Replug { .. }
+            SysfsReset { .. }
+                | Unbind { .. }
+                | UnbindOpen { .. }
+                | Bind { .. }
+                | Replug { .. }
+                | LinkError { .. }
         )
     }
 
     /// Whether a process performs it without the conductor.
     pub fn runs_in_one_process(&self) -> bool {
         use Op::*;
-        !self.uses_sysfs() && !matches!(self, Pass { .. } | Fork { .. } | Kill | Race { .. })
+        !self.is_conductors() && !matches!(self, Pass { .. } | Fork { .. } | Kill | Race { .. })
     }
 
     /// The function that it works on.
@@ -356,7 +363,8 @@ impl Op {
             | Unbind { func }
             | UnbindOpen { func }
             | Bind { func }
-            | Replug { func } => Some(func),
+            | Replug { func }
+            | LinkError { func, .. } => Some(func),
             _ => None,
         }
     }

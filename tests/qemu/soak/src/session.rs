@@ -202,6 +202,11 @@ impl Session<'_> {
             Op::UnbindOpen { func } => return Ok(vec![self.unbind_open(by, func)?]),
             Op::Bind { func } => self.hardware.bind(func)?,
             Op::Replug { func } => self.hardware.replug(func)?,
+            Op::LinkError { func, fatal } => {
+                let recovered = self.hardware.link_error(func, fatal)?;
+                // The model expects 1 if the kernel must give up.
+                return Ok(vec![Outcome::Done(u64::from(!recovered))]);
+            }
             _ => {
                 let ops = steps.iter().map(|step| step.op.clone()).collect();
                 self.order(by, &Order::Do(ops), None)?;

@@ -63,6 +63,8 @@ enum Kind {
     HotReset,
     SysfsReset,
     Flr,
+    LinkError,
+    Restore,
 }
 
 /// How often the generator tries each, relative to the others.
@@ -107,6 +109,7 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::HotReset, 8),
     (Kind::SysfsReset, 3),
     (Kind::Flr, 4),
+    (Kind::LinkError, 8),
 ];
 
 /// How many steps one process takes in a row, on average.
@@ -147,6 +150,10 @@ impl Generator {
         // A device in low power wakes up for each call, which takes milliseconds.
         if self.rng.random_bool(0.1) && model.funcs.iter().any(|func| func.open && func.low_power) {
             return Kind::LowPower;
+        }
+        // Most operations need a device that is there.
+        if self.rng.random_bool(0.1) && model.funcs.iter().any(|func| func.open && func.lost) {
+            return Kind::Restore;
         }
         WEIGHTS[self.kinds.sample(&mut self.rng)].0
     }

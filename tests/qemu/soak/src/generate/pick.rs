@@ -342,6 +342,18 @@ impl Generator {
                 let func = func.or_else(|| self.func(view, |func| spec(func).hot_resets))?;
                 Some(Op::HotReset { func })
             }
+            Kind::LinkError => {
+                let fatal = spec(func).hot_resets && self.rng.random_bool(0.6);
+                view.model.func(func).open.then_some(Op::LinkError { func, fatal })
+            }
+            Kind::Restore => {
+                let func = self.func(view, |func| view.model.func(func).lost)?;
+                Some(match self.rng.random_range(0..8) {
+                    0 => Op::Reset { func },
+                    1 => Op::HotReset { func },
+                    _ => Op::Memory { func, on: true },
+                })
+            }
             _ => Some(Op::Flr { func: self.func(view, |func| spec(func).flr_and_d3)? }),
         }
     }

@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::op::{Accessor, Op, Proc, Target, PROCS};
 
 /// Operations that change what other processes reach.
-const KINDS: [Kind; 21] = [
+const KINDS: [Kind; 22] = [
     Kind::Revoke,
     Kind::Revoke,
     Kind::Revoke,
@@ -26,6 +26,7 @@ const KINDS: [Kind; 21] = [
     Kind::HotReset,
     Kind::SysfsReset,
     Kind::Flr,
+    Kind::LinkError,
     Kind::Open,
     Kind::Close,
     Kind::Life,

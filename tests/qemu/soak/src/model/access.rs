@@ -62,6 +62,9 @@ impl Model {
 
     /// The value of a word of a BAR, if it is known.
     fn content(&self, (func, bar, page): (Func, u8, u32), word: u16) -> Option<u32> {
+        if self.func(func).blank {
+            return None;
+        }
         let written = self.written.get(&(func, bar, page, word)).copied();
         let content = bar_of(func, bar).content;
         written.or_else(|| untouched(&self.places, content, page, word))
@@ -125,7 +128,7 @@ impl Model {
             let fits = |target| fits(accessor.by, target);
             others == 1 && !is_busy(accessor.by) && accessor.targets.iter().all(fits)
         };
-        (op.runs_in_one_process() || op.uses_sysfs())
+        (op.runs_in_one_process() || op.is_conductors())
             && !crowd.is_empty()
             && crowd.iter().all(is_fine)
     }
@@ -153,7 +156,8 @@ impl Model {
             Ok(place) => place,
             Err(signal) => return Some(Expect::Is(Outcome::Fault(signal))),
         };
-        if let Some(now) = stored(bar_of(func, bar).content, page, word.word, value)? {
+        let stored = stored(bar_of(func, bar).content, page, word.word, value)?;
+        if let Some(now) = stored.filter(|_| !self.func(func).blank) {
             self.written.insert((func, bar, page, word.word), now);
         }
         Expect::ok()

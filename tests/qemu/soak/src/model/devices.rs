@@ -5,7 +5,7 @@ use guest::Errno;
 
 use super::{Expect, FuncState, Group, Life, Model, Owner, Source};
 use crate::machine::{is_first, slot_of, spec, Func, FUNCS};
-use crate::op::{Proc, Via};
+use crate::op::{Outcome, Proc, Via};
 
 impl Model {
     /// Whether a process has the fd of a function.
@@ -49,6 +49,8 @@ impl Model {
             state.memory = true;
             state.d3 = false;
             state.low_power = false;
+            state.lost = false;
+            state.blank = false;
         }
         Expect::ok()
     }
@@ -135,7 +137,10 @@ impl Model {
             return None;
         }
         self.suspend(func);
-        self.func_mut(func).memory = on;
+        let state = self.func_mut(func);
+        state.memory = on;
+        state.lost &= !on || state.low_power;
+        state.blank &= !on;
         Expect::ok()
     }
 
@@ -178,6 +183,7 @@ impl Model {
             return Expect::fails(Errno::EINVAL);
         }
         self.func_mut(func).d3 = false;
+        self.func_mut(func).lost = false;
         Expect::ok()
     }
 
@@ -191,6 +197,7 @@ impl Model {
             return Expect::fails(Errno::EINVAL);
         }
         slot_of(func).for_each(|func| self.suspend(func));
+        self.func_mut(func).lost = false;
         Expect::ok()
     }
 
@@ -270,5 +277,19 @@ impl Model {
             _ => func,
         };
         Expect::ok()
+    }
+
+    /// The outcome is 0 if the kernel recovers: the drivers of all functions must take part.
+    pub(super) fn link_error(&mut self, func: Func, fatal: bool) -> Option<Expect> {
+        if fatal && !spec(func).hot_resets {
+            return None;
+        }
+        for of in slot_of(func).filter(|_| fatal) {
+            self.suspend(of);
+            let state = self.func_mut(of);
+            (state.lost, state.blank) = (true, true);
+        }
+        let gives_up = !slot_of(func).all(|of| self.func(of).bound);
+        Some(Expect::Is(Outcome::Done(gives_up.into())))
     }
 }

@@ -170,12 +170,17 @@ pub struct FuncState {
     pub d3: bool,
     /// Whether it is in low power.
     pub low_power: bool,
+    /// Whether a reset of the link has cut it off.
+    pub lost: bool,
+    /// Whether it has forgotten its command register since, so that no access reaches it. Its user
+    /// can end [`FuncState::lost`] alone, by a reset.
+    pub blank: bool,
 }
 
 impl FuncState {
     /// Whether accesses reach its memory.
     pub fn memory_enabled(&self) -> bool {
-        self.open && self.memory && !self.d3 && !self.low_power
+        self.open && self.memory && !self.d3 && !self.low_power && !self.lost
     }
 }
 
@@ -325,6 +330,7 @@ impl Model {
             Op::UnbindOpen { func } => self.unbind_open(by, func),
             Op::Bind { func } => self.bind(func),
             Op::Replug { func } => self.replug(func),
+            Op::LinkError { func, fatal } => self.link_error(func, fatal),
 
             Op::Export { func, to, ref spec } => self.export(by, func, to, spec),
             Op::Revoke { func, fd, .. } => self.revoke(by, func, fd),
