@@ -3,12 +3,14 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Result;
 use guest::buffer::{self, Export, Range};
 use guest::device::{self, Device};
 use guest::feature::{self, Call};
 use guest::testmod::{self, Importer, UNMAPS_AT_ONCE};
+use guest::timeout::wait_until;
 use guest::{uapi, Errno, PAGE};
 
 use crate::agent::{errno_of, Agent};
@@ -31,6 +33,8 @@ struct Holder {
     fds: Vec<OwnedFd>,
 }
 
+/// How long a device may take to fall asleep.
+const SLEEP_LIMIT: Duration = Duration::from_secs(10);
 const MEMORY: u16 = uapi::PCI_COMMAND_MEMORY as u16;
 
 impl Agent<'_> {
@@ -73,8 +77,16 @@ impl Agent<'_> {
                 done(self.device(*func).set_power_state(if *d3 { 3 } else { 0 }))
             }
             Op::LowPower { func, enter: true } => {
-                Outcome::of(self.device(*func).enter_low_power(), |()| 0)
+                done(self.enter_low_power(*func, Device::enter_low_power))
             }
+            Op::Sleep { func } => {
+                let event = &self.hardware.wakeups[usize::from(*func)];
+                done(self.enter_low_power(*func, |device| device.enter_low_power_with(event)))
+            }
+            Op::Wakeups { func } => match self.hardware.wakeups[usize::from(*func)].read() {
+                Err(Errno::EAGAIN) => Outcome::OK,
+                result => Outcome::of(result, |count| count),
+            },
             Op::LowPower { func, enter: false } => {
                 Outcome::of(self.device(*func).leave_low_power(), |()| 0)
             }
@@ -243,6 +255,17 @@ impl Agent<'_> {
                 .and_then(|()| probe(INFO, feature::GET)),
         };
         Outcome::of(result, |()| 0)
+    }
+
+    /// Enters low power, and waits until the device sleeps: until then a call does not wake it.
+    fn enter_low_power(
+        &self,
+        func: Func,
+        enter: impl FnOnce(&Device) -> Result<(), Errno>,
+    ) -> Result<()> {
+        enter(self.device(func))?;
+        let pci = self.hardware.func(func);
+        wait_until(SLEEP_LIMIT, "the device to sleep", || Ok(pci.runtime_status()? == "suspended"))
     }
 
     fn hot_reset(&self, func: Func) -> Outcome {

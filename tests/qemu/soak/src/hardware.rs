@@ -11,6 +11,7 @@ use guest::mm::{self, Mapping};
 use guest::pci::{self, Id, Pci};
 use guest::timeout::wait_until;
 use guest::{uapi, PAGE};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::machine::{self, Content, Func, Places, FUNCS};
 
@@ -29,6 +30,8 @@ pub struct Hardware {
     /// What the model must know of them.
     pub places: Arc<Places>,
     driver: String,
+    /// What counts how often each function ended low power (ENTRY_WITH_WAKEUP).
+    pub wakeups: Vec<EventFd>,
     /// What configuration space says of the addresses of each function's BARs.
     addresses: Vec<[u16; HALVES]>,
 }
@@ -56,6 +59,10 @@ impl Hardware {
             importing: nth(pci::EDU, 1)?,
             places: Arc::default(),
             driver: driver.name().replace('_', "-"),
+            wakeups: FUNCS
+                .iter()
+                .map(|_| EventFd::from_flags(EfdFlags::EFD_NONBLOCK))
+                .collect::<Result<_, _>>()?,
             addresses: Vec::new(),
         };
         hardware.release()?;
@@ -100,6 +107,9 @@ impl Hardware {
 
     /// Brings all functions into the state that the model begins with: painted, bound, closed.
     pub fn prepare(&self) -> Result<()> {
+        for event in &self.wakeups {
+            while event.read().is_ok() {}
+        }
         for func in 0..FUNCS.len() as Func {
             let first = machine::slot_of(func).start;
             if self.func(func).group()? != self.func(first).group()? {
@@ -143,8 +153,10 @@ impl Hardware {
     /// Lets the link to a function have an error; returns whether the kernel has recovered from it.
     pub fn link_error(&self, func: Func, fatal: bool) -> Result<bool> {
         let error = if fatal { LinkError::Fatal } else { LinkError::NonFatal };
+        let is_bound = |of: &Func| self.func(*of).driver().is_some();
+        let bound: Vec<Func> = machine::slot_of(func).filter(is_bound).collect();
         let keep_awake =
-            |whether| machine::slot_of(func).try_for_each(|of| self.func(of).keep_awake(whether));
+            |whether| bound.iter().try_for_each(|&of| self.func(of).keep_awake(whether));
         // What the kernel saves when a function falls asleep, it restores later.
         keep_awake(true)?;
         let mut log = Log::new()?;

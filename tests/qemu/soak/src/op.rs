@@ -265,6 +265,10 @@ pub enum Op {
     Power { func: Func, d3: bool },
     /// Enters or leaves low power.
     LowPower { func: Func, enter: bool },
+    /// Enters low power that the next call ends (ENTRY_WITH_WAKEUP).
+    Sleep { func: Func },
+    /// How often such a low power has ended since the last time.
+    Wakeups { func: Func },
     /// VFIO_DEVICE_RESET
     Reset { func: Func },
     /// VFIO_DEVICE_PCI_HOT_RESET
@@ -346,6 +350,27 @@ impl Op {
         !self.is_conductors() && !matches!(self, Pass { .. } | Fork { .. } | Kill | Race { .. })
     }
 
+    /// The function whose fd it calls, if that wakes it.
+    pub fn wakes(&self) -> Option<Func> {
+        use Op::*;
+        match *self {
+            Export { func, .. }
+            | Revoke { func, .. }
+            | GetMemattr { func, .. }
+            | SetMemattr { func, .. }
+            | Info { func, .. }
+            | Odd { func, .. }
+            | Memory { func, .. }
+            | Power { func, .. }
+            | LowPower { func, .. }
+            | Sleep { func }
+            | Reset { func }
+            | HotReset { func }
+            | Flr { func } => Some(func),
+            _ => None,
+        }
+    }
+
     /// The function that it works on.
     pub fn func(&self) -> Option<Func> {
         use Op::*;
@@ -356,6 +381,7 @@ impl Op {
             | Memory { func, .. }
             | Power { func, .. }
             | LowPower { func, .. }
+            | Sleep { func }
             | Reset { func }
             | HotReset { func }
             | Flr { func }

@@ -71,6 +71,8 @@ impl fmt::Display for Step {
             | Memory { func, .. }
             | Power { func, .. }
             | LowPower { func, .. }
+            | Sleep { func }
+            | Wakeups { func }
             | Reset { func }
             | HotReset { func }
             | Flr { func } => write!(f, "on {}: {:?}", name(func), self.op),

@@ -52,6 +52,7 @@ enum Kind {
     Race,
     Memory,
     LowPower,
+    Wakeups,
     WakeImporters,
     Power,
     Fork,
@@ -98,8 +99,9 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Race, 100),
     (Kind::Memory, 200),
     (Kind::LowPower, 30),
+    (Kind::Wakeups, 60),
     (Kind::WakeImporters, 40),
-    (Kind::Power, 20),
+    (Kind::Power, 150),
     (Kind::Fork, 25),
     (Kind::Kill, 8),
     (Kind::Open, 60),
@@ -108,7 +110,7 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Reset, 4),
     (Kind::HotReset, 8),
     (Kind::SysfsReset, 3),
-    (Kind::Flr, 4),
+    (Kind::Flr, 12),
     (Kind::LinkError, 8),
 ];
 

@@ -321,8 +321,12 @@ impl Generator {
             Kind::LowPower => {
                 let func = self.func(view, |_| true)?;
                 let is_in = view.model.func(func).low_power;
+                if !is_in && self.rng.random_bool(0.4) {
+                    return Some(Op::Sleep { func });
+                }
                 Some(Op::LowPower { func, enter: is_in == self.rng.random_bool(0.1) })
             }
+            Kind::Wakeups => Some(Op::Wakeups { func }),
             Kind::WakeImporters => {
                 let mapped = imported(view.model);
                 let func = self.func(view, |func| mapped.contains(&func))?;
@@ -330,8 +334,12 @@ impl Generator {
             }
             Kind::Power => {
                 let func = self.func(view, |func| spec(func).flr_and_d3)?;
-                let d3 = !view.model.func(func).d3 && self.rng.random_bool(0.5);
-                Some(Op::Power { func, d3 })
+                // The core takes a function in D3hot to low power by way of D0.
+                Some(match (view.model.func(func).d3, self.rng.random_range(0..4)) {
+                    (true, 0) => Op::Sleep { func },
+                    (true, 1) => Op::LowPower { func, enter: true },
+                    (d3, other) => Op::Power { func, d3: !d3 && other < 3 },
+                })
             }
             Kind::Reset => Some(Op::Reset { func: self.func(view, |_| true)? }),
             Kind::HotReset => {

@@ -4,7 +4,7 @@
 use guest::Errno;
 
 use super::{Entry, Expect, Loaded, Model, Segment, Source};
-use crate::machine::{bar_of, stored, untouched, Content, Func};
+use crate::machine::{bar_of, slot_of, stored, untouched, Content, Func};
 use crate::op::{Accessor, Op, Outcome, Proc, Prot, Pte, Signal, Step, Target, Word};
 
 impl Model {
@@ -128,7 +128,15 @@ impl Model {
             let fits = |target| fits(accessor.by, target);
             others == 1 && !is_busy(accessor.by) && accessor.targets.iter().all(fits)
         };
+        // A call may raise the device for a moment.
+        let dozes = |func| self.func(func).low_power && self.func(func).dozes;
+        let is_asleep = op.func().is_some_and(|func| slot_of(func).any(dozes));
+        let only_wakes = matches!(
+            op,
+            Op::LowPower { enter: false, .. } | Op::Reset { .. } | Op::SysfsReset { .. }
+        );
         (op.runs_in_one_process() || op.is_conductors())
+            && (!is_asleep || only_wakes)
             && !crowd.is_empty()
             && crowd.iter().all(is_fine)
     }

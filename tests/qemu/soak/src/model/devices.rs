@@ -145,7 +145,9 @@ impl Model {
     }
 
     pub(super) fn set_power(&mut self, by: Proc, func: Func, d3: bool) -> Option<Expect> {
-        let can = spec(func).flr_and_d3 && !self.func(func).low_power;
+        // In low power the call wakes the device, and when it falls asleep again, at some later time,
+        // the core raises it to D0 first: until then it would be in D3hot.
+        let can = spec(func).flr_and_d3 && !(d3 && self.func(func).low_power);
         if !self.has_handle(by, func) || !can {
             return None;
         }
@@ -154,17 +156,28 @@ impl Model {
         Expect::ok()
     }
 
-    pub(super) fn set_low_power(&mut self, by: Proc, func: Func, enter: bool) -> Option<Expect> {
-        if !self.has_handle(by, func) || self.func(func).d3 {
+    pub(super) fn enter_low_power(&mut self, by: Proc, func: Func, dozes: bool) -> Option<Expect> {
+        if !self.has_handle(by, func) {
             return None;
         }
-        if enter {
-            self.suspend(func);
-            let was_in = std::mem::replace(&mut self.func_mut(func).low_power, true);
-            return if was_in { Expect::fails(Errno::EINVAL) } else { Expect::ok() };
+        self.suspend(func);
+        let state = self.func_mut(func);
+        if state.low_power {
+            return Expect::fails(Errno::EINVAL);
         }
-        // Also of a device that is awake. The driver does not wait for the importers here.
+        (state.low_power, state.dozes) = (true, dozes);
+        // The core raises the device before it sleeps.
+        state.d3 = false;
+        Expect::ok()
+    }
+
+    /// The device may be awake already.
+    pub(super) fn leave_low_power(&mut self, by: Proc, func: Func) -> Option<Expect> {
+        if !self.has_handle(by, func) {
+            return None;
+        }
         self.func_mut(func).low_power = false;
+        // The driver does not wait for the importers here.
         for id in 0..self.importers.len() {
             let buffer = self.importers[id].buffer;
             if buffer.is_some_and(|buffer| self.buffer(buffer).func == func) {
@@ -172,6 +185,20 @@ impl Model {
             }
         }
         Expect::ok()
+    }
+
+    /// Something raises a device.
+    pub(super) fn wake(&mut self, func: Func) {
+        let state = self.func_mut(func);
+        if state.open && state.low_power && state.dozes {
+            state.low_power = false;
+            state.wakeups += 1;
+        }
+    }
+
+    pub(super) fn wakeups(&mut self, func: Func) -> Option<Expect> {
+        let count = std::mem::take(&mut self.func_mut(func).wakeups);
+        Some(Expect::Is(Outcome::Done(count.into())))
     }
 
     pub(super) fn reset(&mut self, by: Proc, func: Func) -> Option<Expect> {
@@ -193,7 +220,11 @@ impl Model {
         }
         self.suspend(func);
         // VFIO must have all functions of the slot, and the caller must own their IOMMU groups.
-        if !slot_of(func).all(|of| self.func(of).bound && self.owns(by, func, of)) {
+        if !slot_of(func).all(|of| self.func(of).bound) {
+            return Expect::fails(Errno::EINVAL);
+        }
+        slot_of(func).for_each(|of| self.wake(of));
+        if !slot_of(func).all(|of| self.owns(by, func, of)) {
             return Expect::fails(Errno::EINVAL);
         }
         slot_of(func).for_each(|func| self.suspend(func));
@@ -230,6 +261,7 @@ impl Model {
         if !spec(func).resets || !bound || d3 {
             return None;
         }
+        self.wake(func);
         self.suspend(func);
         Expect::ok()
     }
@@ -284,6 +316,7 @@ impl Model {
         if fatal && !spec(func).hot_resets {
             return None;
         }
+        slot_of(func).for_each(|of| self.wake(of));
         for of in slot_of(func).filter(|_| fatal) {
             self.suspend(of);
             let state = self.func_mut(of);

@@ -170,6 +170,10 @@ pub struct FuncState {
     pub d3: bool,
     /// Whether it is in low power.
     pub low_power: bool,
+    /// Whether the next call ends that.
+    pub dozes: bool,
+    /// How often a call has done so since somebody asked.
+    pub wakeups: u32,
     /// Whether a reset of the link has cut it off.
     pub lost: bool,
     /// Whether it has forgotten its command register since, so that no access reaches it. Its user
@@ -315,13 +319,27 @@ impl Model {
     /// Applies `step` and returns the outcome that it must have. `None`: the step is impossible
     /// now, for example because a slot is empty, and the state does not change.
     pub fn apply(&mut self, step: &Step) -> Option<Expect> {
+        let called = step.op.wakes().filter(|&func| self.has_handle(step.by, func));
+        let asleep = called.map(|func| (func, self.func(func).clone()));
+        called.into_iter().for_each(|func| self.wake(func));
+        let expect = self.perform(step);
+        if let (None, Some((func, asleep))) = (&expect, asleep) {
+            *self.func_mut(func) = asleep;
+        }
+        expect
+    }
+
+    fn perform(&mut self, step: &Step) -> Option<Expect> {
         let by = step.by;
         match step.op {
             Op::Open { func, via } => self.open(by, func, via),
             Op::Close { func } => self.close(by, func),
             Op::Memory { func, on } => self.set_memory(by, func, on),
             Op::Power { func, d3 } => self.set_power(by, func, d3),
-            Op::LowPower { func, enter } => self.set_low_power(by, func, enter),
+            Op::LowPower { func, enter: true } => self.enter_low_power(by, func, false),
+            Op::LowPower { func, enter: false } => self.leave_low_power(by, func),
+            Op::Sleep { func } => self.enter_low_power(by, func, true),
+            Op::Wakeups { func } => self.wakeups(func),
             Op::Reset { func } => self.reset(by, func),
             Op::HotReset { func } => self.hot_reset(by, func),
             Op::Flr { func } => self.flr(by, func),

@@ -9,11 +9,12 @@ use super::{Entry, Expect, Model};
 use crate::generate::Generator;
 use crate::machine::{colour, Places, FUNCS};
 use crate::op::{
-    Area, FdRef, Op, Outcome, Part, Policy, Proc, Prot, Pte, Signal, Spec, Step, Via, Word,
+    Area, FdRef, Oddity, Op, Outcome, Part, Policy, Proc, Prot, Pte, Signal, Spec, Step, Via, Word,
 };
 use crate::session::Source;
 
 const BOCHS: u8 = 3;
+const IGB: u8 = 5;
 
 fn model() -> Model {
     let frames = (1..).map(|at| [at << 20; 6]).take(FUNCS.len()).collect();
@@ -234,6 +235,37 @@ fn mapped_by(policy: Policy) -> Model {
     works(&mut model, 0, Op::Attach { importer: 1, fd: 0, policy });
     apply(&mut model, 0, Op::ImporterMap { importer: 1 });
     model
+}
+
+/// The model of a device that has gone to sleep in D3hot.
+#[test]
+fn a_call_wakes_a_device_and_leaves_it_in_d0() {
+    let mut model = model();
+    works(&mut model, 0, Op::Open { func: IGB, via: Via::Cdev });
+    works(&mut model, 0, Op::MapBar { func: IGB, bar: 0, map: 0, area: area(0, 1) });
+    works(&mut model, 0, Op::Power { func: IGB, d3: true });
+    works(&mut model, 0, Op::Sleep { func: IGB });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), BUS);
+    assert_eq!(apply(&mut model, 0, Op::Wakeups { func: IGB }), Expect::Is(Outcome::OK));
+    works(&mut model, 0, Op::Odd { func: IGB, oddity: Oddity::Probe });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), Expect::AnyValue);
+    assert_eq!(apply(&mut model, 0, Op::Wakeups { func: IGB }), Expect::Is(Outcome::Done(1)));
+}
+
+#[test]
+fn a_lost_device_is_back_with_its_memory_and_half_back_after_a_reset() {
+    let mut model = mapped();
+    let error = Op::LinkError { func: BOCHS, fatal: true };
+    works(&mut model, 0, error.clone());
+    assert_eq!(apply(&mut model, 0, load(0, 0)), BUS);
+    works(&mut model, 0, Op::SysfsReset { func: BOCHS });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), BUS);
+    works(&mut model, 0, Op::Reset { func: BOCHS });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), Expect::AnyValue);
+    works(&mut model, 0, Op::Memory { func: BOCHS, on: true });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), value(7));
+    works(&mut model, 0, Op::LinkError { func: BOCHS, fatal: false });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), value(7));
 }
 
 /// Most steps of the generator are possible, and a seed always yields the same ones.
