@@ -14,7 +14,7 @@ use guest::timeout::wait_until;
 use guest::{uapi, Errno, PAGE};
 
 use crate::agent::{errno_of, Agent};
-use crate::machine::{slot_of, spec, Func};
+use crate::machine::{slot_of, spec, Func, PHYSICAL};
 use crate::op::{FdRef, Flaw, Oddity, Op, Outcome, Policy, Slot, Spec, Via};
 
 /// An open function.
@@ -35,6 +35,8 @@ struct Holder {
 
 /// How long a device may take to fall asleep.
 const SLEEP_LIMIT: Duration = Duration::from_secs(10);
+/// What virtual functions are opened with.
+const TOKEN: &str = "2a2a2a2a-2a2a-2a2a-2a2a-2a2a2a2a2a2a";
 const MEMORY: u16 = uapi::PCI_COMMAND_MEMORY as u16;
 
 impl Agent<'_> {
@@ -162,7 +164,12 @@ impl Agent<'_> {
         let (device, holder) = match self.holder(func, via)? {
             Some(holder) => (Device::open_through(pci, way(holder.via), &holder.fds[0])?, holder),
             None => {
-                let mut device = Device::open(pci, way(via))?;
+                // The open sets it that finds the device without any.
+                let needs_token = func == PHYSICAL || spec(func).physical.is_some();
+                let mut device = match via {
+                    Via::Group if needs_token => Device::open_with_token(pci, TOKEN)?,
+                    _ => Device::open(pci, way(via))?,
+                };
                 let fds = std::mem::take(&mut device.holders);
                 (device, Rc::new(Holder { via, fds }))
             }

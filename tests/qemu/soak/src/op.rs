@@ -323,6 +323,8 @@ pub enum Op {
     Bind { func: Func },
     /// Takes a function off the bus that is not open and lets the kernel find it again, unbound.
     Replug { func: Func },
+    /// Makes the virtual functions of a function, or takes them away.
+    VirtualFunctions { func: Func, on: bool },
     /// Lets the link to the slot of a function have an error.
     LinkError { func: Func, fatal: bool },
     /// Performs an operation while processes access memory all the time.
@@ -340,6 +342,7 @@ impl Op {
                 | UnbindOpen { .. }
                 | Bind { .. }
                 | Replug { .. }
+                | VirtualFunctions { .. }
                 | LinkError { .. }
         )
     }
@@ -390,6 +393,7 @@ impl Op {
             | UnbindOpen { func }
             | Bind { func }
             | Replug { func }
+            | VirtualFunctions { func, .. }
             | LinkError { func, .. } => Some(func),
             _ => None,
         }

@@ -202,6 +202,7 @@ impl Session<'_> {
             Op::UnbindOpen { func } => return Ok(vec![self.unbind_open(by, func)?]),
             Op::Bind { func } => self.hardware.bind(func)?,
             Op::Replug { func } => self.hardware.replug(func)?,
+            Op::VirtualFunctions { func, on } => self.hardware.set_virtual_functions(func, on)?,
             Op::LinkError { func, fatal } => {
                 let recovered = self.hardware.link_error(func, fatal)?;
                 // The model expects 1 if the kernel must give up.

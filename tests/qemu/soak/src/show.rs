@@ -59,6 +59,10 @@ impl fmt::Display for Step {
             }
             Bind { func } => write!(f, "(conductor) bind {}", name(func)),
             Replug { func } => write!(f, "(conductor) remove and rescan {}", name(func)),
+            VirtualFunctions { func, on } => {
+                let what = if *on { "make" } else { "take away" };
+                write!(f, "(conductor) {what} the virtual functions of {}", name(func))
+            }
             LinkError { func, fatal } => {
                 let kind = if *fatal { "fatal" } else { "non-fatal" };
                 write!(f, "(conductor) {kind} error of the link to {}", name(func))

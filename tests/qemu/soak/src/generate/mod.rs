@@ -65,6 +65,7 @@ enum Kind {
     SysfsReset,
     Flr,
     LinkError,
+    VirtualFunctions,
     Restore,
 }
 
@@ -107,11 +108,12 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Open, 60),
     (Kind::Close, 6),
     (Kind::Life, 10),
-    (Kind::Reset, 4),
+    (Kind::Reset, 8),
     (Kind::HotReset, 8),
     (Kind::SysfsReset, 3),
     (Kind::Flr, 12),
     (Kind::LinkError, 8),
+    (Kind::VirtualFunctions, 15),
 ];
 
 /// How many steps one process takes in a row, on average.

@@ -5,7 +5,7 @@ use rand::seq::IndexedRandom;
 use rand::Rng;
 
 use super::{Generator, Kind};
-use crate::machine::{bar_of, slot_of, spec, Bar, Content, Func, FUNCS, PAINTED};
+use crate::machine::{bar_of, slot_of, spec, Bar, Content, Func, FUNCS, PAINTED, PHYSICAL};
 use crate::model::{Model, Process, Segment};
 use crate::op::{
     Area, FdRef, Flaw, Oddity, Op, Part, Policy, Proc, Prot, Slot, Spec, Via, Word, IMPORTERS,
@@ -231,7 +231,7 @@ impl Generator {
             (Content::Memory, _) => PAINTED[self.rng.random_range(0..PAINTED.len())],
             (Content::Edu, 0) => self.rng.random_range(0..2),
             (Content::BochsRegisters, _) => crate::machine::BOCHS_SIZE.0,
-            (Content::Igb, 0) => crate::machine::IGB_STATUS,
+            (Content::Igb, 0) => crate::machine::IGB_VLAN.0,
             _ => self.rng.random_range(0..1024),
         }
     }
@@ -296,12 +296,13 @@ impl Generator {
     /// Opens a function. One that is open already is picked rarely, except for siblings.
     fn open(&mut self, view: &View, func: Func) -> Op {
         let is_open = |func: Func| view.model.func(func).open;
-        let closed: Vec<Func> = (0..FUNCS.len() as Func).filter(|&func| !is_open(func)).collect();
+        let is_closed = |func: &Func| !is_open(*func) && view.model.is_there(*func);
+        let closed: Vec<Func> = (0..FUNCS.len() as Func).filter(is_closed).collect();
         let func = match closed.choose(&mut self.rng) {
             Some(&closed) if is_open(func) && self.rng.random_bool(0.8) => closed,
             _ => func,
         };
-        let cdev = !self.rng.random::<bool>() && self.cdevs;
+        let cdev = spec(func).physical.is_none() && self.cdevs && self.rng.random();
         Op::Open { func, via: if cdev { Via::Cdev } else { Via::Group } }
     }
 
@@ -333,7 +334,7 @@ impl Generator {
                 Some(Op::LowPower { func, enter: false })
             }
             Kind::Power => {
-                let func = self.func(view, |func| spec(func).flr_and_d3)?;
+                let func = self.func(view, |func| spec(func).d3)?;
                 // The core takes a function in D3hot to low power by way of D0.
                 Some(match (view.model.func(func).d3, self.rng.random_range(0..4)) {
                     (true, 0) => Op::Sleep { func },
@@ -350,6 +351,10 @@ impl Generator {
                 let func = func.or_else(|| self.func(view, |func| spec(func).hot_resets))?;
                 Some(Op::HotReset { func })
             }
+            Kind::VirtualFunctions if !view.model.func(PHYSICAL).virtual_functions => {
+                Some(Op::VirtualFunctions { func: PHYSICAL, on: true })
+            }
+            Kind::VirtualFunctions => self.begin_removal(view.model),
             Kind::LinkError => {
                 let fatal = spec(func).hot_resets && self.rng.random_bool(0.6);
                 view.model.func(func).open.then_some(Op::LinkError { func, fatal })
@@ -362,7 +367,7 @@ impl Generator {
                     _ => Op::Memory { func, on: true },
                 })
             }
-            _ => Some(Op::Flr { func: self.func(view, |func| spec(func).flr_and_d3)? }),
+            _ => Some(Op::Flr { func: self.func(view, |func| spec(func).flr)? }),
         }
     }
 }

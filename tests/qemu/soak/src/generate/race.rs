@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::op::{Accessor, Op, Proc, Target, PROCS};
 
 /// Operations that change what other processes reach.
-const KINDS: [Kind; 22] = [
+const KINDS: [Kind; 23] = [
     Kind::Revoke,
     Kind::Revoke,
     Kind::Revoke,
@@ -27,6 +27,7 @@ const KINDS: [Kind; 22] = [
     Kind::SysfsReset,
     Kind::Flr,
     Kind::LinkError,
+    Kind::VirtualFunctions,
     Kind::Open,
     Kind::Close,
     Kind::Life,

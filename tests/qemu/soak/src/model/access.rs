@@ -67,7 +67,7 @@ impl Model {
         }
         let written = self.written.get(&(func, bar, page, word)).copied();
         let content = bar_of(func, bar).content;
-        written.or_else(|| untouched(&self.places, content, page, word))
+        written.or_else(|| untouched(content, page, word))
     }
 
     /// The function, the BAR and its page behind a word of a mapping, whether or not it can be

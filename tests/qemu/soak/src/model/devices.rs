@@ -34,6 +34,9 @@ impl Model {
         if self.has_handle(by, func) {
             return None;
         }
+        if !self.has_token_for(func, via) {
+            return None;
+        }
         let holder = self.holder(by, func, via);
         let owner = holder.unwrap_or(Owner { via, holder: self.holders });
         if let Some(errno) = self.open_error(func, owner) {
@@ -43,6 +46,7 @@ impl Model {
         self.owners[usize::from(self.func(func).group)] = Some(owner);
         self.proc_mut(by).handles[usize::from(func)] = true;
         let state = self.func_mut(func);
+        state.token |= via == Via::Group;
         if !state.open {
             state.open = true;
             state.opening += 1;
@@ -72,6 +76,7 @@ impl Model {
             // Another iommufd owns the IOMMU group.
             (Via::Cdev, Some(Via::Cdev)) if !is_owner => Some(Errno::EPERM),
             (Via::Group, _) if !state.bound => Some(Errno::ENODEV),
+            (Via::Group, _) if self.wants_token(func) => Some(Errno::EACCES),
             _ => None,
         }
     }
@@ -137,6 +142,10 @@ impl Model {
             return None;
         }
         self.suspend(func);
+        // A virtual function has no such bit.
+        if spec(func).physical.is_some() {
+            return Expect::ok();
+        }
         let state = self.func_mut(func);
         state.memory = on;
         state.lost &= !on || state.low_power;
@@ -147,7 +156,8 @@ impl Model {
     pub(super) fn set_power(&mut self, by: Proc, func: Func, d3: bool) -> Option<Expect> {
         // In low power the call wakes the device, and when it falls asleep again, at some later time,
         // the core raises it to D0 first: until then it would be in D3hot.
-        let can = spec(func).flr_and_d3 && !(d3 && self.func(func).low_power);
+        let FuncState { low_power, virtual_functions, .. } = *self.func(func);
+        let can = spec(func).d3 && !(d3 && low_power) && !virtual_functions;
         if !self.has_handle(by, func) || !can {
             return None;
         }
@@ -157,7 +167,8 @@ impl Model {
     }
 
     pub(super) fn enter_low_power(&mut self, by: Proc, func: Func, dozes: bool) -> Option<Expect> {
-        if !self.has_handle(by, func) {
+        // With virtual functions it never sleeps.
+        if !self.has_handle(by, func) || self.func(func).virtual_functions {
             return None;
         }
         self.suspend(func);
@@ -248,7 +259,7 @@ impl Model {
     }
 
     pub(super) fn flr(&mut self, by: Proc, func: Func) -> Option<Expect> {
-        let can = spec(func).flr_and_d3 && !self.func(func).d3;
+        let can = spec(func).flr && !self.func(func).d3;
         if !self.has_handle(by, func) || !can {
             return None;
         }
@@ -267,9 +278,9 @@ impl Model {
     }
 
     pub(super) fn unbind(&mut self, func: Func) -> Option<Expect> {
-        let FuncState { bound, open, .. } = *self.func(func);
-        // It would wait until the function is closed.
-        if !bound || open {
+        let FuncState { bound, open, virtual_functions, .. } = *self.func(func);
+        // It would wait until the function is closed, and its virtual functions are.
+        if !bound || open || virtual_functions {
             return None;
         }
         self.func_mut(func).bound = false;
@@ -278,7 +289,8 @@ impl Model {
 
     pub(super) fn unbind_open(&mut self, by: Proc, func: Func) -> Option<Expect> {
         let users = self.procs.iter().filter(|proc| proc.handles[usize::from(func)]).count();
-        if users != 1 || !self.has_handle(by, func) || self.has_bar_mapping(func) {
+        let is_physical = self.func(func).virtual_functions;
+        if users != 1 || !self.has_handle(by, func) || self.has_bar_mapping(func) || is_physical {
             return None;
         }
         self.close(by, func)?;
@@ -286,12 +298,13 @@ impl Model {
     }
 
     pub(super) fn bind(&mut self, func: Func) -> Option<Expect> {
-        let state = self.func_mut(func);
-        if state.bound {
+        if self.func(func).bound || !self.is_there(func) {
             return None;
         }
+        let state = self.func_mut(func);
         state.bound = true;
         state.binding += 1;
+        state.token = false;
         Expect::ok()
     }
 
@@ -313,7 +326,9 @@ impl Model {
 
     /// The outcome is 0 if the kernel recovers: the drivers of all functions must take part.
     pub(super) fn link_error(&mut self, func: Func, fatal: bool) -> Option<Expect> {
-        if fatal && !spec(func).hot_resets {
+        // Virtual functions are behind the link of their function.
+        let is_shared = spec(func).physical.is_some() || self.func(func).virtual_functions;
+        if is_shared || (fatal && !spec(func).hot_resets) {
             return None;
         }
         slot_of(func).for_each(|of| self.wake(of));

@@ -12,6 +12,7 @@ mod devices;
 mod importers;
 mod mappings;
 mod processes;
+mod sriov;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use guest::Errno;
 
-use crate::machine::{slot_of, Func, Places, FUNCS};
+use crate::machine::{slot_of, spec, Func, Places, FUNCS};
 use crate::op::{
     Access, Op, Outcome, Proc, Pte, Seen, Signal, Step, Via, FDS, IMPORTERS, MAPS, PROCS,
 };
@@ -160,6 +161,11 @@ pub struct FuncState {
     pub group: Group,
     /// How often it was bound since the start.
     pub binding: u32,
+    /// Whether its virtual functions are there.
+    pub virtual_functions: bool,
+    /// Whether the token that they are opened with is known: the first open through the group since
+    /// the function was bound has set it.
+    pub token: bool,
     /// Whether it is open.
     pub open: bool,
     /// How often it was opened.
@@ -266,14 +272,14 @@ pub struct Model {
 }
 
 impl Model {
-    /// All functions are bound and closed; all processes are fresh.
+    /// All functions but virtual ones are bound and closed; all processes are fresh.
     pub fn new(places: Arc<Places>) -> Model {
         Model {
             places,
             owners: Default::default(),
             holders: 0,
             funcs: std::array::from_fn(|func| FuncState {
-                bound: true,
+                bound: spec(func as Func).physical.is_none(),
                 group: slot_of(func as Func).start,
                 ..FuncState::default()
             }),
@@ -348,6 +354,7 @@ impl Model {
             Op::UnbindOpen { func } => self.unbind_open(by, func),
             Op::Bind { func } => self.bind(func),
             Op::Replug { func } => self.replug(func),
+            Op::VirtualFunctions { func, on } => self.set_virtual_functions(func, on),
             Op::LinkError { func, fatal } => self.link_error(func, fatal),
 
             Op::Export { func, to, ref spec } => self.export(by, func, to, spec),

@@ -18,7 +18,7 @@ const IGB: u8 = 5;
 
 fn model() -> Model {
     let frames = (1..).map(|at| [at << 20; 6]).take(FUNCS.len()).collect();
-    Model::new(Arc::new(Places { frames, igb_status: 5, splits: vec![true; FUNCS.len()] }))
+    Model::new(Arc::new(Places { frames, splits: vec![true; FUNCS.len()] }))
 }
 
 fn apply(model: &mut Model, by: Proc, op: Op) -> Expect {
@@ -266,6 +266,27 @@ fn a_lost_device_is_back_with_its_memory_and_half_back_after_a_reset() {
     assert_eq!(apply(&mut model, 0, load(0, 0)), value(7));
     works(&mut model, 0, Op::LinkError { func: BOCHS, fatal: false });
     assert_eq!(apply(&mut model, 0, load(0, 0)), value(7));
+}
+
+#[test]
+fn virtual_functions_come_with_a_driver_and_need_the_token() {
+    let mut model = model();
+    let open = |func, via| Op::Open { func, via };
+    let make = |on| Op::VirtualFunctions { func: IGB, on };
+    fails(&mut model, 0, open(IGB + 1, Via::Group), Errno::ENOENT);
+    works(&mut model, 0, make(true));
+    fails(&mut model, 0, open(IGB + 1, Via::Group), Errno::EACCES);
+    works(&mut model, 0, open(IGB, Via::Group));
+    works(&mut model, 1, open(IGB + 1, Via::Group));
+    let map = Op::MapBar { func: IGB + 1, bar: 0, map: 0, area: area(0, 1) };
+    works(&mut model, 1, map);
+    works(&mut model, 1, Op::Memory { func: IGB + 1, on: false });
+    works(&mut model, 0, Op::Reset { func: IGB });
+    assert_eq!(apply(&mut model, 1, load(0, 0)), Expect::AnyValue);
+    assert_eq!(model.apply(&Step { by: 0, op: make(false) }), None);
+    works(&mut model, 1, Op::Kill);
+    works(&mut model, 0, make(false));
+    fails(&mut model, 1, open(IGB + 1, Via::Group), Errno::ENOENT);
 }
 
 /// Most steps of the generator are possible, and a seed always yields the same ones.
