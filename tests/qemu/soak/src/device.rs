@@ -9,7 +9,7 @@ use anyhow::Result;
 use guest::buffer::{self, Export, Range};
 use guest::device::{self, Device};
 use guest::feature::{self, Call};
-use guest::testmod::{self, Importer, UNMAPS_AT_ONCE};
+use guest::testmod::{self, Importer, MAPS_AGAIN, UNMAPS_AT_ONCE};
 use guest::timeout::wait_until;
 use guest::{uapi, Errno, PAGE};
 
@@ -110,7 +110,7 @@ impl Agent<'_> {
             Op::Attach { importer, fd, policy } => self.attach(*importer, *fd, *policy),
             Op::ImporterUnmap { importer } => call(importer, Importer::unmap),
             Op::Detach { importer } => call(importer, Importer::detach),
-            Op::ImporterMap { importer } => self.importer_map(*importer),
+            Op::ImporterMap { importer, reads } => self.importer_map(*importer, *reads),
             Op::Stats { importer } => {
                 let importer = self.importers[usize::from(*importer)].as_ref();
                 match importer.ok_or(Errno::ENOENT).and_then(Importer::stats) {
@@ -294,6 +294,10 @@ impl Agent<'_> {
         let how = match policy {
             Policy::AtOnce => UNMAPS_AT_ONCE,
             Policy::Later => testmod::unmaps_after(1),
+            Policy::Again => MAPS_AGAIN,
+            Policy::Static => {
+                testmod::uapi::Attach { flags: testmod::uapi::STATIC, ..UNMAPS_AT_ONCE }
+            }
             Policy::NoPeerToPeer => {
                 testmod::uapi::Attach { flags: testmod::uapi::REVOCABLE, ..UNMAPS_AT_ONCE }
             }
@@ -310,9 +314,10 @@ impl Agent<'_> {
     }
 
     /// Returns the number of mapped bytes.
-    fn importer_map(&self, slot: Slot) -> Outcome {
+    fn importer_map(&self, slot: Slot, reads: bool) -> Outcome {
         let importer = self.importers[usize::from(slot)].as_ref();
-        let result = importer.ok_or(Errno::ENOENT).and_then(Importer::map);
+        let direction = if reads { testmod::uapi::TO_DEVICE } else { testmod::uapi::BOTH_WAYS };
+        let result = importer.ok_or(Errno::ENOENT).and_then(|of| of.map_for(direction));
         Outcome::of(result, |entries| entries.iter().map(|entry| entry.length).sum())
     }
 }

@@ -180,6 +180,10 @@ pub enum Policy {
     AtOnce,
     /// Unmaps a millisecond later, from a work item.
     Later,
+    /// Unmaps from its invalidate callback, and tries there to map again.
+    Again,
+    /// Has no callbacks at all.
+    Static,
     /// Requires `struct page`.
     NoPeerToPeer,
     /// Has no invalidate callback.
@@ -299,8 +303,8 @@ pub enum Op {
     Entry { word: Word, load: bool },
     /// Attaches an importer to a buffer.
     Attach { importer: Slot, fd: Slot, policy: Policy },
-    /// Maps the buffer for the importer's device.
-    ImporterMap { importer: Slot },
+    /// Maps the buffer for the importer's device, which only reads it, or writes it too.
+    ImporterMap { importer: Slot, reads: bool },
     /// Unmaps it.
     ImporterUnmap { importer: Slot },
     /// Detaches the importer.
@@ -327,6 +331,9 @@ pub enum Op {
     VirtualFunctions { func: Func, on: bool },
     /// Lets the link to the slot of a function have an error.
     LinkError { func: Func, fatal: bool },
+    /// Performs an operation while another process has a buffer mapped for an importer that does
+    /// not unmap for a while.
+    HeldUp { op: Box<Op>, holder: Proc, fd: Slot },
     /// Performs an operation while processes access memory all the time.
     Race { op: Box<Op>, crowd: Vec<Accessor> },
 }
@@ -350,7 +357,8 @@ impl Op {
     /// Whether a process performs it without the conductor.
     pub fn runs_in_one_process(&self) -> bool {
         use Op::*;
-        !self.is_conductors() && !matches!(self, Pass { .. } | Fork { .. } | Kill | Race { .. })
+        !self.is_conductors()
+            && !matches!(self, Pass { .. } | Fork { .. } | Kill | HeldUp { .. } | Race { .. })
     }
 
     /// The function whose fd it calls, if that wakes it.
@@ -435,6 +443,8 @@ pub enum Outcome {
     Entry { load: Option<Result<u32, Signal>>, pte: Option<Pte> },
     /// The outcome of the operation, and the accesses to each target of the crowd, in order.
     Race { outcome: Box<Outcome>, seen: Vec<Seen> },
+    /// The outcome of the operation, and whether it waited for the importer.
+    HeldUp { outcome: Box<Outcome>, waited: bool },
     /// The state of an importer; `hits` counts invalidations while it was mapped.
     Importer { attached: bool, mapped: bool, hits: u32 },
 }

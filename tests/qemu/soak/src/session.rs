@@ -19,7 +19,7 @@ use crate::hammer::Flag;
 use crate::hardware::Hardware;
 use crate::machine::Func;
 use crate::model::{Expect, Model};
-use crate::op::{Accessor, Op, Outcome, Proc, Seen, Step, Target, PROCS};
+use crate::op::{Accessor, Op, Outcome, Proc, Seen, Slot, Step, Target, PROCS};
 
 /// The longest time that a process may take for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -27,6 +27,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const BATCH: usize = 128;
 /// How long an unbind must wait for a device that is open.
 const UNBIND_WAIT: Duration = Duration::from_millis(30);
+
+/// How long an operation must wait for an importer.
+const IMPORTER_WAIT: Duration = Duration::from_millis(20);
 
 /// A source of steps.
 pub trait Source {
@@ -175,6 +178,9 @@ impl Session<'_> {
         if let Op::Race { op, crowd } = &steps[0].op {
             return Ok(vec![self.race(by, op, crowd)?]);
         }
+        if let Op::HeldUp { op, holder, fd } = &steps[0].op {
+            return Ok(vec![self.held_up(by, op, *holder, *fd)?]);
+        }
         match steps[0].op {
             Op::Pass { fd, to, slot } => {
                 self.order(by, &Order::Give(fd), None)?;
@@ -231,6 +237,20 @@ impl Session<'_> {
             // The model expects 0.
             Ok(Outcome::Done(u64::from(!waits)))
         })
+    }
+
+    /// Performs an operation while an importer of `holder` has a buffer mapped.
+    fn held_up(&self, by: Proc, op: &Op, holder: Proc, fd: Slot) -> Result<Outcome> {
+        self.order(holder, &Order::Hold(fd), None)?;
+        self.answer(holder)?;
+        self.order(by, &Order::Do(vec![op.clone()]), None)?;
+        thread::sleep(IMPORTER_WAIT);
+        let waited = !self.player(by)?.link.has_message()?;
+        self.order(holder, &Order::Release, None)?;
+        self.answer(holder)?;
+        let (Answer::Did(mut outcomes), _) = self.answer(by)? else { bail!("no outcome") };
+        let outcome = Box::new(outcomes.pop().context("no outcome")?);
+        Ok(Outcome::HeldUp { outcome, waited })
     }
 
     /// Performs an operation while each of `crowd` accesses memory. The process that performs the

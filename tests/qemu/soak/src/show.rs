@@ -52,6 +52,10 @@ impl fmt::Display for Step {
                 }
                 write!(f, "{}", Step { by: self.by, op: (**op).clone() })
             }
+            HeldUp { op, holder, fd } => {
+                write!(f, "while process {holder} holds its fd {fd} imported, ")?;
+                write!(f, "{}", Step { by: self.by, op: (**op).clone() })
+            }
             SysfsReset { func } => write!(f, "(conductor) sysfs reset of {}", name(func)),
             Unbind { func } => write!(f, "(conductor) unbind {}", name(func)),
             UnbindOpen { func } => {

@@ -79,6 +79,7 @@ impl Generator {
                 self.importer(kind, &view)
             }
             Kind::Race => self.race(model),
+            Kind::HeldUp => self.held_up(model),
             Kind::Kill => Some(Op::Kill),
             Kind::Fork => {
                 let to = self.other();
@@ -275,10 +276,12 @@ impl Generator {
     pub(super) fn importer(&mut self, kind: Kind, view: &View) -> Option<Op> {
         if kind == Kind::Attach {
             let fd = slot(&mut self.rng, &view.proc.fds, Option::is_some)?;
-            let policy = match self.rng.random_range(0..20) {
+            let policy = match self.rng.random_range(0..30) {
                 0 => Policy::NoPeerToPeer,
                 1 => Policy::NotRevocable,
-                2..5 => Policy::Later,
+                2 => Policy::Static,
+                3..7 => Policy::Later,
+                7..14 => Policy::Again,
                 _ => Policy::AtOnce,
             };
             let importer = self.rng.random_range(0..IMPORTERS as Slot);
@@ -286,7 +289,7 @@ impl Generator {
         }
         let importer = slot(&mut self.rng, &view.proc.importers, Option::is_some)?;
         Some(match kind {
-            Kind::ImporterMap => Op::ImporterMap { importer },
+            Kind::ImporterMap => Op::ImporterMap { importer, reads: self.rng.random_bool(0.2) },
             Kind::ImporterUnmap => Op::ImporterUnmap { importer },
             Kind::Detach => Op::Detach { importer },
             _ => Op::Stats { importer },

@@ -128,6 +128,7 @@ impl Model {
 
     /// Drains the importers of a function, whose memory becomes unavailable at least for a moment.
     fn suspend(&mut self, func: Func) {
+        self.resumed.push(func);
         for id in 0..self.importers.len() {
             let buffer = self.importers[id].buffer;
             if buffer.is_some_and(|buffer| self.buffer(buffer).func == func) {
@@ -188,6 +189,7 @@ impl Model {
             return None;
         }
         self.func_mut(func).low_power = false;
+        self.resumed.push(func);
         // The driver does not wait for the importers here.
         for id in 0..self.importers.len() {
             let buffer = self.importers[id].buffer;

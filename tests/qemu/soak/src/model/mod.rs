@@ -38,6 +38,8 @@ pub enum Expect {
     Entry { load: Option<Loaded>, pte: Entry },
     /// The state of an importer; `mapped` may be unknown, and `hits` is a range.
     Importer { attached: bool, mapped: Option<bool>, hits: (u32, u32) },
+    /// The outcome of the operation, and whether it must wait.
+    HeldUp { outcome: Box<Expect>, waits: bool },
     /// The outcome of the operation, and for each target the result of an access before and after.
     Race { outcome: Box<Expect>, targets: Vec<(Loaded, Loaded)> },
 }
@@ -101,6 +103,9 @@ impl Expect {
                 attached == is_attached
                     && mapped.is_none_or(|mapped| mapped == *is_mapped)
                     && (least..=most).contains(&hits)
+            }
+            (Expect::HeldUp { outcome, waits }, Outcome::HeldUp { outcome: got, waited }) => {
+                outcome.allows(got) && (*waited || !waits)
             }
             (Expect::Race { outcome, targets }, Outcome::Race { outcome: got, seen }) => {
                 let fine = |((before, after), seen): (&(Loaded, Loaded), &Seen)| {
@@ -234,6 +239,8 @@ pub struct Importer {
     pub mapped: bool,
     /// Whether it unmaps a while after an invalidation.
     pub late: bool,
+    /// Whether it maps from its callback when it can.
+    pub again: bool,
     /// Whether it was invalidated without a wait, so that it may still be mapped.
     pub pending: bool,
     /// How often it was invalidated while mapped.
@@ -267,6 +274,8 @@ pub struct Model {
     pub buffers: Vec<Buffer>,
     pub importers: Vec<Importer>,
     pub procs: [Process; PROCS],
+    /// The functions whose importers the operation tells in the end to look again.
+    resumed: Vec<Func>,
     /// Words that were written.
     written: HashMap<Place, u32>,
 }
@@ -286,6 +295,7 @@ impl Model {
             buffers: Vec::new(),
             importers: Vec::new(),
             procs: Default::default(),
+            resumed: Vec::new(),
             written: HashMap::new(),
         }
     }
@@ -329,6 +339,7 @@ impl Model {
         let asleep = called.map(|func| (func, self.func(func).clone()));
         called.into_iter().for_each(|func| self.wake(func));
         let expect = self.perform(step);
+        self.resume_importers();
         if let (None, Some((func, asleep))) = (&expect, asleep) {
             *self.func_mut(func) = asleep;
         }
@@ -375,7 +386,7 @@ impl Model {
             Op::Entry { word, load } => self.entry(by, word, load),
 
             Op::Attach { importer, fd, policy } => self.attach(by, importer, fd, policy),
-            Op::ImporterMap { importer } => self.importer_map(by, importer),
+            Op::ImporterMap { importer, reads } => self.importer_map(by, importer, reads),
             Op::ImporterUnmap { importer } => self.importer_unmap(by, importer),
             Op::Detach { importer } => self.detach(by, importer),
             Op::Stats { importer } => self.stats(by, importer),
@@ -384,6 +395,7 @@ impl Model {
             Op::Dup { fd, to } => self.pass(by, fd, by, to),
             Op::Pass { fd, to, slot } if to != by => self.pass(by, fd, to, slot),
             Op::Pass { .. } => None,
+            Op::HeldUp { ref op, holder, fd } => self.held_up(by, op, holder, fd),
             Op::Race { ref op, ref crowd } => self.race(by, op, crowd),
             Op::Fork { to } => self.fork(by, to),
             Op::Kill => self.kill(by),

@@ -132,7 +132,7 @@ fn a_bar_mapping_of_a_forked_process_keeps_the_device_open() {
 fn importers_lose_their_mapping_with_memory_and_with_the_buffer() {
     let mut model = mapped();
     works(&mut model, 0, Op::Attach { importer: 1, fd: 0, policy: Policy::AtOnce });
-    let map = Op::ImporterMap { importer: 1 };
+    let map = Op::ImporterMap { importer: 1, reads: false };
     let stats = |mapped, hits| Expect::Importer {
         attached: true,
         mapped: Some(mapped),
@@ -233,7 +233,7 @@ fn end_of_low_power_invalidates_and_does_not_wait() {
 fn mapped_by(policy: Policy) -> Model {
     let mut model = mapped();
     works(&mut model, 0, Op::Attach { importer: 1, fd: 0, policy });
-    apply(&mut model, 0, Op::ImporterMap { importer: 1 });
+    apply(&mut model, 0, Op::ImporterMap { importer: 1, reads: false });
     model
 }
 
@@ -287,6 +287,41 @@ fn virtual_functions_come_with_a_driver_and_need_the_token() {
     works(&mut model, 1, Op::Kill);
     works(&mut model, 0, make(false));
     fails(&mut model, 1, open(IGB + 1, Via::Group), Errno::ENOENT);
+}
+
+#[test]
+fn an_importer_that_maps_again_does_so_when_memory_is_back_and_it_is_told() {
+    let mut model = mapped_by(Policy::Again);
+    let stats = |mapped, hits| Expect::Importer {
+        attached: true,
+        mapped: Some(mapped),
+        hits: (hits, hits),
+    };
+    works(&mut model, 0, Op::Reset { func: BOCHS });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(true, 1));
+    works(&mut model, 0, Op::Sleep { func: BOCHS });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(false, 2));
+    works(&mut model, 0, Op::Odd { func: BOCHS, oddity: Oddity::Probe });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(false, 2));
+    works(&mut model, 0, Op::LowPower { func: BOCHS, enter: false });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(true, 2));
+}
+
+#[test]
+fn an_importer_that_does_not_unmap_holds_up_what_concerns_its_buffer() {
+    let mut model = mapped();
+    works(&mut model, 0, Op::Pass { fd: 0, to: 1, slot: 3 });
+    let held_up = |op| Op::HeldUp { op: Box::new(op), holder: 1, fd: 3 };
+    let info = held_up(Op::Odd { func: BOCHS, oddity: Oddity::Probe });
+    assert_eq!(model.apply(&Step { by: 0, op: info }), None);
+    for (op, waits) in [
+        (Op::Unmap { part: Part { map: 0, at: 0, pages: 1 } }, false),
+        (Op::Memory { func: BOCHS, on: true }, true),
+        (Op::Close { func: BOCHS }, true),
+    ] {
+        let outcome = Box::new(Expect::Is(Outcome::OK));
+        assert_eq!(apply(&mut model, 0, held_up(op)), Expect::HeldUp { outcome, waits });
+    }
 }
 
 /// Most steps of the generator are possible, and a seed always yields the same ones.
