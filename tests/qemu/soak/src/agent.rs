@@ -32,6 +32,8 @@ pub enum Order {
     Do(Vec<Op>),
     /// Performs the operation while another thread accesses the targets.
     Race(Op, Vec<Target>),
+    /// Performs the operation when the flag is set. Has two answers: ready, and the outcome.
+    AtOnce(Op),
     /// Accesses the targets until the next order. Has two answers, after the first round and at
     /// the end.
     Hammer(Vec<Target>),
@@ -111,6 +113,11 @@ impl<'a> Agent<'a> {
                     let flag = self.flag;
                     let (outcome, seen) = hammer::during(&spots, flag, || self.perform(&op));
                     Answer::Did(vec![Outcome::Race { outcome: Box::new(outcome), seen }])
+                }
+                (Order::AtOnce(op), _) => {
+                    self.link.send(&Answer::Done(0), None)?;
+                    self.flag.wait();
+                    Answer::Did(vec![self.perform(&op)])
                 }
                 (Order::Hammer(targets), _) => self.hammer(&targets)?,
                 (Order::Stop, _) => bail!("no accesses to stop"),

@@ -331,6 +331,9 @@ pub enum Op {
     VirtualFunctions { func: Func, on: bool },
     /// Lets the link to the slot of a function have an error.
     LinkError { func: Func, fatal: bool },
+    /// Performs operations of different processes at once, and then others that look at what the
+    /// former have made, and end it.
+    Together { steps: Vec<Step>, then: Vec<Step> },
     /// Performs an operation while another process has a buffer mapped for an importer that does
     /// not unmap for a while.
     HeldUp { op: Box<Op>, holder: Proc, fd: Slot },
@@ -358,7 +361,10 @@ impl Op {
     pub fn runs_in_one_process(&self) -> bool {
         use Op::*;
         !self.is_conductors()
-            && !matches!(self, Pass { .. } | Fork { .. } | Kill | HeldUp { .. } | Race { .. })
+            && !matches!(
+                self,
+                Pass { .. } | Fork { .. } | Kill | Together { .. } | HeldUp { .. } | Race { .. }
+            )
     }
 
     /// The function whose fd it calls, if that wakes it.
@@ -443,6 +449,8 @@ pub enum Outcome {
     Entry { load: Option<Result<u32, Signal>>, pte: Option<Pte> },
     /// The outcome of the operation, and the accesses to each target of the crowd, in order.
     Race { outcome: Box<Outcome>, seen: Vec<Seen> },
+    /// The outcomes of operations that ran at once, and of those after them.
+    Together(Vec<Outcome>),
     /// The outcome of the operation, and whether it waited for the importer.
     HeldUp { outcome: Box<Outcome>, waited: bool },
     /// The state of an importer; `hits` counts invalidations while it was mapped.

@@ -178,6 +178,9 @@ impl Session<'_> {
         if let Op::Race { op, crowd } = &steps[0].op {
             return Ok(vec![self.race(by, op, crowd)?]);
         }
+        if let Op::Together { steps, then } = &steps[0].op {
+            return Ok(vec![self.together(steps, then)?]);
+        }
         if let Op::HeldUp { op, holder, fd } = &steps[0].op {
             return Ok(vec![self.held_up(by, op, *holder, *fd)?]);
         }
@@ -237,6 +240,27 @@ impl Session<'_> {
             // The model expects 0.
             Ok(Outcome::Done(u64::from(!waits)))
         })
+    }
+
+    /// Performs operations at once, and then others.
+    fn together(&self, steps: &[Step], then: &[Step]) -> Result<Outcome> {
+        self.flag.set(false);
+        for step in steps {
+            self.order(step.by, &Order::AtOnce(step.op.clone()), None)?;
+            self.answer(step.by)?;
+        }
+        self.flag.set(true);
+        let mut outcomes = Vec::new();
+        for step in steps {
+            let (Answer::Did(outcome), _) = self.answer(step.by)? else { bail!("no outcome") };
+            outcomes.extend(outcome);
+        }
+        for step in then {
+            self.order(step.by, &Order::Do(vec![step.op.clone()]), None)?;
+            let (Answer::Did(outcome), _) = self.answer(step.by)? else { bail!("no outcome") };
+            outcomes.extend(outcome);
+        }
+        Ok(Outcome::Together(outcomes))
     }
 
     /// Performs an operation while an importer of `holder` has a buffer mapped.

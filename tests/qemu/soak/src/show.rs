@@ -52,6 +52,12 @@ impl fmt::Display for Step {
                 }
                 write!(f, "{}", Step { by: self.by, op: (**op).clone() })
             }
+            Together { steps, then } => {
+                write!(f, "at once")?;
+                steps.iter().try_for_each(|step| write!(f, " ({step})"))?;
+                write!(f, ", then")?;
+                then.iter().try_for_each(|step| write!(f, " ({step})"))
+            }
             HeldUp { op, holder, fd } => {
                 write!(f, "while process {holder} holds its fd {fd} imported, ")?;
                 write!(f, "{}", Step { by: self.by, op: (**op).clone() })

@@ -152,6 +152,9 @@ impl Generator {
                     self.by = by;
                 }
                 let cdev = self.cdevs && spec(func).physical.is_none() && self.rng.random();
+                if model.wants_token(func) {
+                    return None;
+                }
                 Some(Op::Open { func, via: if cdev { Via::Cdev } else { Via::Group } })
             }
             Some(&by) if self.rng.random_bool(0.5) => {

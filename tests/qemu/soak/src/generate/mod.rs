@@ -9,13 +9,14 @@
 mod life;
 mod pick;
 mod race;
+mod together;
 
 use rand::distr::weighted::WeightedIndex;
 use rand::distr::Distribution;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
-use crate::model::Model;
+use crate::model::{BufferId, Model};
 use crate::op::{Op, Proc, Step, PROCS};
 use crate::session::Source;
 use life::Life;
@@ -51,6 +52,7 @@ enum Kind {
     Stats,
     Race,
     HeldUp,
+    Together,
     Memory,
     LowPower,
     Wakeups,
@@ -100,6 +102,7 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Stats, 1_500),
     (Kind::Race, 100),
     (Kind::HeldUp, 40),
+    (Kind::Together, 300),
     (Kind::Memory, 200),
     (Kind::LowPower, 30),
     (Kind::Wakeups, 60),
@@ -130,6 +133,8 @@ pub struct Generator {
     cdevs: bool,
     /// The function whose binding ends, and how far it has got.
     life: Option<Life>,
+    /// The buffer that several processes use at once.
+    meeting: Option<BufferId>,
 }
 
 impl Generator {
@@ -144,6 +149,7 @@ impl Generator {
             left: count,
             cdevs,
             life: None,
+            meeting: None,
         }
     }
 
@@ -167,6 +173,9 @@ impl Generator {
     fn op(&mut self, model: &Model) -> Option<Op> {
         if self.life.is_some() && self.rng.random_bool(0.5) {
             return self.live(model);
+        }
+        if self.meeting.is_some() && self.rng.random_bool(0.3) {
+            return self.together(model);
         }
         let kind = self.kind(model);
         self.pick(kind, model)

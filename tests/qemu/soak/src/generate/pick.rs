@@ -80,6 +80,7 @@ impl Generator {
             }
             Kind::Race => self.race(model),
             Kind::HeldUp => self.held_up(model),
+            Kind::Together => self.together(model),
             Kind::Kill => Some(Op::Kill),
             Kind::Fork => {
                 let to = self.other();
@@ -124,7 +125,7 @@ impl Generator {
         }
     }
 
-    fn spec(&mut self, func: Func, flaw: Option<Flaw>) -> Spec {
+    pub(super) fn spec(&mut self, func: Func, flaw: Option<Flaw>) -> Spec {
         let bars = spec(func).bars;
         let bar = if bars.len() > 1 && self.rng.random_bool(0.1) { &bars[1] } else { &bars[0] };
         let count = match self.rng.random_range(0..10) {
@@ -305,6 +306,10 @@ impl Generator {
             Some(&closed) if is_open(func) && self.rng.random_bool(0.8) => closed,
             _ => func,
         };
+        // The kernel tells, but not too often, that it has refused one without a token.
+        if view.model.wants_token(func) && self.rng.random_bool(0.95) {
+            return Op::Open { func: PHYSICAL, via: Via::Group };
+        }
         let cdev = spec(func).physical.is_none() && self.cdevs && self.rng.random();
         Op::Open { func, via: if cdev { Via::Cdev } else { Via::Group } }
     }

@@ -127,7 +127,7 @@ impl Model {
     }
 
     /// Drains the importers of a function, whose memory becomes unavailable at least for a moment.
-    fn suspend(&mut self, func: Func) {
+    pub(super) fn suspend(&mut self, func: Func) {
         self.resumed.push(func);
         for id in 0..self.importers.len() {
             let buffer = self.importers[id].buffer;

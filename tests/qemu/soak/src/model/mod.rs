@@ -13,6 +13,7 @@ mod importers;
 mod mappings;
 mod processes;
 mod sriov;
+mod together;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,10 +35,14 @@ pub enum Expect {
     Is(Outcome),
     /// Success with any value.
     AnyValue,
+    /// Anything: the step is impossible.
+    Anything,
     /// A page table entry, and the result of the load before it.
     Entry { load: Option<Loaded>, pte: Entry },
     /// The state of an importer; `mapped` may be unknown, and `hits` is a range.
     Importer { attached: bool, mapped: Option<bool>, hits: (u32, u32) },
+    /// The outcomes of operations that run at once, for each order of what they do.
+    Together(Vec<Vec<Expect>>),
     /// The outcome of the operation, and whether it must wait.
     HeldUp { outcome: Box<Expect>, waits: bool },
     /// The outcome of the operation, and for each target the result of an access before and after.
@@ -87,7 +92,7 @@ impl Expect {
     pub fn allows(&self, outcome: &Outcome) -> bool {
         match (self, outcome) {
             (Expect::Is(want), got) => want == got,
-            (Expect::AnyValue, Outcome::Done(_)) => true,
+            (Expect::AnyValue, Outcome::Done(_)) | (Expect::Anything, _) => true,
             (Expect::Entry { load, pte }, Outcome::Entry { load: got, pte: entry }) => {
                 let load = match (load, got) {
                     (Some(want), Some(got)) => is_as(want, got),
@@ -103,6 +108,13 @@ impl Expect {
                 attached == is_attached
                     && mapped.is_none_or(|mapped| mapped == *is_mapped)
                     && (least..=most).contains(&hits)
+            }
+            (Expect::Together(orders), Outcome::Together(got)) => {
+                let fits = |order: &Vec<Expect>| {
+                    order.len() == got.len()
+                        && order.iter().zip(got).all(|(want, got)| want.allows(got))
+                };
+                orders.iter().any(fits)
             }
             (Expect::HeldUp { outcome, waits }, Outcome::HeldUp { outcome: got, waited }) => {
                 outcome.allows(got) && (*waited || !waits)
@@ -177,6 +189,8 @@ pub struct FuncState {
     pub opening: u32,
     /// The memory bit.
     pub memory: bool,
+    /// How many operations keep everybody out that may change that.
+    pub suspensions: u8,
     /// Whether it is in D3hot.
     pub d3: bool,
     /// Whether it is in low power.
@@ -195,7 +209,8 @@ pub struct FuncState {
 impl FuncState {
     /// Whether accesses reach its memory.
     pub fn memory_enabled(&self) -> bool {
-        self.open && self.memory && !self.d3 && !self.low_power && !self.lost
+        let awake = !self.d3 && !self.low_power && self.suspensions == 0;
+        self.open && self.memory && awake && !self.lost
     }
 }
 
@@ -225,8 +240,17 @@ pub struct Buffer {
     pub ranges: Vec<(u32, u32)>,
     pub pages: u32,
     pub life: Life,
+    /// How many operations revoke it and may still wait for importers.
+    pub revoking: u8,
     pub wc: bool,
     pub read_only: bool,
+}
+
+impl Buffer {
+    /// Whether a revoke has ended.
+    fn is_revoked(&self) -> bool {
+        self.life == Life::Revoked && self.revoking == 0
+    }
 }
 
 /// An importer, by its place in [`Model::importers`].
@@ -395,6 +419,7 @@ impl Model {
             Op::Dup { fd, to } => self.pass(by, fd, by, to),
             Op::Pass { fd, to, slot } if to != by => self.pass(by, fd, to, slot),
             Op::Pass { .. } => None,
+            Op::Together { ref steps, ref then } => self.together(steps, then),
             Op::HeldUp { ref op, holder, fd } => self.held_up(by, op, holder, fd),
             Op::Race { ref op, ref crowd } => self.race(by, op, crowd),
             Op::Fork { to } => self.fork(by, to),

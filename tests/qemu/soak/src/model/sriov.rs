@@ -24,7 +24,7 @@ impl Model {
     }
 
     /// Whether the token of a virtual function is unknown.
-    pub(super) fn wants_token(&self, func: Func) -> bool {
+    pub fn wants_token(&self, func: Func) -> bool {
         spec(func).physical.is_some_and(|physical| !self.func(physical).token)
     }
 

@@ -324,6 +324,56 @@ fn an_importer_that_does_not_unmap_holds_up_what_concerns_its_buffer() {
     }
 }
 
+/// A buffer and a function that two processes have.
+fn shared() -> Model {
+    let mut model = mapped();
+    works(&mut model, 0, Op::Fork { to: 1 });
+    model
+}
+
+fn at_once(model: &mut Model, ops: [Op; 2], then: &[Op]) -> Option<Expect> {
+    let steps = (0..).zip(ops).map(|(by, op)| Step { by, op }).collect();
+    let then = then.iter().map(|op| Step { by: 1, op: op.clone() }).collect();
+    model.apply(&Step { by: 0, op: Op::Together { steps, then } })
+}
+
+#[test]
+fn revokes_at_once_all_work_or_all_but_the_first_fail() {
+    let revoke = Op::Revoke { func: BOCHS, fd: FdRef::Slot(0), ioctl: false };
+    let Some(expect) = at_once(&mut shared(), [revoke.clone(), revoke], &[]) else { panic!() };
+    let ok = Outcome::OK;
+    let done = Outcome::Errno(Errno::EBADFD as i32);
+    for (outcomes, want) in [
+        (vec![ok.clone(), ok.clone()], true),
+        (vec![ok.clone(), done.clone()], true),
+        (vec![done.clone(), ok], true),
+        (vec![done.clone(), done], false),
+    ] {
+        assert_eq!(expect.allows(&Outcome::Together(outcomes.clone())), want, "{outcomes:?}");
+    }
+}
+
+#[test]
+fn orders_must_lead_to_the_same_state() {
+    let off = Op::Memory { func: BOCHS, on: false };
+    let on = Op::Memory { func: BOCHS, on: true };
+    assert_eq!(at_once(&mut shared(), [off.clone(), on.clone()], &[]), None);
+    assert!(at_once(&mut shared(), [off, on.clone()], &[on]).is_some());
+}
+
+#[test]
+fn status_while_memory_is_disabled_is_seen_amid_an_operation() {
+    let info = Op::Info { func: BOCHS, fd: FdRef::Slot(0) };
+    let reset = Op::Reset { func: BOCHS };
+    let Some(expect) = at_once(&mut shared(), [reset, info], &[]) else { panic!() };
+    let Expect::Together(orders) = expect else { panic!("{expect}") };
+    let live = |order: &Vec<Expect>| {
+        matches!(order[1], Expect::Is(Outcome::Info { status, .. })
+        if status == uapi::VFIO_DMABUF_STATUS_LIVE)
+    };
+    assert_eq!((orders.len(), orders.iter().filter(|order| live(order)).count()), (2, 1));
+}
+
 /// Most steps of the generator are possible, and a seed always yields the same ones.
 #[test]
 fn random_steps_are_possible_and_repeat() {
