@@ -44,6 +44,9 @@ impl Generator {
                 return None;
             }
         };
+        if let Some(op) = self.prepare(model, owner, id) {
+            return Some(op);
+        }
         let has_it = |by: Proc| model.proc(by).fds.contains(&Some(id));
         if (0..PROCS as Proc).filter(|&by| has_it(by)).count() < 3 {
             self.by = owner;
@@ -80,6 +83,28 @@ impl Generator {
             }
         }
         None
+    }
+
+    /// Now and then a second owner, or an importer that maps the buffer: whoever takes that away has
+    /// to wait for it.
+    fn prepare(&mut self, model: &Model, owner: Proc, id: BufferId) -> Option<Op> {
+        let func = model.buffer(id).func;
+        let owners = (0..PROCS as Proc).filter(|&by| model.has_handle(by, func)).count();
+        if owners == 1 && self.rng.random_bool(0.1) {
+            self.by = owner;
+            return Some(Op::Fork { to: self.other() });
+        }
+        let by = self.rng.random_range(0..PROCS as Proc);
+        let can_map = |at: &Option<u32>| {
+            let importer = at.map(|at| model.importer(at));
+            importer.is_some_and(|importer| importer.buffer == Some(id) && !importer.mapped)
+        };
+        let importer = slot(&mut self.rng, &model.proc(by).importers, can_map)?;
+        if self.rng.random_bool(0.5) {
+            return None;
+        }
+        self.by = by;
+        Some(Op::ImporterMap { importer, reads: true })
     }
 
     /// An operation of a process on a function, or on a buffer of it if it takes one.

@@ -57,11 +57,15 @@ impl Model {
         if !fits {
             return None;
         }
+        let late = self.told_repeatedly(steps)?;
         let mut ends = Vec::new();
         self.try_orders(steps, &vec![Stage::New; steps.len()], &mut ends)?;
         let mut orders: Vec<Vec<Expect>> = Vec::new();
         let mut last: Option<Model> = None;
         for (mut model, mut outcomes) in ends {
+            for &(importer, times) in &late {
+                model.importers[importer].extra += times;
+            }
             for step in then {
                 outcomes.push(model.apply(step).unwrap_or(Expect::Anything));
             }
@@ -77,6 +81,26 @@ impl Model {
         }
         *self = last?;
         Some(Expect::Together(orders))
+    }
+
+    /// The importers that unmap a while after an invalidation, and how often another one may come
+    /// meanwhile. `None`: one of them is to map at the same time.
+    fn told_repeatedly(&self, steps: &[Step]) -> Option<Vec<(usize, u32)>> {
+        let tells =
+            |step: &&Step| matches!(step.op, Op::Revoke { .. }) || suspends(&step.op).is_some();
+        let times = steps.iter().filter(tells).count().saturating_sub(1) as u32;
+        let is_late = |step: &Step| match step.op {
+            Op::ImporterMap { importer, .. } => {
+                let id = self.proc(step.by).importers[usize::from(importer)];
+                id.is_some_and(|id| self.importer(id).late)
+            }
+            _ => false,
+        };
+        if times > 0 && steps.iter().any(is_late) {
+            return None;
+        }
+        let late = self.importers.iter().enumerate().filter(|(_, of)| of.late && of.mapped);
+        Some(late.map(|(at, _)| (at, times)).filter(|_| times > 0).collect())
     }
 
     /// Adds the states and outcomes of all orders in which the steps can go on. `None`: some step
