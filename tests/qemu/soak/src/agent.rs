@@ -11,7 +11,7 @@ use guest::fault::{self, Fault};
 use guest::link::Link;
 use guest::mm;
 use guest::ptes::{MemoryType, Ptes};
-use guest::testmod::Importer;
+use guest::testmod::{Importer, NEVER_UNMAPS};
 use guest::worker;
 use guest::{Errno, PAGE};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ pub enum Order {
     Do(Vec<Op>),
     /// Performs the operation while another thread accesses the targets.
     Race(Op, Vec<Target>),
+    /// Performs the operation when the flag is set. Has two answers: ready, and the outcome.
+    AtOnce(Op),
     /// Accesses the targets until the next order. Has two answers, after the first round and at
     /// the end.
     Hammer(Vec<Target>),
@@ -41,6 +43,10 @@ pub enum Order {
     Give(Slot),
     /// Keeps the fd that comes with the order.
     Take(Slot),
+    /// Maps the buffer of an fd for an importer that never unmaps by itself.
+    Hold(Slot),
+    /// Unmaps it, and ends that importer.
+    Release,
     /// Forks a process that obeys the socket that comes with the order.
     Fork,
 }
@@ -67,6 +73,8 @@ pub struct Agent<'a> {
     pub handles: [Option<Handle>; FUNCS.len()],
     pub fds: [Option<Buffer>; FDS],
     pub importers: [Option<Importer>; IMPORTERS],
+    /// The importer of [`Order::Hold`].
+    held: Option<Importer>,
     /// Where each mapping starts.
     bases: [usize; MAPS],
     /// Not a dma-buf.
@@ -86,6 +94,7 @@ impl<'a> Agent<'a> {
             handles: Default::default(),
             fds: Default::default(),
             importers: Default::default(),
+            held: None,
             bases: std::array::from_fn(|map| arena::START + map * STRIDE),
             null: File::open("/dev/null")?,
             heap: Buffer::from_system_heap(PAGE)?,
@@ -105,6 +114,11 @@ impl<'a> Agent<'a> {
                     let (outcome, seen) = hammer::during(&spots, flag, || self.perform(&op));
                     Answer::Did(vec![Outcome::Race { outcome: Box::new(outcome), seen }])
                 }
+                (Order::AtOnce(op), _) => {
+                    self.link.send(&Answer::Done(0), None)?;
+                    self.flag.wait();
+                    Answer::Did(vec![self.perform(&op)])
+                }
                 (Order::Hammer(targets), _) => self.hammer(&targets)?,
                 (Order::Stop, _) => bail!("no accesses to stop"),
                 (Order::Give(slot), _) => {
@@ -113,6 +127,14 @@ impl<'a> Agent<'a> {
                 }
                 (Order::Take(slot), Some(fd)) => {
                     self.fds[usize::from(slot)] = Some(fd.into());
+                    Answer::Done(0)
+                }
+                (Order::Hold(slot), _) => {
+                    self.held = Some(self.hold(slot)?);
+                    Answer::Done(0)
+                }
+                (Order::Release, _) => {
+                    self.held = None;
                     Answer::Done(0)
                 }
                 (Order::Fork, Some(fd)) => Answer::Done(self.fork(fd)?),
@@ -125,6 +147,13 @@ impl<'a> Agent<'a> {
     fn spots(&self, targets: &[Target]) -> Vec<Spot> {
         let spot = |target: &Target| Spot { address: self.word(target.word), store: target.store };
         targets.iter().map(spot).collect()
+    }
+
+    fn hold(&self, slot: Slot) -> Result<Importer> {
+        let importer = Importer::new()?;
+        importer.attach(self.fd(slot)?, &self.hardware.importing, NEVER_UNMAPS)?;
+        importer.map()?;
+        Ok(importer)
     }
 
     fn hammer(&self, targets: &[Target]) -> Result<Answer> {

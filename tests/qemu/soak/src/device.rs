@@ -3,16 +3,18 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Result;
 use guest::buffer::{self, Export, Range};
 use guest::device::{self, Device};
 use guest::feature::{self, Call};
-use guest::testmod::{self, Importer, UNMAPS_AT_ONCE};
+use guest::testmod::{self, Importer, MAPS_AGAIN, UNMAPS_AT_ONCE};
+use guest::timeout::wait_until;
 use guest::{uapi, Errno, PAGE};
 
 use crate::agent::{errno_of, Agent};
-use crate::machine::{slot_of, spec, Func};
+use crate::machine::{slot_of, spec, Func, PHYSICAL};
 use crate::op::{FdRef, Flaw, Oddity, Op, Outcome, Policy, Slot, Spec, Via};
 
 /// An open function.
@@ -31,6 +33,10 @@ struct Holder {
     fds: Vec<OwnedFd>,
 }
 
+/// How long a device may take to fall asleep.
+const SLEEP_LIMIT: Duration = Duration::from_secs(10);
+/// What virtual functions are opened with.
+const TOKEN: &str = "2a2a2a2a-2a2a-2a2a-2a2a-2a2a2a2a2a2a";
 const MEMORY: u16 = uapi::PCI_COMMAND_MEMORY as u16;
 
 impl Agent<'_> {
@@ -73,8 +79,16 @@ impl Agent<'_> {
                 done(self.device(*func).set_power_state(if *d3 { 3 } else { 0 }))
             }
             Op::LowPower { func, enter: true } => {
-                Outcome::of(self.device(*func).enter_low_power(), |()| 0)
+                done(self.enter_low_power(*func, Device::enter_low_power))
             }
+            Op::Sleep { func } => {
+                let event = &self.hardware.wakeups[usize::from(*func)];
+                done(self.enter_low_power(*func, |device| device.enter_low_power_with(event)))
+            }
+            Op::Wakeups { func } => match self.hardware.wakeups[usize::from(*func)].read() {
+                Err(Errno::EAGAIN) => Outcome::OK,
+                result => Outcome::of(result, |count| count),
+            },
             Op::LowPower { func, enter: false } => {
                 Outcome::of(self.device(*func).leave_low_power(), |()| 0)
             }
@@ -96,7 +110,7 @@ impl Agent<'_> {
             Op::Attach { importer, fd, policy } => self.attach(*importer, *fd, *policy),
             Op::ImporterUnmap { importer } => call(importer, Importer::unmap),
             Op::Detach { importer } => call(importer, Importer::detach),
-            Op::ImporterMap { importer } => self.importer_map(*importer),
+            Op::ImporterMap { importer, reads } => self.importer_map(*importer, *reads),
             Op::Stats { importer } => {
                 let importer = self.importers[usize::from(*importer)].as_ref();
                 match importer.ok_or(Errno::ENOENT).and_then(Importer::stats) {
@@ -150,7 +164,12 @@ impl Agent<'_> {
         let (device, holder) = match self.holder(func, via)? {
             Some(holder) => (Device::open_through(pci, way(holder.via), &holder.fds[0])?, holder),
             None => {
-                let mut device = Device::open(pci, way(via))?;
+                // The open sets it that finds the device without any.
+                let needs_token = func == PHYSICAL || spec(func).physical.is_some();
+                let mut device = match via {
+                    Via::Group if needs_token => Device::open_with_token(pci, TOKEN)?,
+                    _ => Device::open(pci, way(via))?,
+                };
                 let fds = std::mem::take(&mut device.holders);
                 (device, Rc::new(Holder { via, fds }))
             }
@@ -245,6 +264,17 @@ impl Agent<'_> {
         Outcome::of(result, |()| 0)
     }
 
+    /// Enters low power, and waits until the device sleeps: until then a call does not wake it.
+    fn enter_low_power(
+        &self,
+        func: Func,
+        enter: impl FnOnce(&Device) -> Result<(), Errno>,
+    ) -> Result<()> {
+        enter(self.device(func))?;
+        let pci = self.hardware.func(func);
+        wait_until(SLEEP_LIMIT, "the device to sleep", || Ok(pci.runtime_status()? == "suspended"))
+    }
+
     fn hot_reset(&self, func: Func) -> Outcome {
         let mut groups: Vec<RawFd> = Vec::new();
         if self.handle(func).holder.via == Via::Group {
@@ -264,6 +294,10 @@ impl Agent<'_> {
         let how = match policy {
             Policy::AtOnce => UNMAPS_AT_ONCE,
             Policy::Later => testmod::unmaps_after(1),
+            Policy::Again => MAPS_AGAIN,
+            Policy::Static => {
+                testmod::uapi::Attach { flags: testmod::uapi::STATIC, ..UNMAPS_AT_ONCE }
+            }
             Policy::NoPeerToPeer => {
                 testmod::uapi::Attach { flags: testmod::uapi::REVOCABLE, ..UNMAPS_AT_ONCE }
             }
@@ -280,9 +314,10 @@ impl Agent<'_> {
     }
 
     /// Returns the number of mapped bytes.
-    fn importer_map(&self, slot: Slot) -> Outcome {
+    fn importer_map(&self, slot: Slot, reads: bool) -> Outcome {
         let importer = self.importers[usize::from(slot)].as_ref();
-        let result = importer.ok_or(Errno::ENOENT).and_then(Importer::map);
+        let direction = if reads { testmod::uapi::TO_DEVICE } else { testmod::uapi::BOTH_WAYS };
+        let result = importer.ok_or(Errno::ENOENT).and_then(|of| of.map_for(direction));
         Outcome::of(result, |entries| entries.iter().map(|entry| entry.length).sum())
     }
 }

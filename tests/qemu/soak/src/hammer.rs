@@ -9,7 +9,7 @@ use guest::{Errno, PAGE};
 
 use crate::op::{Access, Seen};
 
-/// A word that all processes share: whether the operation has returned.
+/// A word that all processes share: whether the operation has returned, or may begin.
 #[derive(Clone, Copy, Debug)]
 pub struct Flag(usize);
 
@@ -20,9 +20,16 @@ impl Flag {
         mm::map(-1, PAGE, mm::RW, flags, 0).map(Flag)
     }
 
-    /// Records whether the operation has returned.
+    /// Sets or clears it.
     pub fn set(self, over: bool) {
         fault::store32(self.0, over.into()).expect("the flag is memory");
+    }
+
+    /// Waits until it is set.
+    pub fn wait(self) {
+        while !self.is_set() {
+            std::thread::yield_now();
+        }
     }
 
     fn is_set(self) -> bool {

@@ -20,6 +20,9 @@ pub enum Content {
     BochsRegisters,
     /// igb's registers, of which one is known, and none is written.
     Igb,
+    /// Those of one of its virtual functions: nothing is known. They read as ones while the
+    /// physical function is being reset.
+    Virtual,
 }
 
 /// A BAR.
@@ -48,8 +51,12 @@ pub struct FuncSpec {
     pub resets: bool,
     /// Whether a hot reset of it works: QEMU's igb is not ready in time for the kernel.
     pub hot_resets: bool,
-    /// Whether it has power states and function level reset.
-    pub flr_and_d3: bool,
+    /// Whether it has a function level reset.
+    pub flr: bool,
+    /// Whether it has power states.
+    pub d3: bool,
+    /// The physical function of a virtual one.
+    pub physical: Option<Func>,
     /// Whether it may be removed and rescanned. The kernel knows at once that function 0 has
     /// siblings and puts it into their IOMMU group. Any other function may get a group of its own
     /// ([`Places::splits`]).
@@ -63,6 +70,7 @@ const fn bar(index: u8, pages: u32, content: Content) -> Bar {
     Bar { index, pages, content }
 }
 
+const VIRTUAL_BARS: &[Bar] = &[bar(0, 4, Content::Virtual)];
 const EDU_BARS: &[Bar] = &[bar(0, 256, Content::Edu)];
 
 const fn edu(name: &'static str, slot: u8, resets: bool) -> FuncSpec {
@@ -73,13 +81,33 @@ const fn edu(name: &'static str, slot: u8, resets: bool) -> FuncSpec {
         no_bar: 1,
         resets,
         hot_resets: true,
-        flr_and_d3: false,
+        flr: false,
+        d3: false,
+        physical: None,
         replugs: true,
     }
 }
 
+/// The function that can have virtual functions.
+pub const PHYSICAL: Func = 5;
+
+const fn virtual_function(name: &'static str, slot: u8) -> FuncSpec {
+    FuncSpec {
+        name,
+        slot,
+        bars: VIRTUAL_BARS,
+        no_bar: 1,
+        resets: true,
+        hot_resets: false,
+        flr: true,
+        d3: false,
+        physical: Some(PHYSICAL),
+        replugs: false,
+    }
+}
+
 /// The functions.
-pub const FUNCS: [FuncSpec; 6] = [
+pub const FUNCS: [FuncSpec; 8] = [
     edu("edu", 0, true),
     edu("pair.0", 1, false),
     edu("pair.1", 1, false),
@@ -90,7 +118,9 @@ pub const FUNCS: [FuncSpec; 6] = [
         no_bar: 4,
         resets: true,
         hot_resets: true,
-        flr_and_d3: false,
+        flr: false,
+        d3: false,
+        physical: None,
         replugs: false,
     },
     FuncSpec {
@@ -100,7 +130,9 @@ pub const FUNCS: [FuncSpec; 6] = [
         no_bar: 4,
         resets: true,
         hot_resets: true,
-        flr_and_d3: false,
+        flr: false,
+        d3: false,
+        physical: None,
         replugs: false,
     },
     FuncSpec {
@@ -110,9 +142,13 @@ pub const FUNCS: [FuncSpec; 6] = [
         no_bar: 4,
         resets: true,
         hot_resets: false,
-        flr_and_d3: true,
+        flr: true,
+        d3: true,
+        physical: None,
         replugs: false,
     },
+    virtual_function("igb.vf0", 5),
+    virtual_function("igb.vf1", 6),
 ];
 
 /// Whether a function is the first one of its slot.
@@ -126,6 +162,11 @@ pub fn slot_of(func: Func) -> Range<Func> {
     let first = FUNCS.iter().position(in_slot).unwrap_or_default() as Func;
     let count = FUNCS.iter().filter(|of| in_slot(of)).count() as Func;
     first..first + count
+}
+
+/// The virtual functions that a function can have.
+pub fn virtual_functions(of: Func) -> impl Iterator<Item = Func> {
+    (0..FUNCS.len() as Func).filter(move |&func| spec(func).physical == Some(of))
 }
 
 /// The description of a function.
@@ -150,23 +191,21 @@ pub const EDU_ID: u32 = 0x0100_00ed;
 pub const EDU_INVERTER: u16 = 1;
 /// In bochs-display's BAR2, a word with the length of the block that it starts.
 pub const BOCHS_SIZE: (u16, u32) = (0x600 / 4, 8);
-/// igb's device status register.
-pub const IGB_STATUS: u16 = 2;
+/// igb's VLAN type register, and what it has after each reset.
+pub const IGB_VLAN: (u16, u32) = (0x38 / 4, 0x8100_8100);
 
 /// What only the machine itself knows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Places {
     /// Page frame of the start of each BAR of each function.
     pub frames: Vec<[u64; 6]>,
-    /// The value of igb's status register.
-    pub igb_status: u32,
     /// Whether a function that comes back alone gets an IOMMU group of its own: not if its group
     /// has the port above it, too.
     pub splits: Vec<bool>,
 }
 
 /// Content of a word that was never written; `None` if that is not known.
-pub fn untouched(places: &Places, content: Content, page: u32, word: u16) -> Option<u32> {
+pub fn untouched(content: Content, page: u32, word: u16) -> Option<u32> {
     match content {
         Content::Memory => PAINTED.contains(&word).then(|| colour(page, word)),
         Content::Edu => match (page, word) {
@@ -176,7 +215,8 @@ pub fn untouched(places: &Places, content: Content, page: u32, word: u16) -> Opt
             _ => None,
         },
         Content::BochsRegisters => (word == BOCHS_SIZE.0).then_some(BOCHS_SIZE.1),
-        Content::Igb => ((page, word) == (0, IGB_STATUS)).then_some(places.igb_status),
+        Content::Igb => ((page, word) == (0, IGB_VLAN.0)).then_some(IGB_VLAN.1),
+        Content::Virtual => None,
     }
 }
 

@@ -25,7 +25,7 @@ pub type Proc = u8;
 /// A slot of a process.
 pub type Slot = u8;
 
-/// One operation of one process. The conductor performs those that use sysfs or signals.
+/// One operation of one process. The conductor performs some itself ([`Op::is_conductors`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The process that performs it, or that is its object.
@@ -180,6 +180,10 @@ pub enum Policy {
     AtOnce,
     /// Unmaps a millisecond later, from a work item.
     Later,
+    /// Unmaps from its invalidate callback, and tries there to map again.
+    Again,
+    /// Has no callbacks at all.
+    Static,
     /// Requires `struct page`.
     NoPeerToPeer,
     /// Has no invalidate callback.
@@ -265,6 +269,10 @@ pub enum Op {
     Power { func: Func, d3: bool },
     /// Enters or leaves low power.
     LowPower { func: Func, enter: bool },
+    /// Enters low power that the next call ends (ENTRY_WITH_WAKEUP).
+    Sleep { func: Func },
+    /// How often such a low power has ended since the last time.
+    Wakeups { func: Func },
     /// VFIO_DEVICE_RESET
     Reset { func: Func },
     /// VFIO_DEVICE_PCI_HOT_RESET
@@ -295,8 +303,8 @@ pub enum Op {
     Entry { word: Word, load: bool },
     /// Attaches an importer to a buffer.
     Attach { importer: Slot, fd: Slot, policy: Policy },
-    /// Maps the buffer for the importer's device.
-    ImporterMap { importer: Slot },
+    /// Maps the buffer for the importer's device, which only reads it, or writes it too.
+    ImporterMap { importer: Slot, reads: bool },
     /// Unmaps it.
     ImporterUnmap { importer: Slot },
     /// Detaches the importer.
@@ -319,24 +327,65 @@ pub enum Op {
     Bind { func: Func },
     /// Takes a function off the bus that is not open and lets the kernel find it again, unbound.
     Replug { func: Func },
+    /// Makes the virtual functions of a function, or takes them away.
+    VirtualFunctions { func: Func, on: bool },
+    /// Lets the link to the slot of a function have an error.
+    LinkError { func: Func, fatal: bool },
+    /// Performs operations of different processes at once, and then others that look at what the
+    /// former have made, and end it.
+    Together { steps: Vec<Step>, then: Vec<Step> },
+    /// Performs an operation while another process has a buffer mapped for an importer that does
+    /// not unmap for a while.
+    HeldUp { op: Box<Op>, holder: Proc, fd: Slot },
     /// Performs an operation while processes access memory all the time.
     Race { op: Box<Op>, crowd: Vec<Accessor> },
 }
 
 impl Op {
-    /// Whether the conductor performs it through sysfs.
-    pub fn uses_sysfs(&self) -> bool {
+    /// Whether the conductor performs it, from outside of VFIO.
+    pub fn is_conductors(&self) -> bool {
         use Op::*;
         matches!(
             self,
-            SysfsReset { .. } | Unbind { .. } | UnbindOpen { .. } | Bind { .. } | Replug { .. }
+            SysfsReset { .. }
+                | Unbind { .. }
+                | UnbindOpen { .. }
+                | Bind { .. }
+                | Replug { .. }
+                | VirtualFunctions { .. }
+                | LinkError { .. }
         )
     }
 
     /// Whether a process performs it without the conductor.
     pub fn runs_in_one_process(&self) -> bool {
         use Op::*;
-        !self.uses_sysfs() && !matches!(self, Pass { .. } | Fork { .. } | Kill | Race { .. })
+        !self.is_conductors()
+            && !matches!(
+                self,
+                Pass { .. } | Fork { .. } | Kill | Together { .. } | HeldUp { .. } | Race { .. }
+            )
+    }
+
+    /// The function whose fd it calls, if that wakes it.
+    pub fn wakes(&self) -> Option<Func> {
+        use Op::*;
+        match *self {
+            Export { func, .. }
+            | Revoke { func, .. }
+            | GetMemattr { func, .. }
+            | SetMemattr { func, .. }
+            | Info { func, .. }
+            | Odd { func, .. }
+            | Memory { func, .. }
+            | Power { func, .. }
+            | LowPower { func, .. }
+            | Sleep { func }
+            | Reset { func }
+            | HotReset { func }
+            | Flr { func } => Some(func),
+            _ => None,
+        }
     }
 
     /// The function that it works on.
@@ -349,6 +398,7 @@ impl Op {
             | Memory { func, .. }
             | Power { func, .. }
             | LowPower { func, .. }
+            | Sleep { func }
             | Reset { func }
             | HotReset { func }
             | Flr { func }
@@ -356,7 +406,9 @@ impl Op {
             | Unbind { func }
             | UnbindOpen { func }
             | Bind { func }
-            | Replug { func } => Some(func),
+            | Replug { func }
+            | VirtualFunctions { func, .. }
+            | LinkError { func, .. } => Some(func),
             _ => None,
         }
     }
@@ -397,6 +449,10 @@ pub enum Outcome {
     Entry { load: Option<Result<u32, Signal>>, pte: Option<Pte> },
     /// The outcome of the operation, and the accesses to each target of the crowd, in order.
     Race { outcome: Box<Outcome>, seen: Vec<Seen> },
+    /// The outcomes of operations that ran at once, and of those after them.
+    Together(Vec<Outcome>),
+    /// The outcome of the operation, and whether it waited for the importer.
+    HeldUp { outcome: Box<Outcome>, waited: bool },
     /// The state of an importer; `hits` counts invalidations while it was mapped.
     Importer { attached: bool, mapped: bool, hits: u32 },
 }

@@ -19,7 +19,7 @@ use crate::hammer::Flag;
 use crate::hardware::Hardware;
 use crate::machine::Func;
 use crate::model::{Expect, Model};
-use crate::op::{Accessor, Op, Outcome, Proc, Seen, Step, Target, PROCS};
+use crate::op::{Accessor, Op, Outcome, Proc, Seen, Slot, Step, Target, PROCS};
 
 /// The longest time that a process may take for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -27,6 +27,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const BATCH: usize = 128;
 /// How long an unbind must wait for a device that is open.
 const UNBIND_WAIT: Duration = Duration::from_millis(30);
+
+/// How long an operation must wait for an importer.
+const IMPORTER_WAIT: Duration = Duration::from_millis(20);
 
 /// A source of steps.
 pub trait Source {
@@ -175,6 +178,12 @@ impl Session<'_> {
         if let Op::Race { op, crowd } = &steps[0].op {
             return Ok(vec![self.race(by, op, crowd)?]);
         }
+        if let Op::Together { steps, then } = &steps[0].op {
+            return Ok(vec![self.together(steps, then)?]);
+        }
+        if let Op::HeldUp { op, holder, fd } = &steps[0].op {
+            return Ok(vec![self.held_up(by, op, *holder, *fd)?]);
+        }
         match steps[0].op {
             Op::Pass { fd, to, slot } => {
                 self.order(by, &Order::Give(fd), None)?;
@@ -202,6 +211,12 @@ impl Session<'_> {
             Op::UnbindOpen { func } => return Ok(vec![self.unbind_open(by, func)?]),
             Op::Bind { func } => self.hardware.bind(func)?,
             Op::Replug { func } => self.hardware.replug(func)?,
+            Op::VirtualFunctions { func, on } => self.hardware.set_virtual_functions(func, on)?,
+            Op::LinkError { func, fatal } => {
+                let recovered = self.hardware.link_error(func, fatal)?;
+                // The model expects 1 if the kernel must give up.
+                return Ok(vec![Outcome::Done(u64::from(!recovered))]);
+            }
             _ => {
                 let ops = steps.iter().map(|step| step.op.clone()).collect();
                 self.order(by, &Order::Do(ops), None)?;
@@ -225,6 +240,41 @@ impl Session<'_> {
             // The model expects 0.
             Ok(Outcome::Done(u64::from(!waits)))
         })
+    }
+
+    /// Performs operations at once, and then others.
+    fn together(&self, steps: &[Step], then: &[Step]) -> Result<Outcome> {
+        self.flag.set(false);
+        for step in steps {
+            self.order(step.by, &Order::AtOnce(step.op.clone()), None)?;
+            self.answer(step.by)?;
+        }
+        self.flag.set(true);
+        let mut outcomes = Vec::new();
+        for step in steps {
+            let (Answer::Did(outcome), _) = self.answer(step.by)? else { bail!("no outcome") };
+            outcomes.extend(outcome);
+        }
+        for step in then {
+            self.order(step.by, &Order::Do(vec![step.op.clone()]), None)?;
+            let (Answer::Did(outcome), _) = self.answer(step.by)? else { bail!("no outcome") };
+            outcomes.extend(outcome);
+        }
+        Ok(Outcome::Together(outcomes))
+    }
+
+    /// Performs an operation while an importer of `holder` has a buffer mapped.
+    fn held_up(&self, by: Proc, op: &Op, holder: Proc, fd: Slot) -> Result<Outcome> {
+        self.order(holder, &Order::Hold(fd), None)?;
+        self.answer(holder)?;
+        self.order(by, &Order::Do(vec![op.clone()]), None)?;
+        thread::sleep(IMPORTER_WAIT);
+        let waited = !self.player(by)?.link.has_message()?;
+        self.order(holder, &Order::Release, None)?;
+        self.answer(holder)?;
+        let (Answer::Did(mut outcomes), _) = self.answer(by)? else { bail!("no outcome") };
+        let outcome = Box::new(outcomes.pop().context("no outcome")?);
+        Ok(Outcome::HeldUp { outcome, waited })
     }
 
     /// Performs an operation while each of `crowd` accesses memory. The process that performs the

@@ -52,6 +52,16 @@ impl fmt::Display for Step {
                 }
                 write!(f, "{}", Step { by: self.by, op: (**op).clone() })
             }
+            Together { steps, then } => {
+                write!(f, "at once")?;
+                steps.iter().try_for_each(|step| write!(f, " ({step})"))?;
+                write!(f, ", then")?;
+                then.iter().try_for_each(|step| write!(f, " ({step})"))
+            }
+            HeldUp { op, holder, fd } => {
+                write!(f, "while process {holder} holds its fd {fd} imported, ")?;
+                write!(f, "{}", Step { by: self.by, op: (**op).clone() })
+            }
             SysfsReset { func } => write!(f, "(conductor) sysfs reset of {}", name(func)),
             Unbind { func } => write!(f, "(conductor) unbind {}", name(func)),
             UnbindOpen { func } => {
@@ -59,6 +69,14 @@ impl fmt::Display for Step {
             }
             Bind { func } => write!(f, "(conductor) bind {}", name(func)),
             Replug { func } => write!(f, "(conductor) remove and rescan {}", name(func)),
+            VirtualFunctions { func, on } => {
+                let what = if *on { "make" } else { "take away" };
+                write!(f, "(conductor) {what} the virtual functions of {}", name(func))
+            }
+            LinkError { func, fatal } => {
+                let kind = if *fatal { "fatal" } else { "non-fatal" };
+                write!(f, "(conductor) {kind} error of the link to {}", name(func))
+            }
             Revoke { func, .. }
             | GetMemattr { func, .. }
             | SetMemattr { func, .. }
@@ -67,6 +85,8 @@ impl fmt::Display for Step {
             | Memory { func, .. }
             | Power { func, .. }
             | LowPower { func, .. }
+            | Sleep { func }
+            | Wakeups { func }
             | Reset { func }
             | HotReset { func }
             | Flr { func } => write!(f, "on {}: {:?}", name(func), self.op),

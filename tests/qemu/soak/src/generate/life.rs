@@ -8,7 +8,7 @@ use rand::Rng;
 
 use super::pick::{slot, View};
 use super::{Generator, Kind};
-use crate::machine::{slot_of, spec, Func};
+use crate::machine::{slot_of, spec, virtual_functions, Func, PHYSICAL};
 use crate::model::{Model, Source};
 use crate::op::{FdRef, Op, Part, Proc, Slot, Via, PROCS};
 
@@ -23,6 +23,8 @@ pub(super) struct Life {
 enum Stage {
     /// Its users close and unmap it.
     Closing,
+    /// The users of its virtual functions close and unmap those, which are then taken away.
+    Removing,
     /// It is unbound, for so many more steps.
     Unbound(u32),
     /// It is bound and open again, for so many more steps.
@@ -38,6 +40,14 @@ impl Generator {
         self.live(model)
     }
 
+    /// Begins to take away virtual functions. Finishes with another function first.
+    pub(super) fn begin_removal(&mut self, model: &Model) -> Option<Op> {
+        if self.life.is_none() {
+            self.life = Some(Life { func: PHYSICAL, stage: Stage::Removing });
+        }
+        self.live(model)
+    }
+
     /// The next step of the function in [`Generator::life`].
     pub(super) fn live(&mut self, model: &Model) -> Option<Op> {
         let life = self.life.as_mut()?;
@@ -48,6 +58,11 @@ impl Generator {
                 return None;
             }
             Stage::Closing => return self.end_binding(func, model),
+            Stage::Removing if !model.func(func).virtual_functions => {
+                self.life = None;
+                return None;
+            }
+            Stage::Removing => return self.remove_virtual_functions(func, model),
             Stage::Unbound(0) => {
                 life.stage = Stage::Reopened(self.rng.random_range(4..16));
                 return (!model.func(func).bound).then_some(Op::Bind { func });
@@ -73,13 +88,36 @@ impl Generator {
         }
     }
 
+    /// Unmaps a BAR of a function.
+    fn unmap_bar(&mut self, func: Func, model: &Model) -> Option<Op> {
+        let find = |by| Some((by, bar_mapping(func, model, by)?));
+        let (by, part) = (0..PROCS as Proc).find_map(find)?;
+        self.by = by;
+        Some(Op::Unmap { part })
+    }
+
+    /// Closes or unmaps virtual functions, or takes them away once nobody uses them.
+    fn remove_virtual_functions(&mut self, func: Func, model: &Model) -> Option<Op> {
+        for func in virtual_functions(func) {
+            if let Some(op) = self.unmap_bar(func, model) {
+                return Some(op);
+            }
+            let mut users = (0..PROCS as Proc).filter(|&by| model.has_handle(by, func));
+            if let Some(by) = users.next() {
+                self.by = by;
+                return Some(Op::Close { func });
+            }
+        }
+        Some(Op::VirtualFunctions { func, on: false })
+    }
+
     /// Closes or unmaps a function, or unbinds it once nobody uses it.
     fn end_binding(&mut self, func: Func, model: &Model) -> Option<Op> {
-        for by in 0..PROCS as Proc {
-            if let Some(part) = bar_mapping(func, model, by) {
-                self.by = by;
-                return Some(Op::Unmap { part });
-            }
+        if model.func(func).virtual_functions {
+            return self.remove_virtual_functions(func, model);
+        }
+        if let Some(op) = self.unmap_bar(func, model) {
+            return Some(op);
         }
         let users: Vec<Proc> =
             (0..PROCS as Proc).filter(|&by| model.has_handle(by, func)).collect();
@@ -113,7 +151,10 @@ impl Generator {
                 if let Some(&by) = holders.choose(&mut self.rng) {
                     self.by = by;
                 }
-                let cdev = self.cdevs && self.rng.random();
+                let cdev = self.cdevs && spec(func).physical.is_none() && self.rng.random();
+                if model.wants_token(func) {
+                    return None;
+                }
                 Some(Op::Open { func, via: if cdev { Via::Cdev } else { Via::Group } })
             }
             Some(&by) if self.rng.random_bool(0.5) => {

@@ -9,13 +9,14 @@
 mod life;
 mod pick;
 mod race;
+mod together;
 
 use rand::distr::weighted::WeightedIndex;
 use rand::distr::Distribution;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
-use crate::model::Model;
+use crate::model::{BufferId, Model};
 use crate::op::{Op, Proc, Step, PROCS};
 use crate::session::Source;
 use life::Life;
@@ -50,8 +51,11 @@ enum Kind {
     Detach,
     Stats,
     Race,
+    HeldUp,
+    Together,
     Memory,
     LowPower,
+    Wakeups,
     WakeImporters,
     Power,
     Fork,
@@ -63,6 +67,9 @@ enum Kind {
     HotReset,
     SysfsReset,
     Flr,
+    LinkError,
+    VirtualFunctions,
+    Restore,
 }
 
 /// How often the generator tries each, relative to the others.
@@ -94,19 +101,24 @@ const WEIGHTS: &[(Kind, u32)] = &[
     (Kind::Detach, 700),
     (Kind::Stats, 1_500),
     (Kind::Race, 100),
+    (Kind::HeldUp, 40),
+    (Kind::Together, 300),
     (Kind::Memory, 200),
     (Kind::LowPower, 30),
+    (Kind::Wakeups, 60),
     (Kind::WakeImporters, 40),
-    (Kind::Power, 20),
+    (Kind::Power, 150),
     (Kind::Fork, 25),
     (Kind::Kill, 8),
     (Kind::Open, 60),
     (Kind::Close, 6),
     (Kind::Life, 10),
-    (Kind::Reset, 4),
+    (Kind::Reset, 8),
     (Kind::HotReset, 8),
     (Kind::SysfsReset, 3),
-    (Kind::Flr, 4),
+    (Kind::Flr, 12),
+    (Kind::LinkError, 8),
+    (Kind::VirtualFunctions, 15),
 ];
 
 /// How many steps one process takes in a row, on average.
@@ -121,6 +133,8 @@ pub struct Generator {
     cdevs: bool,
     /// The function whose binding ends, and how far it has got.
     life: Option<Life>,
+    /// The buffer that several processes use at once.
+    meeting: Option<BufferId>,
 }
 
 impl Generator {
@@ -135,6 +149,7 @@ impl Generator {
             left: count,
             cdevs,
             life: None,
+            meeting: None,
         }
     }
 
@@ -148,12 +163,19 @@ impl Generator {
         if self.rng.random_bool(0.1) && model.funcs.iter().any(|func| func.open && func.low_power) {
             return Kind::LowPower;
         }
+        // Most operations need a device that is there.
+        if self.rng.random_bool(0.1) && model.funcs.iter().any(|func| func.open && func.lost) {
+            return Kind::Restore;
+        }
         WEIGHTS[self.kinds.sample(&mut self.rng)].0
     }
 
     fn op(&mut self, model: &Model) -> Option<Op> {
         if self.life.is_some() && self.rng.random_bool(0.5) {
             return self.live(model);
+        }
+        if self.meeting.is_some() && self.rng.random_bool(0.3) {
+            return self.together(model);
         }
         let kind = self.kind(model);
         self.pick(kind, model)

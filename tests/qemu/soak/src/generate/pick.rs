@@ -5,7 +5,7 @@ use rand::seq::IndexedRandom;
 use rand::Rng;
 
 use super::{Generator, Kind};
-use crate::machine::{bar_of, slot_of, spec, Bar, Content, Func, FUNCS, PAINTED};
+use crate::machine::{bar_of, slot_of, spec, Bar, Content, Func, FUNCS, PAINTED, PHYSICAL};
 use crate::model::{Model, Process, Segment};
 use crate::op::{
     Area, FdRef, Flaw, Oddity, Op, Part, Policy, Proc, Prot, Slot, Spec, Via, Word, IMPORTERS,
@@ -79,6 +79,8 @@ impl Generator {
                 self.importer(kind, &view)
             }
             Kind::Race => self.race(model),
+            Kind::HeldUp => self.held_up(model),
+            Kind::Together => self.together(model),
             Kind::Kill => Some(Op::Kill),
             Kind::Fork => {
                 let to = self.other();
@@ -123,7 +125,7 @@ impl Generator {
         }
     }
 
-    fn spec(&mut self, func: Func, flaw: Option<Flaw>) -> Spec {
+    pub(super) fn spec(&mut self, func: Func, flaw: Option<Flaw>) -> Spec {
         let bars = spec(func).bars;
         let bar = if bars.len() > 1 && self.rng.random_bool(0.1) { &bars[1] } else { &bars[0] };
         let count = match self.rng.random_range(0..10) {
@@ -231,7 +233,7 @@ impl Generator {
             (Content::Memory, _) => PAINTED[self.rng.random_range(0..PAINTED.len())],
             (Content::Edu, 0) => self.rng.random_range(0..2),
             (Content::BochsRegisters, _) => crate::machine::BOCHS_SIZE.0,
-            (Content::Igb, 0) => crate::machine::IGB_STATUS,
+            (Content::Igb, 0) => crate::machine::IGB_VLAN.0,
             _ => self.rng.random_range(0..1024),
         }
     }
@@ -275,10 +277,12 @@ impl Generator {
     pub(super) fn importer(&mut self, kind: Kind, view: &View) -> Option<Op> {
         if kind == Kind::Attach {
             let fd = slot(&mut self.rng, &view.proc.fds, Option::is_some)?;
-            let policy = match self.rng.random_range(0..20) {
+            let policy = match self.rng.random_range(0..30) {
                 0 => Policy::NoPeerToPeer,
                 1 => Policy::NotRevocable,
-                2..5 => Policy::Later,
+                2 => Policy::Static,
+                3..7 => Policy::Later,
+                7..14 => Policy::Again,
                 _ => Policy::AtOnce,
             };
             let importer = self.rng.random_range(0..IMPORTERS as Slot);
@@ -286,7 +290,7 @@ impl Generator {
         }
         let importer = slot(&mut self.rng, &view.proc.importers, Option::is_some)?;
         Some(match kind {
-            Kind::ImporterMap => Op::ImporterMap { importer },
+            Kind::ImporterMap => Op::ImporterMap { importer, reads: self.rng.random_bool(0.2) },
             Kind::ImporterUnmap => Op::ImporterUnmap { importer },
             Kind::Detach => Op::Detach { importer },
             _ => Op::Stats { importer },
@@ -296,12 +300,17 @@ impl Generator {
     /// Opens a function. One that is open already is picked rarely, except for siblings.
     fn open(&mut self, view: &View, func: Func) -> Op {
         let is_open = |func: Func| view.model.func(func).open;
-        let closed: Vec<Func> = (0..FUNCS.len() as Func).filter(|&func| !is_open(func)).collect();
+        let is_closed = |func: &Func| !is_open(*func) && view.model.is_there(*func);
+        let closed: Vec<Func> = (0..FUNCS.len() as Func).filter(is_closed).collect();
         let func = match closed.choose(&mut self.rng) {
             Some(&closed) if is_open(func) && self.rng.random_bool(0.8) => closed,
             _ => func,
         };
-        let cdev = !self.rng.random::<bool>() && self.cdevs;
+        // The kernel tells, but not too often, that it has refused one without a token.
+        if view.model.wants_token(func) && self.rng.random_bool(0.95) {
+            return Op::Open { func: PHYSICAL, via: Via::Group };
+        }
+        let cdev = spec(func).physical.is_none() && self.cdevs && self.rng.random();
         Op::Open { func, via: if cdev { Via::Cdev } else { Via::Group } }
     }
 
@@ -321,17 +330,25 @@ impl Generator {
             Kind::LowPower => {
                 let func = self.func(view, |_| true)?;
                 let is_in = view.model.func(func).low_power;
+                if !is_in && self.rng.random_bool(0.4) {
+                    return Some(Op::Sleep { func });
+                }
                 Some(Op::LowPower { func, enter: is_in == self.rng.random_bool(0.1) })
             }
+            Kind::Wakeups => Some(Op::Wakeups { func }),
             Kind::WakeImporters => {
                 let mapped = imported(view.model);
                 let func = self.func(view, |func| mapped.contains(&func))?;
                 Some(Op::LowPower { func, enter: false })
             }
             Kind::Power => {
-                let func = self.func(view, |func| spec(func).flr_and_d3)?;
-                let d3 = !view.model.func(func).d3 && self.rng.random_bool(0.5);
-                Some(Op::Power { func, d3 })
+                let func = self.func(view, |func| spec(func).d3)?;
+                // The core takes a function in D3hot to low power by way of D0.
+                Some(match (view.model.func(func).d3, self.rng.random_range(0..4)) {
+                    (true, 0) => Op::Sleep { func },
+                    (true, 1) => Op::LowPower { func, enter: true },
+                    (d3, other) => Op::Power { func, d3: !d3 && other < 3 },
+                })
             }
             Kind::Reset => Some(Op::Reset { func: self.func(view, |_| true)? }),
             Kind::HotReset => {
@@ -342,7 +359,23 @@ impl Generator {
                 let func = func.or_else(|| self.func(view, |func| spec(func).hot_resets))?;
                 Some(Op::HotReset { func })
             }
-            _ => Some(Op::Flr { func: self.func(view, |func| spec(func).flr_and_d3)? }),
+            Kind::VirtualFunctions if !view.model.func(PHYSICAL).virtual_functions => {
+                Some(Op::VirtualFunctions { func: PHYSICAL, on: true })
+            }
+            Kind::VirtualFunctions => self.begin_removal(view.model),
+            Kind::LinkError => {
+                let fatal = spec(func).hot_resets && self.rng.random_bool(0.6);
+                view.model.func(func).open.then_some(Op::LinkError { func, fatal })
+            }
+            Kind::Restore => {
+                let func = self.func(view, |func| view.model.func(func).lost)?;
+                Some(match self.rng.random_range(0..8) {
+                    0 => Op::Reset { func },
+                    1 => Op::HotReset { func },
+                    _ => Op::Memory { func, on: true },
+                })
+            }
+            _ => Some(Op::Flr { func: self.func(view, |func| spec(func).flr)? }),
         }
     }
 }

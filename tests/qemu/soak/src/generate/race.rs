@@ -4,14 +4,14 @@
 use rand::seq::IndexedRandom;
 use rand::Rng;
 
-use super::pick::View;
+use super::pick::{slot, View};
 use super::{Generator, Kind};
 use crate::machine::{slot_of, Func};
 use crate::model::Model;
-use crate::op::{Accessor, Op, Proc, Target, PROCS};
+use crate::op::{Accessor, FdRef, Op, Proc, Target, PROCS};
 
 /// Operations that change what other processes reach.
-const KINDS: [Kind; 21] = [
+const KINDS: [Kind; 23] = [
     Kind::Revoke,
     Kind::Revoke,
     Kind::Revoke,
@@ -26,6 +26,8 @@ const KINDS: [Kind; 21] = [
     Kind::HotReset,
     Kind::SysfsReset,
     Kind::Flr,
+    Kind::LinkError,
+    Kind::VirtualFunctions,
     Kind::Open,
     Kind::Close,
     Kind::Life,
@@ -37,7 +39,43 @@ const KINDS: [Kind; 21] = [
 /// How often the generator tries to find an operation with accesses that it affects.
 const TRIES: u32 = 8;
 
+/// Operations that wait until importers have unmapped, mostly.
+const WAITS: [Kind; 8] = [
+    Kind::Revoke,
+    Kind::Revoke,
+    Kind::Memory,
+    Kind::Memory,
+    Kind::LowPower,
+    Kind::Reset,
+    Kind::Close,
+    Kind::Info,
+];
+
 impl Generator {
+    /// An operation on a buffer or its device, while another process has the buffer imported.
+    pub(super) fn held_up(&mut self, model: &Model) -> Option<Op> {
+        let holder = self.other();
+        let fd = slot(&mut self.rng, &model.proc(holder).fds, |fd| {
+            fd.is_some_and(|id| model.is_reachable(id))
+        })?;
+        let id = model.proc(holder).fds[usize::from(fd)]?;
+        let func = model.buffer(id).func;
+        let mut owners =
+            (0..PROCS as Proc).filter(|&by| by != holder && model.has_handle(by, func));
+        self.by = owners.next()?;
+        let kind = *WAITS.choose(&mut self.rng)?;
+        let own = slot(&mut self.rng, &model.proc(self.by).fds, |fd| *fd == Some(id));
+        let op = match kind {
+            Kind::Revoke => Op::Revoke { func, fd: FdRef::Slot(own?), ioctl: self.rng.random() },
+            Kind::Info => Op::Info { func, fd: FdRef::Slot(own?) },
+            Kind::Memory => Op::Memory { func, on: self.rng.random() },
+            Kind::LowPower => Op::LowPower { func, enter: true },
+            Kind::Reset => Op::Reset { func },
+            _ => Op::Close { func },
+        };
+        Some(Op::HeldUp { op: Box::new(op), holder, fd })
+    }
+
     /// An operation, and processes that access memory during it.
     pub(super) fn race(&mut self, model: &Model) -> Option<Op> {
         let kind = *KINDS.choose(&mut self.rng)?;

@@ -4,7 +4,7 @@
 use guest::Errno;
 
 use super::{Entry, Expect, Loaded, Model, Segment, Source};
-use crate::machine::{bar_of, stored, untouched, Content, Func};
+use crate::machine::{bar_of, slot_of, stored, untouched, Content, Func};
 use crate::op::{Accessor, Op, Outcome, Proc, Prot, Pte, Signal, Step, Target, Word};
 
 impl Model {
@@ -62,9 +62,12 @@ impl Model {
 
     /// The value of a word of a BAR, if it is known.
     fn content(&self, (func, bar, page): (Func, u8, u32), word: u16) -> Option<u32> {
+        if self.func(func).blank {
+            return None;
+        }
         let written = self.written.get(&(func, bar, page, word)).copied();
         let content = bar_of(func, bar).content;
-        written.or_else(|| untouched(&self.places, content, page, word))
+        written.or_else(|| untouched(content, page, word))
     }
 
     /// The function, the BAR and its page behind a word of a mapping, whether or not it can be
@@ -125,7 +128,15 @@ impl Model {
             let fits = |target| fits(accessor.by, target);
             others == 1 && !is_busy(accessor.by) && accessor.targets.iter().all(fits)
         };
-        (op.runs_in_one_process() || op.uses_sysfs())
+        // A call may raise the device for a moment.
+        let dozes = |func| self.func(func).low_power && self.func(func).dozes;
+        let is_asleep = op.func().is_some_and(|func| slot_of(func).any(dozes));
+        let only_wakes = matches!(
+            op,
+            Op::LowPower { enter: false, .. } | Op::Reset { .. } | Op::SysfsReset { .. }
+        );
+        (op.runs_in_one_process() || op.is_conductors())
+            && (!is_asleep || only_wakes)
             && !crowd.is_empty()
             && crowd.iter().all(is_fine)
     }
@@ -153,7 +164,8 @@ impl Model {
             Ok(place) => place,
             Err(signal) => return Some(Expect::Is(Outcome::Fault(signal))),
         };
-        if let Some(now) = stored(bar_of(func, bar).content, page, word.word, value)? {
+        let stored = stored(bar_of(func, bar).content, page, word.word, value)?;
+        if let Some(now) = stored.filter(|_| !self.func(func).blank) {
             self.written.insert((func, bar, page, word.word), now);
         }
         Expect::ok()

@@ -34,6 +34,7 @@ impl Model {
             ranges: spec.ranges.clone(),
             pages: spec.ranges.iter().map(|(_, pages)| pages).sum(),
             life: Life::Live,
+            revoking: 0,
             wc: spec.wc,
             read_only: spec.read_only,
         });
@@ -43,7 +44,12 @@ impl Model {
 
     /// The buffer of `func` behind an fd, or the error of a call with it. `None`: the slot is
     /// empty.
-    fn buffer_of(&self, by: Proc, func: Func, fd: FdRef) -> Option<Result<BufferId, Errno>> {
+    pub(super) fn buffer_of(
+        &self,
+        by: Proc,
+        func: Func,
+        fd: FdRef,
+    ) -> Option<Result<BufferId, Errno>> {
         Some(match fd {
             FdRef::Closed => Err(Errno::EBADF),
             FdRef::Null => Err(Errno::EINVAL),
@@ -75,7 +81,7 @@ impl Model {
         }
         let result = match self.open_buffer_of(by, func, fd)? {
             Err(errno) => Err(errno),
-            Ok(id) if self.buffer(id).life == Life::Revoked => Err(Errno::EBADFD),
+            Ok(id) if self.buffer(id).is_revoked() => Err(Errno::EBADFD),
             Ok(id) => {
                 self.buffer_mut(id).life = Life::Revoked;
                 self.drain(id);

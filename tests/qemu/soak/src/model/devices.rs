@@ -5,7 +5,7 @@ use guest::Errno;
 
 use super::{Expect, FuncState, Group, Life, Model, Owner, Source};
 use crate::machine::{is_first, slot_of, spec, Func, FUNCS};
-use crate::op::{Proc, Via};
+use crate::op::{Outcome, Proc, Via};
 
 impl Model {
     /// Whether a process has the fd of a function.
@@ -34,6 +34,9 @@ impl Model {
         if self.has_handle(by, func) {
             return None;
         }
+        if !self.has_token_for(func, via) {
+            return None;
+        }
         let holder = self.holder(by, func, via);
         let owner = holder.unwrap_or(Owner { via, holder: self.holders });
         if let Some(errno) = self.open_error(func, owner) {
@@ -43,12 +46,15 @@ impl Model {
         self.owners[usize::from(self.func(func).group)] = Some(owner);
         self.proc_mut(by).handles[usize::from(func)] = true;
         let state = self.func_mut(func);
+        state.token |= via == Via::Group;
         if !state.open {
             state.open = true;
             state.opening += 1;
             state.memory = true;
             state.d3 = false;
             state.low_power = false;
+            state.lost = false;
+            state.blank = false;
         }
         Expect::ok()
     }
@@ -70,6 +76,7 @@ impl Model {
             // Another iommufd owns the IOMMU group.
             (Via::Cdev, Some(Via::Cdev)) if !is_owner => Some(Errno::EPERM),
             (Via::Group, _) if !state.bound => Some(Errno::ENODEV),
+            (Via::Group, _) if self.wants_token(func) => Some(Errno::EACCES),
             _ => None,
         }
     }
@@ -120,7 +127,8 @@ impl Model {
     }
 
     /// Drains the importers of a function, whose memory becomes unavailable at least for a moment.
-    fn suspend(&mut self, func: Func) {
+    pub(super) fn suspend(&mut self, func: Func) {
+        self.resumed.push(func);
         for id in 0..self.importers.len() {
             let buffer = self.importers[id].buffer;
             if buffer.is_some_and(|buffer| self.buffer(buffer).func == func) {
@@ -135,12 +143,22 @@ impl Model {
             return None;
         }
         self.suspend(func);
-        self.func_mut(func).memory = on;
+        // A virtual function has no such bit.
+        if spec(func).physical.is_some() {
+            return Expect::ok();
+        }
+        let state = self.func_mut(func);
+        state.memory = on;
+        state.lost &= !on || state.low_power;
+        state.blank &= !on;
         Expect::ok()
     }
 
     pub(super) fn set_power(&mut self, by: Proc, func: Func, d3: bool) -> Option<Expect> {
-        let can = spec(func).flr_and_d3 && !self.func(func).low_power;
+        // In low power the call wakes the device. When it falls asleep again, at some later time, the
+        // core raises it to D0 first: until then it would be in D3hot.
+        let FuncState { low_power, virtual_functions, .. } = *self.func(func);
+        let can = spec(func).d3 && !(d3 && low_power) && !virtual_functions;
         if !self.has_handle(by, func) || !can {
             return None;
         }
@@ -149,17 +167,30 @@ impl Model {
         Expect::ok()
     }
 
-    pub(super) fn set_low_power(&mut self, by: Proc, func: Func, enter: bool) -> Option<Expect> {
-        if !self.has_handle(by, func) || self.func(func).d3 {
+    pub(super) fn enter_low_power(&mut self, by: Proc, func: Func, dozes: bool) -> Option<Expect> {
+        // With virtual functions it never sleeps.
+        if !self.has_handle(by, func) || self.func(func).virtual_functions {
             return None;
         }
-        if enter {
-            self.suspend(func);
-            let was_in = std::mem::replace(&mut self.func_mut(func).low_power, true);
-            return if was_in { Expect::fails(Errno::EINVAL) } else { Expect::ok() };
+        self.suspend(func);
+        let state = self.func_mut(func);
+        if state.low_power {
+            return Expect::fails(Errno::EINVAL);
         }
-        // Also of a device that is awake. The driver does not wait for the importers here.
+        (state.low_power, state.dozes) = (true, dozes);
+        // The core raises the device before it sleeps.
+        state.d3 = false;
+        Expect::ok()
+    }
+
+    /// The device may be awake already.
+    pub(super) fn leave_low_power(&mut self, by: Proc, func: Func) -> Option<Expect> {
+        if !self.has_handle(by, func) {
+            return None;
+        }
         self.func_mut(func).low_power = false;
+        self.resumed.push(func);
+        // The driver does not wait for the importers here.
         for id in 0..self.importers.len() {
             let buffer = self.importers[id].buffer;
             if buffer.is_some_and(|buffer| self.buffer(buffer).func == func) {
@@ -167,6 +198,20 @@ impl Model {
             }
         }
         Expect::ok()
+    }
+
+    /// Something raises a device.
+    pub(super) fn wake(&mut self, func: Func) {
+        let state = self.func_mut(func);
+        if state.open && state.low_power && state.dozes {
+            state.low_power = false;
+            state.wakeups += 1;
+        }
+    }
+
+    pub(super) fn wakeups(&mut self, func: Func) -> Option<Expect> {
+        let count = std::mem::take(&mut self.func_mut(func).wakeups);
+        Some(Expect::Is(Outcome::Done(count.into())))
     }
 
     pub(super) fn reset(&mut self, by: Proc, func: Func) -> Option<Expect> {
@@ -178,6 +223,7 @@ impl Model {
             return Expect::fails(Errno::EINVAL);
         }
         self.func_mut(func).d3 = false;
+        self.func_mut(func).lost = false;
         Expect::ok()
     }
 
@@ -187,10 +233,15 @@ impl Model {
         }
         self.suspend(func);
         // VFIO must have all functions of the slot, and the caller must own their IOMMU groups.
-        if !slot_of(func).all(|of| self.func(of).bound && self.owns(by, func, of)) {
+        if !slot_of(func).all(|of| self.func(of).bound) {
+            return Expect::fails(Errno::EINVAL);
+        }
+        slot_of(func).for_each(|of| self.wake(of));
+        if !slot_of(func).all(|of| self.owns(by, func, of)) {
             return Expect::fails(Errno::EINVAL);
         }
         slot_of(func).for_each(|func| self.suspend(func));
+        self.func_mut(func).lost = false;
         Expect::ok()
     }
 
@@ -210,7 +261,7 @@ impl Model {
     }
 
     pub(super) fn flr(&mut self, by: Proc, func: Func) -> Option<Expect> {
-        let can = spec(func).flr_and_d3 && !self.func(func).d3;
+        let can = spec(func).flr && !self.func(func).d3;
         if !self.has_handle(by, func) || !can {
             return None;
         }
@@ -223,14 +274,15 @@ impl Model {
         if !spec(func).resets || !bound || d3 {
             return None;
         }
+        self.wake(func);
         self.suspend(func);
         Expect::ok()
     }
 
     pub(super) fn unbind(&mut self, func: Func) -> Option<Expect> {
-        let FuncState { bound, open, .. } = *self.func(func);
-        // It would wait until the function is closed.
-        if !bound || open {
+        let FuncState { bound, open, virtual_functions, .. } = *self.func(func);
+        // It would wait until the function is closed, and its virtual functions are.
+        if !bound || open || virtual_functions {
             return None;
         }
         self.func_mut(func).bound = false;
@@ -239,7 +291,8 @@ impl Model {
 
     pub(super) fn unbind_open(&mut self, by: Proc, func: Func) -> Option<Expect> {
         let users = self.procs.iter().filter(|proc| proc.handles[usize::from(func)]).count();
-        if users != 1 || !self.has_handle(by, func) || self.has_bar_mapping(func) {
+        let is_physical = self.func(func).virtual_functions;
+        if users != 1 || !self.has_handle(by, func) || self.has_bar_mapping(func) || is_physical {
             return None;
         }
         self.close(by, func)?;
@@ -247,12 +300,13 @@ impl Model {
     }
 
     pub(super) fn bind(&mut self, func: Func) -> Option<Expect> {
-        let state = self.func_mut(func);
-        if state.bound {
+        if self.func(func).bound || !self.is_there(func) {
             return None;
         }
+        let state = self.func_mut(func);
         state.bound = true;
         state.binding += 1;
+        state.token = false;
         Expect::ok()
     }
 
@@ -270,5 +324,22 @@ impl Model {
             _ => func,
         };
         Expect::ok()
+    }
+
+    /// The outcome is 0 if the kernel recovers: the drivers of all functions must take part.
+    pub(super) fn link_error(&mut self, func: Func, fatal: bool) -> Option<Expect> {
+        // Virtual functions are behind the link of their function.
+        let is_shared = spec(func).physical.is_some() || self.func(func).virtual_functions;
+        if is_shared || (fatal && !spec(func).hot_resets) {
+            return None;
+        }
+        slot_of(func).for_each(|of| self.wake(of));
+        for of in slot_of(func).filter(|_| fatal) {
+            self.suspend(of);
+            let state = self.func_mut(of);
+            (state.lost, state.blank) = (true, true);
+        }
+        let gives_up = !slot_of(func).all(|of| self.func(of).bound);
+        Some(Expect::Is(Outcome::Done(gives_up.into())))
     }
 }

@@ -3,8 +3,8 @@
 
 use guest::Errno;
 
-use super::{BufferId, Expect, Importer, ImporterId, Model};
-use crate::op::{Outcome, Policy, Proc, Slot};
+use super::{Buffer, BufferId, Expect, Importer, ImporterId, Model};
+use crate::op::{Op, Outcome, Policy, Proc, Slot, Step};
 
 impl Importer {
     /// Invalidates its mapping without waiting for it.
@@ -33,6 +33,48 @@ impl Model {
         importers.filter(|importer| importer.buffer == Some(id)).for_each(Importer::drain);
     }
 
+    /// Importers that want to map again do so, for both directions, if they can.
+    pub(super) fn resume_importers(&mut self) {
+        for func in std::mem::take(&mut self.resumed) {
+            for id in 0..self.importers.len() {
+                let importer = &self.importers[id];
+                let Some(buffer) = importer.buffer.filter(|_| importer.again) else { continue };
+                let Buffer { func: of, read_only, .. } = *self.buffer(buffer);
+                if of == func && !read_only && self.is_reachable(buffer) {
+                    self.importers[id].mapped = true;
+                }
+            }
+        }
+    }
+
+    /// The importer is there for the time of the operation only.
+    pub(super) fn held_up(&mut self, by: Proc, op: &Op, holder: Proc, fd: Slot) -> Option<Expect> {
+        // These wait for importers as long as it takes, or do not tell them.
+        let may_wait = matches!(
+            op,
+            Op::Revoke { .. }
+                | Op::Memory { .. }
+                | Op::Power { .. }
+                | Op::LowPower { enter: true, .. }
+                | Op::Sleep { .. }
+                | Op::Reset { .. }
+                | Op::Flr { .. }
+                | Op::Close { .. }
+                | Op::Info { .. }
+                | Op::Unmap { .. }
+        );
+        let buffer = self.proc(holder).fds[usize::from(fd)]?;
+        let can_map = self.is_reachable(buffer) && !self.buffer(buffer).read_only;
+        if !may_wait || !can_map || holder == by {
+            return None;
+        }
+        let importer = Importer { buffer: Some(buffer), mapped: true, ..Importer::default() };
+        self.importers.push(importer);
+        let outcome = self.apply(&Step { by, op: op.clone() });
+        let waits = self.importers.pop().is_some_and(|importer| importer.hits != 0);
+        Some(Expect::HeldUp { outcome: Box::new(outcome?), waits })
+    }
+
     pub(super) fn attach(
         &mut self,
         by: Proc,
@@ -53,13 +95,14 @@ impl Model {
         };
         let result = if self.importer(id).buffer.is_some() {
             Err(Errno::EBUSY)
-        } else if matches!(policy, Policy::NoPeerToPeer | Policy::NotRevocable) {
+        } else if matches!(policy, Policy::NoPeerToPeer | Policy::NotRevocable | Policy::Static) {
             Err(Errno::EOPNOTSUPP)
         } else if !self.is_reachable(buffer) {
             Err(Errno::ENODEV)
         } else {
-            let late = policy == Policy::Later;
-            *self.importer_mut(id) = Importer { buffer: Some(buffer), late, ..Importer::default() };
+            let (late, again) = (policy == Policy::Later, policy == Policy::Again);
+            let buffer = Some(buffer);
+            *self.importer_mut(id) = Importer { buffer, late, again, ..Importer::default() };
             Ok(())
         };
         // A failed attach resets the counters, too.
@@ -74,7 +117,7 @@ impl Model {
     }
 
     /// Returns the number of mapped bytes.
-    pub(super) fn importer_map(&mut self, by: Proc, slot: Slot) -> Option<Expect> {
+    pub(super) fn importer_map(&mut self, by: Proc, slot: Slot, reads: bool) -> Option<Expect> {
         let id = self.importer_at(by, slot)?;
         let importer = self.importer(id);
         // A second invalidation may have queued a second unmap, which a detach cancels.
@@ -90,8 +133,7 @@ impl Model {
         if !self.is_reachable(buffer) {
             return Expect::fails(Errno::ENODEV);
         }
-        // The importer maps for both directions.
-        if self.buffer(buffer).read_only {
+        if self.buffer(buffer).read_only && !reads {
             return Expect::fails(Errno::EACCES);
         }
         self.importer_mut(id).mapped = true;

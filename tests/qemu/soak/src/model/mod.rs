@@ -12,6 +12,8 @@ mod devices;
 mod importers;
 mod mappings;
 mod processes;
+mod sriov;
+mod together;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 
 use guest::Errno;
 
-use crate::machine::{slot_of, Func, Places, FUNCS};
+use crate::machine::{slot_of, spec, Func, Places, FUNCS};
 use crate::op::{
     Access, Op, Outcome, Proc, Pte, Seen, Signal, Step, Via, FDS, IMPORTERS, MAPS, PROCS,
 };
@@ -33,10 +35,16 @@ pub enum Expect {
     Is(Outcome),
     /// Success with any value.
     AnyValue,
+    /// Anything: the step is impossible.
+    Anything,
     /// A page table entry, and the result of the load before it.
     Entry { load: Option<Loaded>, pte: Entry },
     /// The state of an importer; `mapped` may be unknown, and `hits` is a range.
     Importer { attached: bool, mapped: Option<bool>, hits: (u32, u32) },
+    /// The outcomes of operations that run at once, for each order of what they do.
+    Together(Vec<Vec<Expect>>),
+    /// The outcome of the operation, and whether it must wait.
+    HeldUp { outcome: Box<Expect>, waits: bool },
     /// The outcome of the operation, and for each target the result of an access before and after.
     Race { outcome: Box<Expect>, targets: Vec<(Loaded, Loaded)> },
 }
@@ -84,7 +92,7 @@ impl Expect {
     pub fn allows(&self, outcome: &Outcome) -> bool {
         match (self, outcome) {
             (Expect::Is(want), got) => want == got,
-            (Expect::AnyValue, Outcome::Done(_)) => true,
+            (Expect::AnyValue, Outcome::Done(_)) | (Expect::Anything, _) => true,
             (Expect::Entry { load, pte }, Outcome::Entry { load: got, pte: entry }) => {
                 let load = match (load, got) {
                     (Some(want), Some(got)) => is_as(want, got),
@@ -100,6 +108,16 @@ impl Expect {
                 attached == is_attached
                     && mapped.is_none_or(|mapped| mapped == *is_mapped)
                     && (least..=most).contains(&hits)
+            }
+            (Expect::Together(orders), Outcome::Together(got)) => {
+                let fits = |order: &Vec<Expect>| {
+                    order.len() == got.len()
+                        && order.iter().zip(got).all(|(want, got)| want.allows(got))
+                };
+                orders.iter().any(fits)
+            }
+            (Expect::HeldUp { outcome, waits }, Outcome::HeldUp { outcome: got, waited }) => {
+                outcome.allows(got) && (*waited || !waits)
             }
             (Expect::Race { outcome, targets }, Outcome::Race { outcome: got, seen }) => {
                 let fine = |((before, after), seen): (&(Loaded, Loaded), &Seen)| {
@@ -160,22 +178,39 @@ pub struct FuncState {
     pub group: Group,
     /// How often it was bound since the start.
     pub binding: u32,
+    /// Whether its virtual functions are there.
+    pub virtual_functions: bool,
+    /// Whether the token that they are opened with is known: the first open through the group since
+    /// the function was bound has set it.
+    pub token: bool,
     /// Whether it is open.
     pub open: bool,
     /// How often it was opened.
     pub opening: u32,
     /// The memory bit.
     pub memory: bool,
+    /// How many operations keep everybody out that may change that.
+    pub suspensions: u8,
     /// Whether it is in D3hot.
     pub d3: bool,
     /// Whether it is in low power.
     pub low_power: bool,
+    /// Whether the next call ends that.
+    pub dozes: bool,
+    /// How often a call has done so since somebody asked.
+    pub wakeups: u32,
+    /// Whether a reset of the link has cut it off.
+    pub lost: bool,
+    /// Whether it has forgotten its command register since, so that no access reaches it. Its user
+    /// can end [`FuncState::lost`] alone, by a reset.
+    pub blank: bool,
 }
 
 impl FuncState {
     /// Whether accesses reach its memory.
     pub fn memory_enabled(&self) -> bool {
-        self.open && self.memory && !self.d3 && !self.low_power
+        let awake = !self.d3 && !self.low_power && self.suspensions == 0;
+        self.open && self.memory && awake && !self.lost
     }
 }
 
@@ -205,8 +240,17 @@ pub struct Buffer {
     pub ranges: Vec<(u32, u32)>,
     pub pages: u32,
     pub life: Life,
+    /// How many operations revoke it and may still wait for importers.
+    pub revoking: u8,
     pub wc: bool,
     pub read_only: bool,
+}
+
+impl Buffer {
+    /// Whether a revoke has ended.
+    fn is_revoked(&self) -> bool {
+        self.life == Life::Revoked && self.revoking == 0
+    }
 }
 
 /// An importer, by its place in [`Model::importers`].
@@ -219,6 +263,8 @@ pub struct Importer {
     pub mapped: bool,
     /// Whether it unmaps a while after an invalidation.
     pub late: bool,
+    /// Whether it maps from its callback when it can.
+    pub again: bool,
     /// Whether it was invalidated without a wait, so that it may still be mapped.
     pub pending: bool,
     /// How often it was invalidated while mapped.
@@ -252,25 +298,28 @@ pub struct Model {
     pub buffers: Vec<Buffer>,
     pub importers: Vec<Importer>,
     pub procs: [Process; PROCS],
+    /// The functions whose importers the operation tells in the end to look again.
+    resumed: Vec<Func>,
     /// Words that were written.
     written: HashMap<Place, u32>,
 }
 
 impl Model {
-    /// All functions are bound and closed; all processes are fresh.
+    /// All functions but virtual ones are bound and closed; all processes are fresh.
     pub fn new(places: Arc<Places>) -> Model {
         Model {
             places,
             owners: Default::default(),
             holders: 0,
             funcs: std::array::from_fn(|func| FuncState {
-                bound: true,
+                bound: spec(func as Func).physical.is_none(),
                 group: slot_of(func as Func).start,
                 ..FuncState::default()
             }),
             buffers: Vec::new(),
             importers: Vec::new(),
             procs: Default::default(),
+            resumed: Vec::new(),
             written: HashMap::new(),
         }
     }
@@ -310,13 +359,28 @@ impl Model {
     /// Applies `step` and returns the outcome that it must have. `None`: the step is impossible
     /// now, for example because a slot is empty, and the state does not change.
     pub fn apply(&mut self, step: &Step) -> Option<Expect> {
+        let called = step.op.wakes().filter(|&func| self.has_handle(step.by, func));
+        let asleep = called.map(|func| (func, self.func(func).clone()));
+        called.into_iter().for_each(|func| self.wake(func));
+        let expect = self.perform(step);
+        self.resume_importers();
+        if let (None, Some((func, asleep))) = (&expect, asleep) {
+            *self.func_mut(func) = asleep;
+        }
+        expect
+    }
+
+    fn perform(&mut self, step: &Step) -> Option<Expect> {
         let by = step.by;
         match step.op {
             Op::Open { func, via } => self.open(by, func, via),
             Op::Close { func } => self.close(by, func),
             Op::Memory { func, on } => self.set_memory(by, func, on),
             Op::Power { func, d3 } => self.set_power(by, func, d3),
-            Op::LowPower { func, enter } => self.set_low_power(by, func, enter),
+            Op::LowPower { func, enter: true } => self.enter_low_power(by, func, false),
+            Op::LowPower { func, enter: false } => self.leave_low_power(by, func),
+            Op::Sleep { func } => self.enter_low_power(by, func, true),
+            Op::Wakeups { func } => self.wakeups(func),
             Op::Reset { func } => self.reset(by, func),
             Op::HotReset { func } => self.hot_reset(by, func),
             Op::Flr { func } => self.flr(by, func),
@@ -325,6 +389,8 @@ impl Model {
             Op::UnbindOpen { func } => self.unbind_open(by, func),
             Op::Bind { func } => self.bind(func),
             Op::Replug { func } => self.replug(func),
+            Op::VirtualFunctions { func, on } => self.set_virtual_functions(func, on),
+            Op::LinkError { func, fatal } => self.link_error(func, fatal),
 
             Op::Export { func, to, ref spec } => self.export(by, func, to, spec),
             Op::Revoke { func, fd, .. } => self.revoke(by, func, fd),
@@ -344,7 +410,7 @@ impl Model {
             Op::Entry { word, load } => self.entry(by, word, load),
 
             Op::Attach { importer, fd, policy } => self.attach(by, importer, fd, policy),
-            Op::ImporterMap { importer } => self.importer_map(by, importer),
+            Op::ImporterMap { importer, reads } => self.importer_map(by, importer, reads),
             Op::ImporterUnmap { importer } => self.importer_unmap(by, importer),
             Op::Detach { importer } => self.detach(by, importer),
             Op::Stats { importer } => self.stats(by, importer),
@@ -353,6 +419,8 @@ impl Model {
             Op::Dup { fd, to } => self.pass(by, fd, by, to),
             Op::Pass { fd, to, slot } if to != by => self.pass(by, fd, to, slot),
             Op::Pass { .. } => None,
+            Op::Together { ref steps, ref then } => self.together(steps, then),
+            Op::HeldUp { ref op, holder, fd } => self.held_up(by, op, holder, fd),
             Op::Race { ref op, ref crowd } => self.race(by, op, crowd),
             Op::Fork { to } => self.fork(by, to),
             Op::Kill => self.kill(by),

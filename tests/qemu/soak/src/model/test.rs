@@ -9,15 +9,16 @@ use super::{Entry, Expect, Model};
 use crate::generate::Generator;
 use crate::machine::{colour, Places, FUNCS};
 use crate::op::{
-    Area, FdRef, Op, Outcome, Part, Policy, Proc, Prot, Pte, Signal, Spec, Step, Via, Word,
+    Area, FdRef, Oddity, Op, Outcome, Part, Policy, Proc, Prot, Pte, Signal, Spec, Step, Via, Word,
 };
 use crate::session::Source;
 
 const BOCHS: u8 = 3;
+const IGB: u8 = 5;
 
 fn model() -> Model {
     let frames = (1..).map(|at| [at << 20; 6]).take(FUNCS.len()).collect();
-    Model::new(Arc::new(Places { frames, igb_status: 5, splits: vec![true; FUNCS.len()] }))
+    Model::new(Arc::new(Places { frames, splits: vec![true; FUNCS.len()] }))
 }
 
 fn apply(model: &mut Model, by: Proc, op: Op) -> Expect {
@@ -131,7 +132,7 @@ fn a_bar_mapping_of_a_forked_process_keeps_the_device_open() {
 fn importers_lose_their_mapping_with_memory_and_with_the_buffer() {
     let mut model = mapped();
     works(&mut model, 0, Op::Attach { importer: 1, fd: 0, policy: Policy::AtOnce });
-    let map = Op::ImporterMap { importer: 1 };
+    let map = Op::ImporterMap { importer: 1, reads: false };
     let stats = |mapped, hits| Expect::Importer {
         attached: true,
         mapped: Some(mapped),
@@ -232,8 +233,145 @@ fn end_of_low_power_invalidates_and_does_not_wait() {
 fn mapped_by(policy: Policy) -> Model {
     let mut model = mapped();
     works(&mut model, 0, Op::Attach { importer: 1, fd: 0, policy });
-    apply(&mut model, 0, Op::ImporterMap { importer: 1 });
+    apply(&mut model, 0, Op::ImporterMap { importer: 1, reads: false });
     model
+}
+
+/// The model of a device that has gone to sleep in D3hot.
+#[test]
+fn a_call_wakes_a_device_and_leaves_it_in_d0() {
+    let mut model = model();
+    works(&mut model, 0, Op::Open { func: IGB, via: Via::Cdev });
+    works(&mut model, 0, Op::MapBar { func: IGB, bar: 0, map: 0, area: area(0, 1) });
+    works(&mut model, 0, Op::Power { func: IGB, d3: true });
+    works(&mut model, 0, Op::Sleep { func: IGB });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), BUS);
+    assert_eq!(apply(&mut model, 0, Op::Wakeups { func: IGB }), Expect::Is(Outcome::OK));
+    works(&mut model, 0, Op::Odd { func: IGB, oddity: Oddity::Probe });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), Expect::AnyValue);
+    assert_eq!(apply(&mut model, 0, Op::Wakeups { func: IGB }), Expect::Is(Outcome::Done(1)));
+}
+
+#[test]
+fn a_lost_device_is_back_with_its_memory_and_half_back_after_a_reset() {
+    let mut model = mapped();
+    let error = Op::LinkError { func: BOCHS, fatal: true };
+    works(&mut model, 0, error.clone());
+    assert_eq!(apply(&mut model, 0, load(0, 0)), BUS);
+    works(&mut model, 0, Op::SysfsReset { func: BOCHS });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), BUS);
+    works(&mut model, 0, Op::Reset { func: BOCHS });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), Expect::AnyValue);
+    works(&mut model, 0, Op::Memory { func: BOCHS, on: true });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), value(7));
+    works(&mut model, 0, Op::LinkError { func: BOCHS, fatal: false });
+    assert_eq!(apply(&mut model, 0, load(0, 0)), value(7));
+}
+
+#[test]
+fn virtual_functions_come_with_a_driver_and_need_the_token() {
+    let mut model = model();
+    let open = |func, via| Op::Open { func, via };
+    let make = |on| Op::VirtualFunctions { func: IGB, on };
+    fails(&mut model, 0, open(IGB + 1, Via::Group), Errno::ENOENT);
+    works(&mut model, 0, make(true));
+    fails(&mut model, 0, open(IGB + 1, Via::Group), Errno::EACCES);
+    works(&mut model, 0, open(IGB, Via::Group));
+    works(&mut model, 1, open(IGB + 1, Via::Group));
+    let map = Op::MapBar { func: IGB + 1, bar: 0, map: 0, area: area(0, 1) };
+    works(&mut model, 1, map);
+    works(&mut model, 1, Op::Memory { func: IGB + 1, on: false });
+    works(&mut model, 0, Op::Reset { func: IGB });
+    assert_eq!(apply(&mut model, 1, load(0, 0)), Expect::AnyValue);
+    assert_eq!(model.apply(&Step { by: 0, op: make(false) }), None);
+    works(&mut model, 1, Op::Kill);
+    works(&mut model, 0, make(false));
+    fails(&mut model, 1, open(IGB + 1, Via::Group), Errno::ENOENT);
+}
+
+#[test]
+fn an_importer_that_maps_again_does_so_when_memory_is_back_and_it_is_told() {
+    let mut model = mapped_by(Policy::Again);
+    let stats = |mapped, hits| Expect::Importer {
+        attached: true,
+        mapped: Some(mapped),
+        hits: (hits, hits),
+    };
+    works(&mut model, 0, Op::Reset { func: BOCHS });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(true, 1));
+    works(&mut model, 0, Op::Sleep { func: BOCHS });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(false, 2));
+    works(&mut model, 0, Op::Odd { func: BOCHS, oddity: Oddity::Probe });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(false, 2));
+    works(&mut model, 0, Op::LowPower { func: BOCHS, enter: false });
+    assert_eq!(apply(&mut model, 0, Op::Stats { importer: 1 }), stats(true, 2));
+}
+
+#[test]
+fn an_importer_that_does_not_unmap_holds_up_what_concerns_its_buffer() {
+    let mut model = mapped();
+    works(&mut model, 0, Op::Pass { fd: 0, to: 1, slot: 3 });
+    let held_up = |op| Op::HeldUp { op: Box::new(op), holder: 1, fd: 3 };
+    let info = held_up(Op::Odd { func: BOCHS, oddity: Oddity::Probe });
+    assert_eq!(model.apply(&Step { by: 0, op: info }), None);
+    for (op, waits) in [
+        (Op::Unmap { part: Part { map: 0, at: 0, pages: 1 } }, false),
+        (Op::Memory { func: BOCHS, on: true }, true),
+        (Op::Close { func: BOCHS }, true),
+    ] {
+        let outcome = Box::new(Expect::Is(Outcome::OK));
+        assert_eq!(apply(&mut model, 0, held_up(op)), Expect::HeldUp { outcome, waits });
+    }
+}
+
+/// A buffer and a function that two processes have.
+fn shared() -> Model {
+    let mut model = mapped();
+    works(&mut model, 0, Op::Fork { to: 1 });
+    model
+}
+
+fn at_once(model: &mut Model, ops: [Op; 2], then: &[Op]) -> Option<Expect> {
+    let steps = (0..).zip(ops).map(|(by, op)| Step { by, op }).collect();
+    let then = then.iter().map(|op| Step { by: 1, op: op.clone() }).collect();
+    model.apply(&Step { by: 0, op: Op::Together { steps, then } })
+}
+
+#[test]
+fn revokes_at_once_all_work_or_all_but_the_first_fail() {
+    let revoke = Op::Revoke { func: BOCHS, fd: FdRef::Slot(0), ioctl: false };
+    let Some(expect) = at_once(&mut shared(), [revoke.clone(), revoke], &[]) else { panic!() };
+    let ok = Outcome::OK;
+    let done = Outcome::Errno(Errno::EBADFD as i32);
+    for (outcomes, want) in [
+        (vec![ok.clone(), ok.clone()], true),
+        (vec![ok.clone(), done.clone()], true),
+        (vec![done.clone(), ok], true),
+        (vec![done.clone(), done], false),
+    ] {
+        assert_eq!(expect.allows(&Outcome::Together(outcomes.clone())), want, "{outcomes:?}");
+    }
+}
+
+#[test]
+fn orders_must_lead_to_the_same_state() {
+    let off = Op::Memory { func: BOCHS, on: false };
+    let on = Op::Memory { func: BOCHS, on: true };
+    assert_eq!(at_once(&mut shared(), [off.clone(), on.clone()], &[]), None);
+    assert!(at_once(&mut shared(), [off, on.clone()], &[on]).is_some());
+}
+
+#[test]
+fn status_while_memory_is_disabled_is_seen_amid_an_operation() {
+    let info = Op::Info { func: BOCHS, fd: FdRef::Slot(0) };
+    let reset = Op::Reset { func: BOCHS };
+    let Some(expect) = at_once(&mut shared(), [reset, info], &[]) else { panic!() };
+    let Expect::Together(orders) = expect else { panic!("{expect}") };
+    let live = |order: &Vec<Expect>| {
+        matches!(order[1], Expect::Is(Outcome::Info { status, .. })
+        if status == uapi::VFIO_DMABUF_STATUS_LIVE)
+    };
+    assert_eq!((orders.len(), orders.iter().filter(|order| live(order)).count()), (2, 1));
 }
 
 /// Most steps of the generator are possible, and a seed always yields the same ones.
