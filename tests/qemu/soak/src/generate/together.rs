@@ -85,8 +85,8 @@ impl Generator {
         None
     }
 
-    /// Now and then a second owner, or an importer that maps the buffer: whoever takes that away has
-    /// to wait for it.
+    /// Now and then a second owner, or an importer that maps the buffer: whoever takes that away
+    /// has to wait for it.
     fn prepare(&mut self, model: &Model, owner: Proc, id: BufferId) -> Option<Op> {
         let func = model.buffer(id).func;
         let owners = (0..PROCS as Proc).filter(|&by| model.has_handle(by, func)).count();

@@ -155,8 +155,8 @@ impl Model {
     }
 
     pub(super) fn set_power(&mut self, by: Proc, func: Func, d3: bool) -> Option<Expect> {
-        // In low power the call wakes the device. When it falls asleep again, at some later time, the
-        // core raises it to D0 first: until then it would be in D3hot.
+        // In low power the call wakes the device. When that falls asleep again, at some later time,
+        // the core raises it to D0 first: until then it would be in D3hot.
         let FuncState { low_power, virtual_functions, .. } = *self.func(func);
         let can = spec(func).d3 && !(d3 && low_power) && !virtual_functions;
         if !self.has_handle(by, func) || !can {
