@@ -53,7 +53,7 @@ build_tools() {
 	rm -rf "$BUILD/tools/bin" "$BUILD/tools/man1" "$BUILD/tools/completions"
 	install -D -t "$tools/bin" "$programs/vfio-dmabuf"
 	# shellcheck disable=SC2086 # one word or none
-	$RUNS "$programs/vfio-dmabuf-pages" "$tools"
+	${RUNS-} "$programs/vfio-dmabuf-pages" "$tools"
 }
 
 # A function and one last line, so that an edit or a git pull cannot touch a running script.
