@@ -3,7 +3,8 @@
 
 The guest (arch.py) has three serial ports: the kernel's log (to a file), the program's stdin and
 stdout, and a control channel. On that init reports "ready", "ack" (one chunk of stdin was read),
-"exit N" or "failed WHY". Programs request "aer ID ERROR": QEMU injects the PCI Express error into that device.
+"exit N" or "failed WHY". Programs request "aer ID ERROR": QEMU injects the PCI Express error into
+that device.
 """
 
 import base64
