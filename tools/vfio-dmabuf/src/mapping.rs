@@ -39,7 +39,9 @@ impl Word for u64 {}
 /// Mapped device memory, of a [`Buffer`](crate::Buffer) or of a BAR.
 ///
 /// Only these methods access it. Each element is one access of exactly its width, in the order of
-/// the calls; accesses are not split, merged or omitted. Offsets are bytes from the start of the
+/// the calls; accesses are not split, merged or omitted. They are ordered against other memory as
+/// those of the kernel's `readl()` and `writel()`: what the thread has written before a write is
+/// there when the device sees that write, and what it reads after a read is read after it. Offsets are bytes from the start of the
 /// mapping and must be multiples of the width. Values have the byte order of the CPU, on x86-64
 /// little-endian as on PCI.
 ///
@@ -141,6 +143,7 @@ impl Mapping {
     pub fn read_slice<T: Word>(&self, offset: u64, values: &mut [T]) -> Result<(), AccessError> {
         self.check::<T>(offset, values.len())?;
         let left = guard::load(&self.area, offset as usize, values);
+        arch::after_load();
         lost::<T>(offset, values.len(), left)
     }
 
@@ -154,6 +157,7 @@ impl Mapping {
             return Err(AccessError::ReadOnly);
         }
         self.check::<T>(offset, values.len())?;
+        arch::before_store();
         let left = guard::store(&self.area, offset as usize, values);
         lost::<T>(offset, values.len(), left)
     }

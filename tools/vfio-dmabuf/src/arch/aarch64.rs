@@ -69,6 +69,18 @@ pub(crate) fn program_counter(context: &mut libc::ucontext_t) -> &mut u64 {
     &mut context.uc_mcontext.pc
 }
 
+/// Orders loads of device memory of this thread before all its later accesses.
+pub(crate) fn after_load() {
+    // SAFETY: Every arm64 CPU has DMB.
+    unsafe { asm!("dmb oshld", options(nostack, preserves_flags)) };
+}
+
+/// Orders all earlier writes of this thread before its stores to device memory.
+pub(crate) fn before_store() {
+    // SAFETY: Every arm64 CPU has DMB.
+    unsafe { asm!("dmb oshst", options(nostack, preserves_flags)) };
+}
+
 /// Orders write-combining writes of this thread before all its later accesses.
 pub(crate) fn store_fence() {
     // SAFETY: Every arm64 CPU has DSB.

@@ -69,6 +69,12 @@ pub(crate) fn program_counter(context: &mut libc::ucontext_t) -> &mut i64 {
     &mut context.uc_mcontext.gregs[libc::REG_RIP as usize]
 }
 
+/// Orders loads of device memory of this thread before all its later accesses: the CPU does.
+pub(crate) fn after_load() {}
+
+/// Orders all earlier writes of this thread before its stores to device memory: the CPU does.
+pub(crate) fn before_store() {}
+
 /// Orders write-combining writes of this thread before all its later accesses.
 pub(crate) fn store_fence() {
     // SAFETY: Every x86-64 CPU has SFENCE.
