@@ -57,6 +57,8 @@ fn each_allocation_is_charged() -> Result<()> {
     // A list of tables, which grows, and what joins them.
     let (_, all) = charges("map", 2, || Ok(importer.map()?))?;
     // The joined table; those of the ranges are the core's.
-    let of_table = |line: &&String| line.contains("sg_alloc_table") && line.ends_with(CHARGED);
+    let sites = ["sg_alloc_table", "sg_kmalloc"];
+    let of_table =
+        |line: &&String| line.ends_with(CHARGED) && sites.iter().any(|site| line.contains(site));
     check::equal("charged tables", all.iter().filter(of_table).count(), 1)
 }

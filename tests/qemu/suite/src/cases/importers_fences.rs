@@ -12,10 +12,14 @@ use guest::fence::Fence;
 use guest::pci::EDU;
 use guest::testmod::uapi::{USAGE_BOOKKEEP, USAGE_KERNEL, USAGE_READ, USAGE_WRITE};
 use guest::testmod::{Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
+use guest::waiting::is_in_driver;
 use guest::Errno;
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
 
 use crate::case::{cases, Setup, Skip};
 use crate::check;
+use crate::fixture::wait_for;
 use crate::rig::{add_fence, waiting_revoke, Heir, Rig, WHILE};
 
 cases! {
@@ -29,6 +33,7 @@ cases! {
         "last close, unbind: wait for importers": [
             last_close_waits_for_fences_of_every_usage,
             last_close_waits_for_what_an_interrupted_revoke_has_left,
+            close_of_a_killed_owner_waits_for_a_fence,
         ],
         "fences that are added too late hold nothing up": [
             client_of_an_earlier_owner_does_not_hold_up_the_close,
@@ -126,6 +131,27 @@ fn last_close_waits_for_what_an_interrupted_revoke_has_left() -> Result<()> {
     check::works("unmap", importer.unmap())?;
     check::works("close", close.finish()?)?;
     drop(buffer);
+    Ok(())
+}
+
+fn close_of_a_killed_owner_waits_for_a_fence() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let fence = add_fence(&rig.buffer)?;
+    let mut owner = Call::start(|| loop {
+        nix::unistd::pause();
+    })?;
+    let Rig { device, buffer, .. } = rig;
+    drop(device);
+    // The second time while the close waits.
+    for _ in 0..2 {
+        kill(Pid::from_raw(owner.pid()), Signal::SIGKILL)?;
+        wait_for("the close to wait", || Ok(is_in_driver(owner.pid())))?;
+        owner.hangs_for(WHILE)?;
+    }
+    check::works("signal", fence.signal())?;
+    owner.was_killed()?;
+    drop((importer, buffer));
     Ok(())
 }
 
