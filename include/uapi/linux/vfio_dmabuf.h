@@ -171,9 +171,9 @@ struct vfio_dmabuf_feature_revoke {
  *
  * x86: uncached accesses are in order with those of other memory; SFENCE is the barrier for
  * write-combining. arm64: accesses of both kinds are not in order with those of other memory. A
- * doorbell needs "dmb oshst" before it, a load on which others depend "dmb oshld" after it; "dsb st"
- * is the barrier for write-combining. An unaligned access of an uncached mapping, and memset(),
- * raise SIGBUS there. Write-combining memory may be read speculatively.
+ * doorbell needs "dmb oshst" before it, a load on which others depend "dmb oshld" after it. The
+ * barrier for write-combining is "dsb st". An unaligned access of an uncached mapping, and
+ * memset(), raise SIGBUS there. Write-combining memory may be read speculatively.
  */
 enum vfio_dmabuf_memattr {
 	VFIO_DMABUF_MEMATTR_NC = 0,

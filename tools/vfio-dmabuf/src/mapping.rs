@@ -41,9 +41,9 @@ impl Word for u64 {}
 /// Only these methods access it. Each element is one access of exactly its width, in the order of
 /// the calls; accesses are not split, merged or omitted. They are ordered against other memory as
 /// those of the kernel's `readl()` and `writel()`: what the thread has written before a write is
-/// there when the device sees that write, and what it reads after a read is read after it. Offsets are bytes from the start of the
-/// mapping and must be multiples of the width. Values have the byte order of the CPU, on x86-64
-/// little-endian as on PCI.
+/// there when the device sees that write, and what it reads after a read is read after it. Offsets
+/// are bytes from the start of the mapping and must be multiples of the width. Values have the byte
+/// order of the CPU, little-endian as on PCI.
 ///
 /// An access after a revoke returns [`AccessError::Lost`]; [`guard`] explains its cost and limits.
 /// Several threads may use one mapping; their accesses reach the device in any order.
