@@ -1,57 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 //! arm64.
 
-use std::arch::{asm, global_asm};
+use std::arch::asm;
 
-/// The two functions of one width that access device memory, see `crate::guard`. X3 and X1 advance
-/// and X0 counts down. The handler leaves X0 as the return value.
+/// The two functions of one width. X3 and X1 advance and X0 counts down. The handler leaves X0 as
+/// the return value.
 macro_rules! functions {
     ($load:ident $load_at:ident $store:ident $store_at:ident:
         $size:literal $part:literal $step:literal) => {
-        global_asm!(
-            concat!(".pushsection .text.", stringify!($load), ",\"ax\",%progbits"),
-            concat!(".globl ", stringify!($load), ", ", stringify!($load_at)),
-            concat!(".hidden ", stringify!($load), ", ", stringify!($load_at)),
-            concat!(".type ", stringify!($load), ", %function"),
-            concat!(stringify!($load), ":"),
-            ".cfi_startproc",
-            "mov x3, x0",
-            "mov x0, x2",
-            "cbz x0, 3f",
-            "2:",
-            concat!(stringify!($load_at), ":"),
+        function!($load $load_at:
+            "mov x3, x0; mov x0, x2; cbz x0, 3f",
+            "",
             concat!("ldr", $size, " ", $part, ", [x3]"),
             concat!("str", $size, " ", $part, ", [x1]"),
-            concat!("add x3, x3, ", $step),
-            concat!("add x1, x1, ", $step),
-            "subs x0, x0, 1",
-            "b.ne 2b",
-            "3:",
-            "ret",
-            ".cfi_endproc",
-            concat!(".size ", stringify!($load), ", . - ", stringify!($load)),
-            concat!(".globl ", stringify!($store), ", ", stringify!($store_at)),
-            concat!(".hidden ", stringify!($store), ", ", stringify!($store_at)),
-            concat!(".type ", stringify!($store), ", %function"),
-            concat!(stringify!($store), ":"),
-            ".cfi_startproc",
-            "mov x3, x0",
-            "mov x0, x2",
-            "cbz x0, 3f",
-            "2:",
+            concat!("add x3, x3, ", $step, "; add x1, x1, ", $step, "; subs x0, x0, 1; b.ne 2b"));
+        function!($store $store_at:
+            "mov x3, x0; mov x0, x2; cbz x0, 3f",
             concat!("ldr", $size, " ", $part, ", [x1]"),
-            concat!(stringify!($store_at), ":"),
             concat!("str", $size, " ", $part, ", [x3]"),
-            concat!("add x3, x3, ", $step),
-            concat!("add x1, x1, ", $step),
-            "subs x0, x0, 1",
-            "b.ne 2b",
-            "3:",
-            "ret",
-            ".cfi_endproc",
-            concat!(".size ", stringify!($store), ", . - ", stringify!($store)),
-            ".popsection",
-        );
+            "",
+            concat!("add x3, x3, ", $step, "; add x1, x1, ", $step, "; subs x0, x0, 1; b.ne 2b"));
     };
 }
 

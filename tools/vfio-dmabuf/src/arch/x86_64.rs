@@ -1,57 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 //! x86-64.
 
-use std::arch::global_asm;
-
-/// The two functions of one width that access device memory, see `crate::guard`. RDI and RSI
-/// advance and RAX counts down. The handler leaves RAX as the return value.
+/// The two functions of one width. RDI and RSI advance and RAX counts down. The handler leaves RAX
+/// as the return value.
 macro_rules! functions {
     ($load:ident $load_at:ident $store:ident $store_at:ident:
         $size:literal $part:literal $step:literal) => {
-        global_asm!(
-            concat!(".pushsection .text.", stringify!($load), ",\"ax\",@progbits"),
-            concat!(".globl ", stringify!($load), ", ", stringify!($load_at)),
-            concat!(".hidden ", stringify!($load), ", ", stringify!($load_at)),
-            concat!(".type ", stringify!($load), ", @function"),
-            concat!(stringify!($load), ":"),
-            ".cfi_startproc",
-            "mov rax, rdx",
-            "test rax, rax",
-            "jz 3f",
-            "2:",
-            concat!(stringify!($load_at), ":"),
+        function!($load $load_at:
+            "mov rax, rdx; test rax, rax; jz 3f",
+            "",
             concat!("mov ", $part, ", ", $size, " ptr [rdi]"),
             concat!("mov ", $size, " ptr [rsi], ", $part),
-            concat!("add rdi, ", $step),
-            concat!("add rsi, ", $step),
-            "dec rax",
-            "jnz 2b",
-            "3:",
-            "ret",
-            ".cfi_endproc",
-            concat!(".size ", stringify!($load), ", . - ", stringify!($load)),
-            concat!(".globl ", stringify!($store), ", ", stringify!($store_at)),
-            concat!(".hidden ", stringify!($store), ", ", stringify!($store_at)),
-            concat!(".type ", stringify!($store), ", @function"),
-            concat!(stringify!($store), ":"),
-            ".cfi_startproc",
-            "mov rax, rdx",
-            "test rax, rax",
-            "jz 3f",
-            "2:",
+            concat!("add rdi, ", $step, "; add rsi, ", $step, "; dec rax; jnz 2b"));
+        function!($store $store_at:
+            "mov rax, rdx; test rax, rax; jz 3f",
             concat!("mov ", $part, ", ", $size, " ptr [rsi]"),
-            concat!(stringify!($store_at), ":"),
             concat!("mov ", $size, " ptr [rdi], ", $part),
-            concat!("add rdi, ", $step),
-            concat!("add rsi, ", $step),
-            "dec rax",
-            "jnz 2b",
-            "3:",
-            "ret",
-            ".cfi_endproc",
-            concat!(".size ", stringify!($store), ", . - ", stringify!($store)),
-            ".popsection",
-        );
+            "",
+            concat!("add rdi, ", $step, "; add rsi, ", $step, "; dec rax; jnz 2b"));
     };
 }
 
