@@ -113,9 +113,28 @@ bool kernel_ext_pud_leaf(pud_t *pud)
 	return pud_leaf(READ_ONCE(*pud));
 }
 
+void kernel_ext_read_lock(rwlock_t *lock)
+{
+	read_lock(lock);
+}
+
+void kernel_ext_read_unlock(rwlock_t *lock)
+{
+	read_unlock(lock);
+}
+
 void kernel_ext_release_fault_lock(struct vm_fault *vmf)
 {
 	release_fault_lock(vmf);
+}
+
+void kernel_ext_rwlock_init(rwlock_t *lock, const char *name, struct lock_class_key *key)
+{
+#if defined(CONFIG_DEBUG_SPINLOCK) && !defined(CONFIG_PREEMPT_RT)
+	__rwlock_init(lock, name, key);
+#else
+	rwlock_init(lock);
+#endif
 }
 
 void kernel_ext_set_mixedmap_flags(struct vm_area_struct *vma)
@@ -150,4 +169,14 @@ void kernel_ext_set_write_combining(struct vm_area_struct *vma)
 bool kernel_ext_signal_pending_state(unsigned int state)
 {
 	return signal_pending_state(state, current);
+}
+
+void kernel_ext_write_lock(rwlock_t *lock)
+{
+	write_lock(lock);
+}
+
+void kernel_ext_write_unlock(rwlock_t *lock)
+{
+	write_unlock(lock);
 }

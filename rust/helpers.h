@@ -7,6 +7,7 @@
 #include <linux/dma-fence.h>
 #include <linux/fs.h>
 #include <linux/mm_types.h>
+#include <linux/spinlock.h>
 
 struct dentry *kernel_ext_debugfs_create_dir(const char *name, struct dentry *parent);
 struct dentry *kernel_ext_debugfs_create_file(const char *name, umode_t mode,
@@ -28,7 +29,10 @@ spinlock_t *kernel_ext_pte_lockptr(struct mm_struct *mm, pmd_t *pmd);
 bool kernel_ext_pte_none(pte_t *pte);
 pte_t *kernel_ext_pte_offset(pmd_t *pmd, unsigned long addr);
 bool kernel_ext_pud_leaf(pud_t *pud);
+void kernel_ext_read_lock(rwlock_t *lock);
+void kernel_ext_read_unlock(rwlock_t *lock);
 void kernel_ext_release_fault_lock(struct vm_fault *vmf);
+void kernel_ext_rwlock_init(rwlock_t *lock, const char *name, struct lock_class_key *key);
 void kernel_ext_set_mixedmap_flags(struct vm_area_struct *vma);
 void kernel_ext_set_noncached(struct vm_area_struct *vma);
 void kernel_ext_set_pfnmap_flags(struct vm_area_struct *vma);
@@ -36,5 +40,7 @@ void kernel_ext_set_special_pte(struct vm_area_struct *vma, unsigned long addr, 
 				unsigned long pfn, bool dirty);
 void kernel_ext_set_write_combining(struct vm_area_struct *vma);
 bool kernel_ext_signal_pending_state(unsigned int state);
+void kernel_ext_write_lock(rwlock_t *lock);
+void kernel_ext_write_unlock(rwlock_t *lock);
 
 #endif

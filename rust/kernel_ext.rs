@@ -21,7 +21,7 @@
 //! | `module_param.rs` | `linux/moduleparam.h` |
 //! | `page_table.rs` | `linux/pgtable.h`: the page table that a fault needs |
 //! | `pci.rs` | `linux/pci.h`: binding, resets, errors of links |
-//! | `rwsem.rs` | `linux/rwsem.h` |
+//! | `rwlock.rs` | `linux/rwlock.h`, `linux/rwsem.h` |
 //! | `trace.rs` | `trace.h`, our own: tracepoints |
 //! | `uaccess.rs` | `linux/uaccess.h` |
 //! | `uapi.rs` | `uapi/linux/vfio_dmabuf.h` |
@@ -42,7 +42,7 @@ pub mod module;
 pub mod module_param;
 mod page_table;
 pub mod pci;
-pub mod rwsem;
+pub mod rwlock;
 pub mod trace;
 pub mod uaccess;
 pub mod uapi;

@@ -4,7 +4,7 @@
 //!
 //! - [`Core`]: the device between its `init` and its `release`, open or not.
 //! - [`OpenCore`]: the same while the device is open: it has its config space and its BARs.
-//! - [`Opened`]: what keeps it open. The driver gets one per open and gives it back to close.
+//! - [`Opened`]: what keeps it open. The driver gets two per open and gives them back to close.
 //! - [`MemoryEnabled`]: proof that an open device decodes accesses to its BARs.
 //! - [`PfnRange`]: page frames of a BAR of such a device; nothing else can be mapped.
 //!
@@ -273,7 +273,8 @@ impl OpenCore {
 
 /// Keeps a device open. The core does not close it before the driver has given this back.
 ///
-/// There is one for each open; the core hands it out, and what it gives access to ends with it:
+/// There are two for each open, one for code that sleeps and one for code that does not. The core
+/// hands them out, and what one gives access to ends with it:
 ///
 /// ```
 /// fn pages(opened: &Opened) -> Option<PfnRange<'_>> {

@@ -63,7 +63,6 @@ use kernel_ext::{
     trace,
     vfio_pci_core::{
         Bar,
-        MemoryEnabled,
         OpenCore,
         REGION_PAGES, //
     },
@@ -261,7 +260,8 @@ impl Buffer {
         }
     }
 
-    /// The device is being closed. The caller has shut the gate, and zaps and drains afterwards.
+    /// The device is being closed. Faults find it closed already; the caller zaps and drains
+    /// afterwards.
     pub(crate) fn close(&self) {
         // Closing is possible in every state.
         let _ = self.apply(Event::Close);
@@ -313,18 +313,18 @@ impl Buffer {
         buffer.apply(Event::Drained)
     }
 
-    /// Calls `f` with the proof that an importing device may map the buffer now.
+    /// Checks that an importing device may map the buffer now.
     ///
     /// # Errors
     ///
     /// `ENODEV`: it may not.
-    fn if_importable<R>(&self, f: impl FnOnce(&MemoryEnabled<'_>) -> Result<R>) -> Result<R> {
-        if !self.life().is_live() || self.memory.importers.are_suspended() {
-            return Err(ENODEV);
+    fn check_importable(&self) -> Result {
+        let memory = &self.memory;
+        if self.life().is_live() && !memory.importers.are_suspended() && memory.is_enabled() {
+            Ok(())
+        } else {
+            Err(ENODEV)
         }
-        let inside = self.memory.gate.enter().ok_or(ENODEV)?;
-        let open = inside.opened().ok_or(ENODEV)?;
-        f(&open.memory_enabled().ok_or(ENODEV)?)
     }
 
     /// What tracepoints report of the buffer: its device, its BAR, where it is, and how large,
@@ -392,7 +392,7 @@ impl Exporter for Buffer {
         if !attachment.is_peer_to_peer() || !attachment.is_revocable() {
             return Err(EOPNOTSUPP);
         }
-        buffer.if_importable(|_| Ok(()))?;
+        buffer.check_importable()?;
         buffer.memory.importers.attach(dma_buf)?;
         trace::importer_attach(|| buffer.place());
         Ok(())
@@ -403,11 +403,13 @@ impl Exporter for Buffer {
     }
 
     fn map<'a>(exported: &Exported<Self>, request: MapRequest<'a>) -> Result<DeviceMapping<'a>> {
-        exported.if_importable(|_| Ok(()))?;
+        exported.check_importable()?;
         let mut mapping = request.begin(exported.layout.runs(0).count())?;
-        // The gate is left in between: there may be many ranges.
         for run in exported.layout.runs(0) {
-            exported.if_importable(|enabled| {
+            // There may be many ranges. Whoever takes memory away meanwhile waits for the
+            // reservation lock, which the caller holds, to invalidate the mapping.
+            exported.check_importable()?;
+            exported.memory.importers.if_enabled(|enabled| {
                 // CAST: PFNs and pages fit the machine word.
                 mapping.add(enabled, exported.bar, run.pfn as usize, run.pages as usize)
             })?;

@@ -52,15 +52,12 @@ impl DeviceData {
 }
 
 /// Puts all buffers out of reach for good, before the core closes the device.
-pub(crate) fn close(device: &Device) -> Option<Opened> {
+pub(crate) fn close(device: &Device) -> Option<[Opened; 2]> {
     let memory = &device.memory;
-    let opened = {
-        let mut shut = memory.gate.shut();
-        memory.registry.close_windows(&shut);
-        shut.take_opened()
-    };
+    let opened = memory.gate.take_opened();
+    memory.registry.close_windows();
     memory.space.zap(0, BAR_SPACE);
     memory.importers.drain_all();
     memory.registry.drop_bars();
-    opened
+    Some([opened?, memory.importers.take_opened()?])
 }

@@ -43,9 +43,9 @@
 //!   device share its address space (`f_mapping`). BAR `i` starts at `i << 40` bytes.
 //! - *Window*: the place of an exported buffer in the offset space, where no BAR is.
 //! - *Zap*: to remove the page table entries of a part of the offset space in all processes.
-//! - *Gate*: a lock that a fault holds shared from its permission check until its entry is in
-//!   place. Code that takes memory away holds it exclusively (*shuts* it) while it publishes the
-//!   new state. The gate is *closed* while memory is away for a time; faults then wait.
+//! - *Gate*: a spinning lock that a fault holds shared from its permission check until its entry
+//!   is in place. Code that takes memory away holds it exclusively (*shuts* it) while it publishes
+//!   the new state. The gate is *closed* while memory is away for a time; faults then wait.
 //! - *Change*: a config write or a low power call, in which the core may disable or enable memory.
 //!   The gate is closed for the other tasks meanwhile.
 //! - *Importer*: the driver of another device that has attached to a buffer. To *invalidate* is to
@@ -62,9 +62,11 @@
 //! 4. [`importers::Importers`]: the list of imported buffers; the registry's hidden buffers, under
 //!    which a dma-buf may be made (with the list of all dma-bufs, whose readers lock reservations)
 //! 5. the reservation lock of a dma-buf
-//! 6. the [gate](gate::Gate)
+//! 6. the importers' proof that the device is open
 //! 7. the registry's windows
-//! 8. `i_mmap_rwsem`, page table locks (inside a zap)
+//! 8. `i_mmap_rwsem` (inside a zap)
+//! 9. the [gate](gate::Gate), under which nobody sleeps or is preempted
+//! 10. page table locks
 //!
 //! The core holds `memory_lock` through slow resets, and a hot reset only trylocks it. This driver
 //! therefore never takes it: faults and revocation meet at the gate.
@@ -87,7 +89,8 @@
 //! - The file of a dma-buf owns its buffer and a reference to this module. It keeps the device
 //!   neither open nor bound, and holds no reference to `struct vfio_device`: VFIO acts upon a
 //!   device until the last of those is gone.
-//! - The device is reachable inside the gate only, as `OpenCore`, while it is open.
+//! - The device is reachable while it is open only, as `OpenCore`: inside the gate, under the
+//!   importers' proof, and in calls through a device fd.
 //! - `Memory` owns the hidden dma-bufs, from the first `mmap()` of each BAR until the device is
 //!   closed.
 //! - The registry knows the exported buffers by window and holds no reference to their files. The

@@ -237,12 +237,14 @@ impl Operations for DeviceData {
         device.memory.link(Event::Recovered { decodes });
     }
 
-    fn open_device(device: &Device, opened: Opened) {
-        device.memory.gate.shut().set_opened(opened);
-        device.memory.link(Event::Restored);
+    fn open_device(device: &Device, [for_faults, for_importers]: [Opened; 2]) {
+        let memory = &device.memory;
+        memory.importers.set_opened(for_importers);
+        memory.gate.set_opened(for_faults);
+        memory.link(Event::Restored);
     }
 
-    fn close_device(device: &Device) -> Option<Opened> {
+    fn close_device(device: &Device) -> Option<[Opened; 2]> {
         device::close(device)
     }
 

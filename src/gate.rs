@@ -6,6 +6,9 @@
 //! takes memory away holds it exclusively while it publishes the new state. After that, no fault
 //! can still act on the old state, and what is mapped already can be zapped.
 //!
+//! Nobody sleeps or is preempted while it holds the gate. Otherwise a client that the scheduler
+//! starves, and that faults, would make everybody wait until it runs again.
+//!
 //! Faults do not take the core's `memory_lock`. A hot reset only trylocks it, so processes that do
 //! nothing but fault would make it fail. Whatever disables memory passes the gate instead:
 //!
@@ -34,10 +37,13 @@ use kernel::{
 use kernel_ext::{
     new_rwlock,
     new_wait_queue,
-    rwsem::{
+    rwlock::{
+        ReadGuard,
         RwLock,
-        RwLockReadGuard,
-        RwLockWriteGuard, //
+        RwSemaphore,
+        Sleeping,
+        Spinning,
+        WriteGuard, //
     },
     vfio_pci_core::{
         OpenCore,
@@ -67,7 +73,7 @@ pub(crate) struct Gate {
     impaired: Atomic<u32>,
     /// Changes come one after the other.
     #[pin]
-    turn: RwLock<()>,
+    turn: RwSemaphore<()>,
     /// Whether a fault has found the gate closed again and again since the last change began.
     starved: Atomic<u32>,
 }
@@ -115,9 +121,9 @@ impl State {
     }
 }
 
-/// The gate, held shared: memory is not taken away before this is dropped.
+/// The gate, held shared: memory is not taken away before this is dropped. Not to sleep under.
 pub(crate) struct Inside<'a> {
-    state: RwLockReadGuard<'a, State>,
+    state: ReadGuard<'a, State, Spinning>,
 }
 
 impl Inside<'_> {
@@ -131,29 +137,16 @@ impl Inside<'_> {
     }
 }
 
-/// The gate, held exclusively: no fault is under way.
+/// The gate, held exclusively: no fault is under way. Not to sleep under.
 pub(crate) struct Shut<'a> {
-    state: RwLockWriteGuard<'a, State>,
-}
-
-impl Shut<'_> {
-    /// The device is open from here on.
-    pub(crate) fn set_opened(&mut self, opened: Opened) {
-        self.state.asleep = false;
-        self.state.opened = Some(opened);
-    }
-
-    /// The device is being closed: no fault finds it open after this.
-    pub(crate) fn take_opened(&mut self) -> Option<Opened> {
-        self.state.opened.take()
-    }
+    _state: WriteGuard<'a, State, Spinning>,
 }
 
 /// Keeps faults of other tasks out until dropped.
 pub(crate) struct Change<'a> {
     gate: &'a Gate,
     /// Goes after `drop`.
-    _turn: RwLockWriteGuard<'a, ()>,
+    _turn: WriteGuard<'a, (), Sleeping>,
 }
 
 impl Drop for Change<'_> {
@@ -191,8 +184,20 @@ impl Gate {
     /// Waits until no fault is under way, and keeps faults out.
     pub(crate) fn shut(&self) -> Shut<'_> {
         Shut {
-            state: self.state.write(),
+            _state: self.state.write(),
         }
+    }
+
+    /// The device is open from here on.
+    pub(crate) fn set_opened(&self, opened: Opened) {
+        let mut state = self.state.write();
+        state.asleep = false;
+        state.opened = Some(opened);
+    }
+
+    /// The device is being closed: no fault finds it open after this.
+    pub(crate) fn take_opened(&self) -> Option<Opened> {
+        self.state.write().opened.take()
     }
 
     /// Closes the gate for a call of the owner that may disable memory, one after the other.

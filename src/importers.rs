@@ -30,8 +30,14 @@ use kernel::{
 };
 use kernel_ext::{
     dma_buf::DmaBuf,
+    new_rwlock,
     new_wait_queue,
+    rwlock::RwSemaphore,
     trace,
+    vfio_pci_core::{
+        MemoryEnabled,
+        Opened, //
+    },
     wait::{
         Wait,
         WaitQueue, //
@@ -53,6 +59,9 @@ pub(crate) struct Importers {
     /// Tasks that wait for the last unmap of a buffer.
     #[pin]
     drained: WaitQueue,
+    /// There while the device is open. Held for reading while an importer maps, which sleeps.
+    #[pin]
+    opened: RwSemaphore<Option<Opened>>,
 }
 
 /// A buffer that is imported.
@@ -78,7 +87,32 @@ impl Importers {
             count: Atomic::new(0),
             attached <- new_mutex!(RBTree::new(), "Importers::attached"),
             drained <- new_wait_queue!("Importers::drained"),
+            opened <- new_rwlock!(None, "Importers::opened"),
         })
+    }
+
+    /// The device is open from here on.
+    pub(crate) fn set_opened(&self, opened: Opened) {
+        *self.opened.write() = Some(opened);
+    }
+
+    /// The device is being closed.
+    pub(crate) fn take_opened(&self) -> Option<Opened> {
+        self.opened.write().take()
+    }
+
+    /// Calls `f` with the proof that memory is enabled.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: it is not, or the device is not open.
+    pub(crate) fn if_enabled<R>(
+        &self,
+        f: impl FnOnce(&MemoryEnabled<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let opened = self.opened.read();
+        let enabled = opened.as_ref().and_then(|open| open.memory_enabled());
+        f(&enabled.ok_or(ENODEV)?)
     }
 
     /// Notes an attachment to a buffer.

@@ -8,7 +8,6 @@
 
 use crate::{
     buffer::Buffer,
-    gate::Shut,
     pure::windows::{
         Room,
         Windows, //
@@ -28,7 +27,7 @@ use kernel_ext::{
         Exported, //
     },
     new_rwlock,
-    rwsem::RwLock,
+    rwlock::RwSemaphore,
     vfio_pci_core::{
         Bar,
         NUM_BARS, //
@@ -43,7 +42,7 @@ pub(crate) struct Registry {
     windows: Mutex<Windows<Option<Arc<Exported<Buffer>>>>>,
     /// The hidden buffer of each BAR that was mapped since the device was opened.
     #[pin]
-    bars: RwLock<[Option<DmaBuf<Buffer>>; NUM_BARS]>,
+    bars: RwSemaphore<[Option<DmaBuf<Buffer>>; NUM_BARS]>,
     /// How many pages each BAR takes. Does not change.
     bar_pages: [usize; NUM_BARS],
 }
@@ -129,11 +128,8 @@ impl Registry {
         Ok(use_it(dma_buf))
     }
 
-    /// Closes all exported buffers. Nobody is inside the gate, as `_shut` proves.
-    ///
-    /// Hidden ones need no closing: they have no mappings any more. Their lock must not be taken
-    /// here.
-    pub(crate) fn close_windows(&self, _shut: &Shut<'_>) {
+    /// Closes all exported buffers. Hidden ones need no closing: they have no mappings any more.
+    pub(crate) fn close_windows(&self) {
         for exported in self.windows.lock().values().flatten() {
             exported.close();
         }

@@ -163,12 +163,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
     fn link_back(device: &Device<Self>);
 
     /// The first device fd is being opened; the core has opened the device.
-    fn open_device(device: &Device<Self>, opened: Opened);
+    fn open_device(device: &Device<Self>, opened: [Opened; 2]);
 
     /// The last device fd and the last mapping through one are gone; the core closes next.
     ///
     /// Gives back what [`Operations::open_device`] got.
-    fn close_device(device: &Device<Self>) -> Option<Opened>;
+    fn close_device(device: &Device<Self>) -> Option<[Opened; 2]>;
 
     /// A BAR is being mapped through a device fd; the core has checked and accepted it.
     ///

@@ -187,7 +187,8 @@ def _qemu_command(job, folder, initramfs, console, control, monitor):
     emulation = "tcg,thread=multi" if job.parallel else "tcg,thread=single"
     accel = os.environ.get("ACCEL") or "tcg"
     cpu = "host" if accel.startswith("kvm") else GUEST.cpu
-    cpus = "4" if job.parallel else "2"
+    # A case stops a thread that spins, lets another one spin behind it, and looks on.
+    cpus = "4"
     command = [*GUEST.qemu, "-nodefaults", "-no-user-config", "-display", "none"]
     if job.icount:
         cpu, cpus = GUEST.icount_cpu, "1"

@@ -11,6 +11,7 @@ use crate::{
     },
     sys::{
         kprobe::{
+            is_atomic,
             Probe,
             Trampoline, //
         },
@@ -68,6 +69,7 @@ pub(crate) struct Window {
     stopped: Atomic<usize>,
     released: Atomic<u32>,
     timed_out: Atomic<u32>,
+    atomic: Atomic<u32>,
     calls: Atomic<u32>,
 }
 
@@ -80,6 +82,7 @@ impl Window {
             stopped: Atomic::new(0),
             released: Atomic::new(0),
             timed_out: Atomic::new(0),
+            atomic: Atomic::new(0),
             calls: Atomic::new(0),
         }
     }
@@ -104,14 +107,22 @@ impl Window {
     }
 
     /// Keeps the current task until it is let go, or for the time that was set as the limit.
+    ///
+    /// It sleeps if it may, and spins if it holds a lock that forbids it.
     pub(crate) fn pause(&self) {
+        let atomic = is_atomic();
+        self.atomic.store(atomic.into(), Relaxed);
         let end = time::now() + u64::from(self.limit_ms) * 1_000_000;
         while self.released.load(Acquire) == 0 {
             if time::now() >= end {
                 self.timed_out.store(1, Relaxed);
                 break;
             }
-            fsleep(Delta::from_millis(1));
+            if atomic {
+                core::hint::spin_loop();
+            } else {
+                fsleep(Delta::from_millis(1));
+            }
         }
         self.step(uapi::PAUSE_INSIDE, uapi::PAUSE_OVER);
     }
@@ -139,6 +150,7 @@ impl Window {
             state: self.state.load(Acquire),
             calls: self.calls.load(Relaxed),
             timed_out: self.timed_out.load(Relaxed),
+            atomic: self.atomic.load(Relaxed),
         }
     }
 }

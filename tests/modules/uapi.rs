@@ -271,6 +271,8 @@ pub struct PauseStats {
     pub calls: u32,
     /// Out: 1 if the pause came to its limit.
     pub timed_out: u32,
+    /// Out: 1 if the thread has stopped while it held a lock under which it may not sleep.
+    pub atomic: u32,
 }
 
 /// [`PauseStats::state`]: no thread has come yet.

@@ -134,8 +134,8 @@ unsafe extern "C" fn open_device<T: Operations>(vdev: *mut bindings::vfio_device
         to_result(unsafe { bindings::vfio_pci_core_enable(core) })?;
         // SAFETY: As above; enabled just now.
         unsafe { bindings::vfio_pci_core_finish_enable(core) };
-        // SAFETY: Enabled just now; `close_device` takes the value back first.
-        let opened = unsafe { Opened::new(core) };
+        // SAFETY: Enabled just now; `close_device` takes the values back first.
+        let opened = [(); 2].map(|()| unsafe { Opened::new(core) });
         // SAFETY: The device is open.
         T::open_device(unsafe { Device::from_raw(vdev) }, opened);
         Ok(0)
@@ -155,9 +155,9 @@ unsafe extern "C" fn close_device<T: Operations>(vdev: *mut bindings::vfio_devic
     // SAFETY: The VFIO core closes a device that it has opened.
     let device = unsafe { Device::<T>::from_raw(vdev) };
     let is_own = |opened: Opened| core::ptr::eq(opened.as_ptr(), device.core().as_ptr());
-    let is_back = T::close_device(device).is_some_and(is_own);
-    assert!(is_back, "the driver has kept the device open");
-    // SAFETY: The value is gone, so nothing relies on the device being open.
+    let are_back = T::close_device(device).is_some_and(|opened| opened.into_iter().all(is_own));
+    assert!(are_back, "the driver has kept the device open");
+    // SAFETY: The values are gone, so nothing relies on the device being open.
     unsafe { bindings::vfio_pci_core_close_device(vdev) };
 }
 

@@ -6,6 +6,7 @@
 
 #include <linux/ftrace.h>
 #include <linux/kprobes.h>
+#include <linux/preempt.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 
@@ -76,6 +77,11 @@ void dmabuf_test_probe_unregister(struct dmabuf_test_probe *probe)
 {
 	unregister_kprobe(&probe->kp);
 	kfree(probe);
+}
+
+bool dmabuf_test_is_atomic(void)
+{
+	return preempt_count() != 0;
 }
 
 void dmabuf_test_synchronize_tasks(void)

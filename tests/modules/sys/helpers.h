@@ -14,6 +14,7 @@ struct dmabuf_test_probe {
 int dmabuf_test_probe_register(struct dmabuf_test_probe **out, const char *function,
 			       const void *hook);
 void dmabuf_test_probe_unregister(struct dmabuf_test_probe *probe);
+bool dmabuf_test_is_atomic(void);
 void dmabuf_test_synchronize_tasks(void);
 
 /* In arch/: makes the task enter the trampoline, which calls the hook and returns to the probe. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel probes whose hook may sleep.
+//! Kernel probes whose hook may sleep, if the function that is probed may.
 //!
 //! The handler of a kernel probe may not sleep. So ours lets the task return into a trampoline
 //! instead, as if it had called that before the function that is probed; there the hook is called
@@ -29,6 +29,13 @@ extern "C" {
     ) -> c_int;
     fn dmabuf_test_probe_unregister(probe: *mut RawProbe);
     fn dmabuf_test_synchronize_tasks();
+    fn dmabuf_test_is_atomic() -> bool;
+}
+
+/// Whether the current task holds a lock under which it may not sleep. `preempt_count()`
+pub(crate) fn is_atomic() -> bool {
+    // SAFETY: The function reads a counter of the current task.
+    unsafe { dmabuf_test_is_atomic() }
 }
 
 /// A function was entered; says whether the task is to go through the trampoline.

@@ -8,7 +8,8 @@
 //! * [`buffer`]: dma-bufs: export, revoke, name; [`others`]: files that are not buffers
 //! * [`arch`]: what differs between architectures
 //! * [`mm`], [`arena`]: mappings, as addresses; [`fault`]: loads and stores that survive a SIGBUS
-//! * [`worker`]: a child process that runs a function; [`peer`]: one that follows orders;
+//! * [`worker`]: a child process that runs a function, on which CPUs ([`scheduling`]);
+//!   [`peer`]: one that follows orders;
 //!   [`call`]: one that makes a system call; [`link`]: typed messages with fds
 //! * [`maps`], [`ptes`]: what the kernel says about a process's mappings and page table entries
 //! * [`testmod`]: the test module's importers; [`pause`], [`windows`]: threads that it stops in the
@@ -50,6 +51,7 @@ pub mod prelude;
 pub mod ptes;
 pub mod raw;
 pub mod readme;
+pub mod scheduling;
 pub mod testmod;
 pub mod timeout;
 pub mod uapi;

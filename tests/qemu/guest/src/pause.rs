@@ -95,6 +95,13 @@ impl Pause {
         Ok(())
     }
 
+    /// Checks that the thread holds a lock under which nobody sleeps or is preempted.
+    pub fn is_atomic(&self) -> Result<()> {
+        let stats = self.stats()?;
+        ensure!(stats.atomic == 1, "the thread may sleep: {stats:?}");
+        Ok(())
+    }
+
     /// Checks that no thread has come yet.
     pub fn is_ahead(&self) -> Result<()> {
         let stats = self.stats()?;

@@ -40,15 +40,19 @@ windows! {
     /// A page fault enters the driver: nothing is checked yet.
     /// The trampoline of `vm_operations_struct.fault`, whose address the kernel has.
     FAULT = Driver(&["fault", "fault"]);
-    /// A thread is about to lock for reading: after [`FAULT`], a page fault comes to the gate.
-    LOCK_TO_READ = Kernel(&["down_read"]);
+    /// A thread is about to enter the gate: after [`FAULT`], a page fault.
+    ENTER = Helper("kernel_ext_read_lock");
+    /// A thread wants the gate to itself, and comes to wait until nobody is inside. Other locks of
+    /// the kernel may make it wait there, too.
+    GATE_IS_TAKEN = Kernel(&["queued_write_lock_slowpath"]);
     /// As [`FAULT`], for a fault that may map a block of 2 MiB or 1 GiB.
     /// The trampoline of `vm_operations_struct.huge_fault`.
     HUGE_FAULT = Driver(&["fault", "huge_fault"]);
     /// A page fault has passed the gate's checks; its entries are not in the page table yet. The
-    /// same function as [`FAULT_LOOKS_FOR_TABLE`], which comes between.
+    /// same function as [`FAULT_LOOKS_FOR_TABLE`], which comes between. It spins inside the gate.
     FAULT_CHECKED = Helper("kernel_ext_pmd_is_table");
-    /// A fault for 2 MiB has passed the gate's checks; its entry is not in the page table yet.
+    /// A fault for 2 MiB has passed the gate's checks; its entry is not in the page table yet. It
+    /// spins inside the gate.
     HUGE_FAULT_CHECKED = Kernel(&["vmf_insert_pfn_pmd"]);
     /// A page fault is about to look whether a page table is there.
     FAULT_LOOKS_FOR_TABLE = Helper("kernel_ext_pmd_is_table");
@@ -74,9 +78,7 @@ windows! {
     EXPORT_CHECKED = Kernel(&["dma_buf_export"]);
     /// The dma-buf core calls the driver's `attach`: nothing is checked yet.
     ATTACH = Driver(&["dma_buf", "ops", "attach"]);
-    /// The last of the checks of an `attach`. The core's, called under `memory_lock`.
-    ATTACH_CHECKS = Kernel(&["__vfio_pci_memory_enabled"]);
-    /// What an `attach` does after [`ATTACH_CHECKS`]: it locks a mutex.
+    /// What an `attach` does after its checks: it locks a mutex.
     /// With lockdep `mutex_lock()` is a macro, and Rust calls a helper of the kernel.
     MUTEX_LOCK = Kernel(&["mutex_lock", "rust_helper_mutex_lock"]);
     /// Memory is about to be charged to the memory cgroup of the task.

@@ -7,7 +7,7 @@ use std::process::Command;
 use guest::arch::host_bridge_is_trusted;
 use guest::fence::Fence;
 use guest::waiting::is_in_driver;
-use guest::windows::Window;
+use guest::windows::{self, Window};
 
 use crate::prelude::*;
 
@@ -129,6 +129,40 @@ pub fn waiting(call: impl FnOnce() -> Result<(), Errno>) -> Result<Call> {
     let mut call = Call::start(call)?;
     call.hangs_for(WHILE)?;
     Ok(call)
+}
+
+/// A call that comes to the gate while a fault is inside, where it spins. Made before that: what
+/// sets a probe may wait for CPUs that spin.
+pub struct HeldUp {
+    gate: Pause,
+    go: OwnedFd,
+    call: Call,
+}
+
+impl HeldUp {
+    /// A child that will make the call, and stops in `windows` then.
+    pub fn new(windows: &[&Pause], call: impl FnOnce() -> Result<(), Errno>) -> Result<HeldUp> {
+        let gate = Pause::at(windows::GATE_IS_TAKEN)?;
+        let (told, go) = nix::unistd::pipe()?;
+        let call = Call::start(|| {
+            [&[&gate], windows].concat().iter().try_for_each(|pause| pause.arm_here())?;
+            nix::unistd::read(&told, &mut [0])?;
+            call()
+        })?;
+        Ok(HeldUp { gate, go, call })
+    }
+
+    /// Lets the child make the call, and waits until it has come to the gate.
+    pub fn comes(&self) -> Result<()> {
+        nix::unistd::write(&self.go, &[0])?;
+        self.gate.wait()?;
+        self.gate.release()
+    }
+
+    /// The call, which nobody holds up any more.
+    pub fn call(self) -> Call {
+        self.call
+    }
 }
 
 /// A child that has the last fds of a device, once this process has closed its own.

@@ -51,11 +51,12 @@ const ROUNDS: usize = 25;
 /// Checks that `reset` waits for a client that stands between its check and its entry, and works.
 fn waits_for_a_fault(device: &Device, reset: impl FnOnce() -> Result<(), Errno>) -> Result<()> {
     let (_buffer, mapping) = map_edu(device)?;
+    let call = HeldUp::new(&[], reset)?;
     let (fault, load) =
         Pause::call(FAULT_CHECKED, || mapping.load(ID_AT).map(drop).or(Err(Errno::EIO)))?;
-    let call = waiting(reset)?;
+    call.comes()?;
     fault.end()?;
-    check::works("the reset", call.finish()?)?;
+    check::works("the reset", call.call().finish()?)?;
     check::works("the load", load.finish()?)?;
     check::value("afterwards", mapping.load(ID_AT), ID)
 }

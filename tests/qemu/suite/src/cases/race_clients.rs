@@ -99,12 +99,12 @@ fn traced_client_holds_up_neither_reset_nor_revoke() -> Result<()> {
 fn client_killed_in_a_fault_leaves_a_revoke_to_finish() -> Result<()> {
     let (device, buffer, mapping) = mapped_edu()?;
     let load = || mapping.load(ID_AT).map(drop).or(Ok(()));
+    let revoke = HeldUp::new(&[], || buffer::revoke(&device, &buffer))?;
     let (pause, mut load) = Pause::call(windows::FAULT_CHECKED, load)?;
-    let mut revoke = waiting(|| buffer::revoke(&device, &buffer))?;
+    revoke.comes()?;
     nix::sys::signal::kill(Pid::from_raw(load.pid()), Signal::SIGKILL)?;
-    revoke.hangs_for(WHILE)?;
     pause.end()?;
-    check::works("REVOKE", revoke.finish()?)?;
+    check::works("REVOKE", revoke.call().finish()?)?;
     load.was_killed()?;
     check::errno("once more", buffer::revoke(&device, &buffer), Errno::EBADFD)?;
     check::value("a new buffer", export_edu(&device)?.map(0, PAGE)?.load(ID_AT), ID)

@@ -2,7 +2,7 @@
 //! Races of faults, `mmap()` and `fork()`, each with a thread stopped in the window.
 
 use guest::uapi::{vfio_dmabuf_ioctl_revoke, VFIO_DMABUF_IOCTL_REVOKE, VFIO_DMABUF_STATUS_CLOSED};
-use guest::waiting::{is_in_driver, Waiter};
+use guest::waiting::is_in_driver;
 use guest::windows::Window;
 
 use crate::prelude::*;
@@ -85,10 +85,12 @@ fn holds_up(
     call: impl FnOnce() -> Result<(), Errno>,
     after: impl FnOnce(&Client) -> Result<()>,
 ) -> Result<()> {
+    let call = HeldUp::new(&[], call)?;
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let call = waiting(call)?;
+    pause.is_atomic()?;
+    call.comes()?;
     pause.end()?;
-    check::works("the call", call.finish()?)?;
+    check::works("the call", call.call().finish()?)?;
     client.finish()?;
     after(client)?;
     check::value("a buffer exported anew", export_edu(device)?.map(0, PAGE)?.load(ID_AT), ID)
@@ -115,11 +117,13 @@ fn huge_fault_half_way_holds_up_a_revoke() -> Result<()> {
     let mapping = Mapping::aligned(&buffer, SIZE, 0)?;
     // The child has a copy of the mapping.
     let load = || mapping.load(0).map(drop).or(Ok(()));
+    let revoke = HeldUp::new(&[], || buffer::revoke(&device, &buffer))?;
     let (pause, load) = Pause::call(windows::HUGE_FAULT_CHECKED, load)?;
-    let revoke = waiting(|| buffer::revoke(&device, &buffer))?;
+    pause.is_atomic()?;
+    revoke.comes()?;
     check::equal("entry meanwhile", Ptes::new()?.of(load.pid(), mapping.address())?, None)?;
     pause.end()?;
-    check::works("REVOKE", revoke.finish()?)?;
+    check::works("REVOKE", revoke.call().finish()?)?;
     check::works("the load that was stopped", load.finish()?)?;
     check::bus_error("after all", mapping.load(0))
 }
@@ -129,18 +133,15 @@ fn fault_holds_up_a_reset(call: impl FnOnce(&Pci, &Device) -> Result<(), Errno>)
     let (client, device) = Client::new()?;
     let pci = edu()?;
     let resets = Pause::at(windows::RESET)?;
-    let reset = || {
-        resets.arm_here()?;
-        call(&pci, &device)
-    };
+    let reset = HeldUp::new(&[&resets], || call(&pci, &device))?;
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    let reset = waiting(reset)?;
+    reset.comes()?;
     resets.is_ahead()?;
     pause.end()?;
     resets.wait()?;
     client.has_nothing("when the device is being reset")?;
     resets.release()?;
-    check::works("the reset", reset.finish()?)?;
+    check::works("the reset", reset.call().finish()?)?;
     client.finish()?;
     heals(&client)
 }
@@ -173,13 +174,13 @@ fn fault_after_the_start_of_memory_off_waits_and_is_sigbus() -> Result<()> {
 
 fn fault_half_way_holds_up_the_last_close() -> Result<()> {
     let (client, device) = Client::new()?;
+    // The child ends at once, and has the last fds of the device.
+    let close = HeldUp::new(&[], || Ok(()))?;
+    drop(device);
     let pause = client.stopped(windows::FAULT_CHECKED)?;
-    thread::scope(|scope| {
-        let close = Waiter::start(scope, || drop(device))?;
-        close.waits_in_driver().context("the last close")?;
-        pause.end()?;
-        close.finish()
-    })?;
+    close.comes().context("the last close")?;
+    pause.end()?;
+    check::works("the last close", close.call().finish()?)?;
     client.finish()?;
     is_dead(&client)
 }

@@ -33,7 +33,7 @@ cases! {
 
 /// Lets a thread that is stopped at the start of a fault go on up to the gate.
 fn go_on_to_the_gate(pause: Pause, thread: i32) -> Result<Pause> {
-    let gate = Pause::of(thread, windows::LOCK_TO_READ)?;
+    let gate = Pause::of(thread, windows::ENTER)?;
     pause.end()?;
     gate.wait()?;
     Ok(gate)

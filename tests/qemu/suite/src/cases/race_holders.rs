@@ -181,7 +181,7 @@ fn attach_that_a_revoke_overtook_is_refused() -> Result<()> {
     let rig = Rig::new()?;
     let importer = Importer::new()?;
     let attach = || importer.attach(&rig.buffer, &rig.importing, UNMAPS_AT_ONCE);
-    let (check, attach) = Pause::call(windows::ATTACH_CHECKS, attach)?;
+    let (check, attach) = Pause::call(windows::ATTACH, attach)?;
     let note = Pause::of(attach.pid(), windows::MUTEX_LOCK)?;
     check.end()?;
     note.wait()?;
