@@ -11,7 +11,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `driver.rs` | the VFIO operations that this driver implements, and who handles each |
+//! | `driver.rs` | the VFIO operations of this driver, and the code that handles each |
 //! | `device.rs` | a device with the driver's data, and its last close |
 //! | `features.rs` | the features of a device: export, revoke, attribute, info |
 //! | `memory.rs` | what the buffers of a device share; resets and link errors |
@@ -39,8 +39,8 @@
 //! - *BAR*: a memory region of a PCI device. *Range*: a page-aligned part of one.
 //! - *Buffer*: ranges of one BAR laid end to end, behind a dma-buf. User space *exports* one as an
 //!   fd. Each BAR also has a *hidden* buffer over all of it, under the mappings of the device fd.
-//! - *Offset space*: what the page offsets of all mappings of a device count in. All files of the
-//!   device share its address space (`f_mapping`). BAR `i` starts at `i << 40` bytes.
+//! - *Offset space*: the space in which the page offsets of all mappings of a device count. All
+//!   files of the device share its address space (`f_mapping`). BAR `i` starts at `i << 40` bytes.
 //! - *Window*: the place of an exported buffer in the offset space, where no BAR is.
 //! - *Zap*: to remove the page table entries of a part of the offset space in all processes.
 //! - *Gate*: a spinning lock that a fault holds shared from its permission check until its entry
@@ -106,19 +106,22 @@
 //!   `tools/vfio-dmabuf/src/{uapi,device}.rs`. Tests: a case in
 //!   `tests/qemu/suite/src/cases/feature.rs`, a call in `tests/qemu/fuzz`, an operation in
 //!   `tests/qemu/soak`.
-//! - *A new event that takes memory away*: its callback in `rust/vfio/pci.rs` or `rust/pci.rs`, a
-//!   method of `driver.rs`, and its work in `memory.rs`. When the event begins, in this order:
+//! - *A new event that takes memory away*: a method of the trait `Operations` in
+//!   `rust/vfio/pci.rs`; the call of it in `rust/vfio/pci/ops.rs` (VFIO) or `rust/pci.rs` (PCI);
+//!   the method in `driver.rs`; its work in `memory.rs`. When the event begins, in this order:
 //!   close the gate, zap `0..BAR_SPACE`, suspend the importers. When it ends: open the gate, then
 //!   resume the importers, which may map from their callback. A state that outlasts the event
 //!   belongs in `pure/link.rs` or in the state of the gate. Tests: a case in `memory.rs` for every
 //!   BAR and window, one in `importers_reset.rs`, a race in `race_faults.rs`, and an operation of
 //!   the soak with its rule in the model.
-//! - *A new device in the test machine*: `TEST_DEVICES` in `scripts/vm/suite.py`, its id in
-//!   `tests/qemu/guest/src/pci.rs`, and what cases need of it in `tests/qemu/suite/src/fixture.rs`.
-//!   A case names its devices in `cases!` and is skipped where one is missing.
-//! - *A new make target*: a row of `TARGETS` in `scripts/vm/run.py` (kernel, parts to build, time
-//!   limit, function) and a line of help in the `Makefile`. A new part to build goes into
-//!   `scripts/build.sh`.
+//! - *A new device in the test machine*: a line at the end of `TEST_DEVICES` in
+//!   `scripts/vm/suite.py` (`Job.devices` in `scripts/vm/machine.py` explains the syntax), its id
+//!   in `tests/qemu/guest/src/pci.rs`, and helpers for cases in `tests/qemu/suite/src/fixture.rs`.
+//!   A case names its devices in `cases!`. It is skipped where one is missing.
+//! - *A new make target*: its name in `plain` or `debian` and a line of help in the `Makefile`; a
+//!   row of `TARGETS` in `scripts/vm/run.py` (function, kernel, parts to build, time limit), and
+//!   its name in `X86_ONLY` there if it needs x86. A new part to build goes into
+//!   `scripts/build.sh`. A target that proves something goes into `scripts/everything`.
 
 #![deny(unsafe_code)]
 
