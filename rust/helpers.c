@@ -39,6 +39,11 @@ void kernel_ext_dma_fence_put(struct dma_fence *fence)
 	dma_fence_put(fence);
 }
 
+bool kernel_ext_exceeds_file(const struct vm_area_struct *vma)
+{
+	return (vma->vm_flags & VM_MAYWRITE) && !(vma->vm_file->f_mode & FMODE_WRITE);
+}
+
 bool kernel_ext_has_write_combining(void)
 {
 	return pgprot_val(pgprot_writecombine(PAGE_SHARED)) !=

@@ -15,6 +15,7 @@ struct dentry *kernel_ext_debugfs_create_file(const char *name, umode_t mode,
 					      const struct file_operations *fops);
 void kernel_ext_debugfs_remove(struct dentry *dentry);
 void kernel_ext_dma_fence_put(struct dma_fence *fence);
+bool kernel_ext_exceeds_file(const struct vm_area_struct *vma);
 bool kernel_ext_has_write_combining(void);
 bool kernel_ext_is_shared(const struct vm_area_struct *vma);
 bool kernel_ext_pmd_has_table(pmd_t pmd);

@@ -328,7 +328,10 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: it is not `MAP_SHARED`, or does not end within the address space.
+    /// `EINVAL`: it is not `MAP_SHARED`, or does not end within the address space. `EACCES`: it may
+    /// become writable, and the dma-buf is not open for writing. The kernel sees to that for a
+    /// mapping of the dma-buf's own fd, but not for one that an importer's driver hands on
+    /// (`dma_buf_mmap()`).
     pub fn place(self, page_offset: usize) -> Result<PlacedMapping<'a, T>> {
         self.check(page_offset)?;
         Ok(PlacedMapping(self, page_offset))
@@ -347,11 +350,14 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
         let fits = page_offset
             .checked_add((end - start) >> PAGE_SHIFT)
             .is_some_and(|end| end <= usize::MAX >> PAGE_SHIFT);
-        if self.is_shared() && fits {
-            Ok(())
-        } else {
-            Err(EINVAL)
+        if !self.is_shared() || !fits {
+            return Err(EINVAL);
         }
+        // SAFETY: The VMA is ours and has a file.
+        if unsafe { bindings::kernel_ext_exceeds_file(self.vma()) } {
+            return Err(EACCES);
+        }
+        Ok(())
     }
 
     /// The rest of [`PlacedMapping::install`].

@@ -28,6 +28,7 @@ use crate::{
 };
 use kernel::{
     device::Device,
+    mm::virt::VmaNew,
     sync::{
         aref::ARef,
         atomic::{
@@ -270,6 +271,10 @@ impl MiscDevice for Importer {
 
     fn release(this: Arc<Self>, _file: &File) {
         Self::detach(this.as_arc_borrow());
+    }
+
+    fn mmap(this: ArcBorrow<'_, Self>, _file: &File, vma: &VmaNew) -> Result {
+        this.attachment.lock().as_ref().ok_or(ENOTCONN)?.mmap(vma)
     }
 
     fn ioctl(this: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {

@@ -16,6 +16,7 @@ use kernel::{
         from_err_ptr,
         to_result, //
     },
+    mm::virt::VmaNew,
     prelude::*,
     sync::{
         aref::ARef,
@@ -199,6 +200,12 @@ impl<T: Invalidate> Attachment<T> {
             slot,
             _device: device,
         })
+    }
+
+    /// Makes a mapping of another file one of the dma-buf. `dma_buf_mmap()`
+    pub(crate) fn mmap(&self, vma: &VmaNew) -> Result {
+        // SAFETY: By the type invariant; the VMA is being set up.
+        to_result(unsafe { bindings::dma_buf_mmap((*self.ptr.as_ptr()).dmabuf, vma.as_ptr(), 0) })
     }
 
     /// Calls `f` with the reservation lock of the dma-buf held.

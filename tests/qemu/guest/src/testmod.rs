@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 
 use crate::fence::Fence;
+use crate::mm::{self, Mapping};
 use crate::prelude::*;
 use crate::sys::{ioctl, ioctl_with};
 
@@ -47,7 +48,7 @@ pub fn module() -> Module {
 pub(crate) fn open(name: &CStr) -> Result<File> {
     module().load()?;
     let path = Path::new("/dev").join(name.to_str()?);
-    File::open(&path).with_context(|| path.display().to_string())
+    File::options().read(true).write(true).open(&path).with_context(|| path.display().to_string())
 }
 
 /// An importer; unmaps and detaches when dropped.
@@ -78,6 +79,11 @@ impl Importer {
         let mut arg = uapi::Map { direction, ..Default::default() };
         self.call(uapi::MAP, &mut arg)?;
         Ok(arg.entries[..uapi::MAX_ENTRIES.min(arg.count as usize)].to_vec())
+    }
+
+    /// Maps the first page of the dma-buf into this process, by `mmap()` of the importer's own fd.
+    pub fn mmap(&self) -> Result<Mapping, Errno> {
+        Mapping::new(&self.0, PAGE, mm::RW, 0)
     }
 
     /// Unmaps.

@@ -15,6 +15,9 @@ cases! {
         "attach: EOPNOTSUPP without peer2peer or not revocable; EINVAL out of reach": [
             importer_of_bad_manners_cannot_attach, importer_out_of_reach_cannot_map,
         ],
+        "mmap: PROT_WRITE of a read-only fd is EACCES": [
+            importer_hands_on_no_stores_to_a_read_only_buffer,
+        ],
         "attach, map: ENODEV while revoked in any way": [
             revoked_buffer_takes_no_importer, attachment_outlives_the_device,
         ],
@@ -57,6 +60,18 @@ fn importer_maps_and_unmaps() -> Result<()> {
     invalidated("not revoked", &importer, 0)?;
     check::works("detach", importer.detach())?;
     check::works("REVOKE without importers", buffer::revoke(&rig.device, &rig.buffer))
+}
+
+/// A driver may let its own fd be mapped, and give the mapping to the dma-buf that it imports.
+fn importer_hands_on_no_stores_to_a_read_only_buffer() -> Result<()> {
+    let rig = Rig::new()?;
+    let importer = rig.attached(UNMAPS_AT_ONCE)?;
+    let mapping = check::works("mmap through the importer", importer.mmap())?;
+    check::value("id register", mapping.load(ID_AT), ID)?;
+    drop(mapping);
+    let read_only = export_read_only(&rig.device)?;
+    let importer = rig::attach(&read_only, &rig.importing, UNMAPS_AT_ONCE)?;
+    check::errno("mmap through the importer, read-only", importer.mmap(), Errno::EACCES)
 }
 
 fn several_importers_share_a_buffer() -> Result<()> {
