@@ -68,7 +68,8 @@ help:
 #:                      the contract; SEED=s repeats a run; KERNEL=debug or kcsan selects a kernel
 #:                      OPERATIONS=n makes n operations instead
 #: make fuzz MINUTES=n  make hostile calls of every interface of the driver; SEED and KERNEL as for
-#:                      soak, FROM=r starts at a round, as a failure reports it
+#:                      soak, FROM=r starts at a round, as a failure reports it. Calls that reach
+#:                      new code of the driver are the beginning of others
 #: make selftests       the kernel's own VFIO tests, with the in-tree vfio-pci and with this driver
 #: make apps-test       Debian's DPDK, driverctl and (nested) QEMU with the in-tree vfio-pci, with
 #:                      this driver under that name, and with this driver under its own name

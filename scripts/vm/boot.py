@@ -62,9 +62,9 @@ class Run:
     @property
     def output(self):
         """The directory in which the modules for this target and kernel are built."""
-        if self.target == "coverage":
-            return f"{BUILD}/coverage-module"
-        return f"{BUILD}/module" if self.flavour == "test" else f"{BUILD}/{self.flavour}-module"
+        flavour = "" if self.flavour == "test" else f"{self.flavour}-"
+        counting = "coverage-" if self.target in ("coverage", "fuzz") else ""
+        return f"{BUILD}/{counting}{flavour}module"
 
     @property
     def modules(self):

@@ -115,7 +115,7 @@ TARGETS = {
     "test-kcsan": Target(suite.test, "kcsan", SUITE, 2700),
     "coverage": Target(coverage.coverage, "test", ("coverage", "guest", "tools"), 2700),
     "soak": Target(verdict.soak, "bench", ("module", "soak"), choice=True),
-    "fuzz": Target(verdict.soak, "bench", ("module", "fuzz"), choice=True),
+    "fuzz": Target(verdict.soak, "bench", ("coverage", "fuzz"), choice=True),
     "selftests": Target(selftests.selftests, "test", ("module", "selftests"), 1800),
     "bench": Target(bench.bench, "bench", ("module", "untraced", "bench"), 900),
     "mutants": Target(mutants.mutants, "test", SUITE),

@@ -9,6 +9,7 @@ import os
 import random
 import re
 
+import coverage
 import judge
 import machine
 from boot import by_line, checking_leaks, where
@@ -67,6 +68,8 @@ def soak(run):
         command += ["--from", os.environ["FROM"]]
     job = run.job(run.target, *checking_leaks(*command), load=False)
     job.devices, job.qemu_args = TEST_DEVICES, TEST_QEMU_ARGS
+    if run.target == "fuzz":
+        job.insmod.insert(0, f"/{coverage.COLLECTOR}")
     if not operations:
         job.seconds = job.seconds or int(minutes) * 60 + EXTRA_SECONDS
     return watch(job)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Makes hostile calls of every interface of the driver.
 //!
-//!     fuzz [--seed N] [--from ROUND] [--minutes N] [--rounds N]
+//!     fuzz [--seed N] [--from ROUND[+ROUND:CALLS]] [--minutes N] [--rounds N]
 //!
 //! In each round several processes ([`player`]) make random calls on one device at the same time:
 //! its owner, an unprivileged holder of its fd, an unprivileged holder of buffers only, and, where
@@ -9,12 +9,14 @@
 //! answer. After each round a buffer that only this program holds, the witness, must be unchanged
 //! ([`stage`]).
 //!
-//! The calls of a process depend only on its seed; their results also depend on the other
-//! processes.
-//! A failure names the seed of the run and the round. `make fuzz SEED=N FROM=ROUND` starts there.
+//! Rounds that reach new code of the driver are the beginning of others ([`feedback`]).
+//!
+//! The calls of a process depend only on seed, round and beginning; their results also depend on
+//! the other processes. A failure names all three. `make fuzz SEED=N FROM=ROUND` starts there.
 
 #![forbid(unsafe_code)]
 
+mod feedback;
 mod memory;
 mod op;
 mod player;
@@ -27,6 +29,7 @@ mod world;
 
 use std::process::ExitCode;
 
+use feedback::{Feedback, Round};
 use guest::kmsg;
 use guest::prelude::*;
 use stage::Stage;
@@ -37,22 +40,24 @@ const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
 /// The command line.
 struct Options {
     seed: u64,
-    from: u64,
+    from: Round,
     rounds: u64,
     minutes: u64,
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { seed: 1, from: 0, rounds: u64::MAX, minutes: u64::MAX };
+    let from = Round { number: 0, beginning: None };
+    let mut options = Options { seed: 1, from, rounds: u64::MAX, minutes: u64::MAX };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} wants a number"))?;
-        let value = value.parse().with_context(|| format!("{word} {value}"))?;
+        let what = || format!("{word} {value}");
+        let number = || value.parse::<u64>().with_context(what);
         match word.as_str() {
-            "--seed" => options.seed = value,
-            "--from" => options.from = value,
-            "--rounds" => options.rounds = value,
-            "--minutes" => options.minutes = value,
+            "--seed" => options.seed = number()?,
+            "--from" => options.from = value.parse().with_context(what)?,
+            "--rounds" => options.rounds = number()?,
+            "--minutes" => options.minutes = number()?,
             _ => bail!("usage: fuzz [--seed N] [--from ROUND] [--minutes N] [--rounds N]"),
         }
     }
@@ -81,20 +86,23 @@ fn fuzz(options: &Options) -> Result<()> {
     let started = Instant::now();
     let limit = Duration::from_secs(options.minutes.saturating_mul(60));
     let stage = Stage::new()?;
+    let mut feedback = Feedback::default();
     let (mut round, mut rounds) = (options.from, 0);
     while rounds < options.rounds && start.elapsed() < limit {
-        if round % 64 == 63 {
-            let calls = stage.tally.sum(Count::Calls);
-            println!("fuzz: round {round}, {calls} calls, {} s", started.elapsed().as_secs());
+        if round.number % 64 == 63 {
+            let (calls, seconds) = (stage.tally.sum(Count::Calls), started.elapsed().as_secs());
+            println!("fuzz: round {round}, {calls} calls, {seconds} s; {feedback}");
             kmsg::mark(&format!("fuzz: seed {} round {round}", options.seed));
         }
         stage.round(options.seed, round).with_context(|| {
             format!("round {round}; to repeat: make fuzz SEED={} FROM={round}", options.seed)
         })?;
-        round += 1;
+        feedback.learn(round.number)?;
+        round = feedback.plan(options.seed, round.number + 1);
         rounds += 1;
     }
     let tally = stage.end()?;
+    println!("fuzz: {feedback}");
     let seconds = started.elapsed().as_secs_f64().max(0.001);
     let calls = tally.sum(Count::Calls);
     println!(

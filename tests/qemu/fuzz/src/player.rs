@@ -23,6 +23,8 @@ pub struct Part {
     pub target: Target,
     /// The seed of its random choices.
     pub seed: u64,
+    /// The seed of its first choices, and for how many calls.
+    pub beginning: Option<(u64, u64)>,
     /// Its slot in the tally.
     pub slot: u64,
     /// The number of its calls.
@@ -78,8 +80,12 @@ fn interfere(device: i32, buffer: i32, turn: usize) {
 }
 
 fn calls(part: Part, world: &mut World, tally: &Tally) -> Result<()> {
-    let mut rng = Pcg64Mcg::seed_from_u64(part.seed);
+    let (first, until) = part.beginning.unwrap_or((part.seed, 0));
+    let mut rng = Pcg64Mcg::seed_from_u64(first);
     for number in 0..part.calls {
+        if number == until {
+            rng = Pcg64Mcg::seed_from_u64(part.seed);
+        }
         let op = Op::random(&mut rng, part.role);
         let (answer, made) = world.run(&op);
         tally.add(part.slot, Count::Calls);

@@ -4,6 +4,7 @@
 use guest::others::Elsewhere;
 use guest::prelude::*;
 
+use crate::feedback::Round;
 use crate::player::{play, Part};
 use crate::tally::Tally;
 use crate::world::{open_fds, Role, Start, Target};
@@ -11,7 +12,7 @@ use crate::world::{open_fds, Role, Start, Target};
 /// The time limit of a round.
 const LIMIT: Duration = Duration::from_secs(100);
 /// The calls of a process in a round.
-const CALLS: u64 = 2000;
+pub const CALLS: u64 = 2000;
 const PATTERN: u32 = 0x5afe_0000;
 
 const TARGETS: [Target; 2] = [
@@ -154,14 +155,14 @@ impl Stage {
     }
 
     /// Runs one round.
-    pub fn round(&self, seed: u64, round: u64) -> Result<()> {
-        let scene = &self.scenes[if round % 4 == 3 { 1 } else { 0 }];
+    pub fn round(&self, seed: u64, round: Round) -> Result<()> {
+        let scene = &self.scenes[if round.number % 4 == 3 { 1 } else { 0 }];
         let roles = [Role::Owner, Role::DeviceHolder, Role::BufferHolder];
         let mut players = Vec::new();
         for (slot, role) in (0..).zip(roles) {
             players.push(self.start(scene, role, seed, round, slot)?);
         }
-        if round % 16 == 0 && self.cdevs {
+        if round.number % 16 == 0 && self.cdevs {
             players.push(self.start(scene, Role::Unbound, seed, round, 3)?);
         }
         for player in players {
@@ -174,9 +175,18 @@ impl Stage {
         Ok(())
     }
 
-    fn start(&self, scene: &Scene, role: Role, seed: u64, round: u64, slot: u64) -> Result<Worker> {
-        let mixed = (seed << 32) ^ (round << 3) ^ slot;
-        let part = Part { role, target: scene.target, seed: mixed, slot, calls: CALLS };
+    fn start(
+        &self,
+        scene: &Scene,
+        role: Role,
+        seed: u64,
+        round: Round,
+        slot: u64,
+    ) -> Result<Worker> {
+        let mixed = |round: u64| (seed << 32) ^ (round << 3) ^ slot;
+        let beginning = round.beginning.map(|it| (mixed(it.round), it.calls));
+        let seed = mixed(round.number);
+        let part = Part { role, target: scene.target, seed, beginning, slot, calls: CALLS };
         Worker::start(|| {
             let device = match role {
                 Role::Unbound => self.open_unbound()?,
