@@ -232,8 +232,6 @@ impl Operations for DeviceData {
 
     fn link_back(device: &Device) {
         let decodes = device.core().decodes_memory();
-        // The recovery may have raised it.
-        device.memory.gate.look_asleep();
         device.memory.link(Event::Recovered { decodes });
     }
 

@@ -39,8 +39,8 @@ pub const RESETTER: &core::ffi::CStr = c"dmabuf-test-reset";
 pub const ATTACH: u32 = iow::<Attach>(0);
 /// Maps the dma-buf for the device. Argument: [`Map`].
 ///
-/// Errors: `ENOTCONN`: no attachment; `EBUSY`: it is mapped; `EINVAL`: unknown direction; and what
-/// `dma_buf_map_attachment()` says.
+/// Errors: `ENOTCONN`: no attachment; `EBUSY`: it is mapped; `EINVAL`: unknown direction; `EDOM`:
+/// the mapping claims to have `struct page`s; and what `dma_buf_map_attachment()` says.
 pub const MAP: u32 = iowr::<Map>(1);
 /// Unmaps it. No argument. Errors: `ENOTCONN`: no attachment; `EALREADY`: it is not mapped.
 pub const UNMAP: u32 = io(2);

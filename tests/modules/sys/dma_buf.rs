@@ -262,6 +262,10 @@ impl<T: Invalidate> Locked<'_, T> {
     }
 
     /// Maps the dma-buf, which is not mapped. `dma_buf_map_attachment()`
+    ///
+    /// # Errors
+    ///
+    /// `EDOM`: the table says that its entries have pages, which device memory has not.
     pub(crate) fn map(&mut self, direction: Direction) -> Result {
         if self.is_mapped() {
             return Err(EBUSY);
@@ -273,6 +277,12 @@ impl<T: Invalidate> Locked<'_, T> {
         let table = NonNull::new(table).ok_or(ENOMEM)?;
         // SAFETY: By the type invariant nobody else has access.
         unsafe { *self.slot.mapping.get() = Some((table, direction)) };
+        // `for_each_sgtable_sg()` and others walk so many entries, for their pages.
+        // SAFETY: The table is valid while it is mapped.
+        if unsafe { (*table.as_ptr()).orig_nents } != 0 {
+            self.unmap();
+            return Err(EDOM);
+        }
         Ok(())
     }
 

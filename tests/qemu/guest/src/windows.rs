@@ -138,6 +138,10 @@ windows! {
     DEVICE_INIT = Driver(&["DeviceData", "init"]);
     /// The driver's part of the last close.
     LAST_CLOSE = Driver(&["Operations", "close_device"]);
+    /// The core begins to register a device that is being bound; the driver's part is there.
+    REGISTER = Kernel(&["vfio_assign_device_set"]);
+    /// A wait for the fences of a buffer notes which these are.
+    FENCES = Kernel(&["dma_resv_get_fences"]);
 }
 
 impl Window {

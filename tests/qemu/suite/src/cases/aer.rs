@@ -9,7 +9,7 @@ use std::thread::ScopedJoinHandle;
 
 use guest::host::{self, LinkError};
 use guest::testmod;
-use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND};
+use guest::uapi::{PCI_BASE_ADDRESS_0, PCI_COMMAND, PCI_PRIMARY_BUS};
 use guest::uapi::{VFIO_DMABUF_STATUS_LIVE, VFIO_DMABUF_STATUS_REVOKED_TEMP};
 use guest::waiting::Waiter;
 
@@ -19,6 +19,10 @@ cases! {
     Setup::Bound(&[EDU]) =>
         "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
             unbind_ends_the_waits_for_a_recovery,
+        ];
+    Setup::Bound(&[IGB]) =>
+        "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
+            link_error_of_a_sleeping_device_is_over_in_d0,
         ];
     Setup::Bound(&[EDU, EDU]) =>
         "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
@@ -37,6 +41,9 @@ cases! {
         "link error that is not fatal: nothing changes": [
             harmless_error_without_recovery_leaves_everything_as_it_is,
         ],
+        "link error that is not fatal: a device that no longer answers is lost": [
+            device_that_answers_no_more_is_lost_at_once,
+        ],
         "lost device: restored by the next open, by enabling memory, by the owner's reset": [
             lost_device_is_back_when_it_is_opened_anew,
             lost_device_is_back_when_its_owner_enables_memory,
@@ -44,7 +51,7 @@ cases! {
         ];
 }
 
-fn error(pci: &Pci, error: LinkError) -> Result<()> {
+pub(super) fn error(pci: &Pci, error: LinkError) -> Result<()> {
     if host::port_has_error(pci, error)? {
         return Ok(());
     }
@@ -181,6 +188,52 @@ fn harmless_error_without_recovery_leaves_everything_as_it_is() -> Result<()> {
     event.end()
 }
 
+/// The bus below the port of a device, where nothing answers until this is dropped.
+struct Silence {
+    port: Pci,
+    buses: u16,
+}
+
+impl Silence {
+    /// The port does not pass accesses to configuration space on.
+    fn around(pci: &Pci) -> Result<Silence> {
+        let dir = fs::canonicalize(pci.dir())?;
+        let port = dir.parent().and_then(Path::file_name).context("its port")?;
+        let port = Pci::at(&port.to_string_lossy())?;
+        let buses = port.config16(PCI_PRIMARY_BUS.into())?;
+        // The first bus below it is after the last one below it: there is none.
+        port.set_config16(PCI_PRIMARY_BUS.into(), buses | 0xff00)?;
+        Ok(Silence { port, buses })
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        let _ = self.port.set_config16(PCI_PRIMARY_BUS.into(), self.buses);
+    }
+}
+
+/// As above, but nothing answers when the kernel tells that it has given up. There is no reset.
+fn device_that_answers_no_more_is_lost_at_once() -> Result<()> {
+    let [ours, sibling] = rig::pair()?;
+    let config = Config::of(&sibling)?;
+    let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
+    let gives_up = Pause::of_any(windows::RECOVERY_FAILS)?;
+    error(&scene.rig.pci, LinkError::NonFatal)?;
+    gives_up.wait()?;
+    is_untouched(&scene, "when the kernel is about to tell that it has given up")?;
+    let event = Pause::of_any(windows::ERROR_EVENT)?;
+    let silence = Silence::around(&scene.rig.pci)?;
+    gives_up.end()?;
+    event.wait()?;
+    drop(silence);
+    invalidated("when the kernel has told", &scene.importer, 1)?;
+    let lost = Lost { scene, sibling, config };
+    lost.is_lost("when the kernel has told")?;
+    event.end()?;
+    lost.end()
+}
+
 /// The error is not fatal, but the driver of a sibling wants a reset of the link for it.
 fn reset_that_another_driver_asks_for_takes_everything_away() -> Result<()> {
     let [ours, sibling] = rig::pair()?;
@@ -199,6 +252,28 @@ fn reset_that_another_driver_asks_for_takes_everything_away() -> Result<()> {
     drop(scene);
     sibling.release()?;
     config.restore(&sibling)
+}
+
+/// The reset of the link does not wake the device, as far as the kernel knows. When its owner does,
+/// the core restores what the device had before it slept, addresses too.
+fn link_error_of_a_sleeping_device_is_over_in_d0() -> Result<()> {
+    /// igb's device status register.
+    const AT: u64 = 0x8;
+    let pci = nth(IGB, 0)?;
+    let device = Device::open(&pci, Via::Group)?;
+    let buffer = Buffer::export(&device, 0, 0, PAGE)?;
+    let mapping = buffer.map(0, PAGE)?;
+    let status = mapping.load(AT)?;
+    device.set_power_state(3)?;
+    check::bus_error("in D3hot", mapping.load(AT))?;
+    let end = Pause::of_any(windows::RECOVERY_ENDS)?;
+    error(&pci, LinkError::Fatal)?;
+    end.pass()?;
+    has_status(&device, &buffer, "after the recovery", VFIO_DMABUF_STATUS_REVOKED_TEMP)?;
+    check::bus_error("after the recovery", mapping.load(AT))?;
+    device.set_power_state(0)?;
+    has_status(&device, &buffer, "in D0", VFIO_DMABUF_STATUS_LIVE)?;
+    check::value("in D0", mapping.load(AT), status)
 }
 
 /// The kernel resets the link for one of them, and its recovery goes on after the owner's reset.

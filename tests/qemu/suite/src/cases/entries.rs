@@ -32,7 +32,10 @@ cases! {
             huge_entries_have_the_page_frames_of_the_bar, mappings_out_of_phase_have_small_entries,
             entries_take_stores_without_another_fault,
         ],
-        "REVOKE: for good, in all processes": [revoke_of_huge_mappings_leaves_no_entry];
+        "REVOKE: for good, in all processes": [revoke_of_huge_mappings_leaves_no_entry],
+        "VFIO_DEVICE_RESET, sysfs reset: faults wait; the same mappings work afterwards": [
+            no_entry_of_any_bar_survives_a_reset,
+        ];
     Setup::Bound(&[TESTDEV]) =>
         "page table entries: frames, levels and memory types, in any process": [
             largest_entries_have_the_page_frames_of_the_bar,
@@ -155,6 +158,25 @@ fn no_entry_survives_a_reset() -> Result<()> {
         check::value("client", all.client.load(all.address)?, ID)?;
     }
     Ok(())
+}
+
+/// The reset is one through sysfs: before that of the owner the core itself removes entries.
+fn no_entry_of_any_bar_survives_a_reset() -> Result<()> {
+    let (device, pci) = (open_bochs()?, nth(BOCHS, 0)?);
+    let mut mappings = Vec::new();
+    for bar in [0, 2] {
+        mappings.push((bar, device.map_bar_part(bar, 0, PAGE)?));
+        mappings.push((bar, Buffer::export(&device, bar, 0, PAGE)?.map(0, PAGE)?));
+    }
+    for (_, mapping) in &mappings {
+        touched(mapping, 0)?;
+    }
+    let (pause, reset) = Pause::call(windows::RESET, || pci.reset())?;
+    for (bar, mapping) in &mappings {
+        absent(&format!("BAR{bar}, amid the reset"), mapping, 0)?;
+    }
+    pause.end()?;
+    check::works("reset", reset.finish()?)
 }
 
 fn last_close_leaves_no_entry() -> Result<()> {

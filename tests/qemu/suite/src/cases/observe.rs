@@ -18,7 +18,10 @@ cases! {
             tracepoints_tell_the_life_of_a_buffer,
         ];
     Setup::Bound(&[BOCHS]) =>
-        "debugfs lists buffers, also as JSON lines; tracepoints": [listing_counts_faults_by_level];
+        "debugfs lists buffers, also as JSON lines; tracepoints": [listing_counts_faults_by_level],
+        "accesses that follow each other take few faults": [
+            walk_through_a_mapping_takes_few_faults,
+        ];
     Setup::Bound(&[EDU]) =>
         "debugfs lists buffers, also as JSON lines; tracepoints": [
             listing_goes_with_the_driver, open_listing_is_of_one_binding,
@@ -149,6 +152,33 @@ fn listing_counts_faults_by_level() -> Result<()> {
     let column = |name| heads.iter().position(|head| *head == name).map(|at| values[at]);
     check::equal("faults-pmd of the table", column("faults-pmd"), Some("2"))?;
     check::equal("size of the table", column("size"), Some(&*SIZE.to_string()))
+}
+
+/// Each fault maps twice as many pages as the one before, as far as the page table goes.
+fn walk_through_a_mapping_takes_few_faults() -> Result<()> {
+    const MOST: u64 = 512;
+    const TABLE: u64 = BLOCK / PAGE;
+    let pci = nth(BOCHS, 0)?;
+    let device = Device::open(&pci, Via::Group)?;
+    let pages = device.region(0)?.size / PAGE / 2;
+    // At an address where no page can be part of a huge one.
+    let buffer = Buffer::export(&device, 0, PAGE, pages * PAGE)?;
+    let mapping = mm::Mapping::aligned(&buffer, pages * PAGE, 0)?;
+    let (mut want, mut mapped, mut size) = (0, 0, 1);
+    for page in 0..pages {
+        mapping.load(page * PAGE)?;
+        if page == mapped {
+            want += 1;
+            mapped += size.min(TABLE - page % TABLE);
+            size = MOST.min(2 * size);
+        }
+        if page % 64 == 63 {
+            let fields = [("faults_pte", want.into()), ("faults_pmd", 0.into())];
+            has(&format!("after page {page}"), &object(&pci, &buffer)?, &fields)?;
+        }
+    }
+    ensure!(want < 20, "{want} faults for {pages} pages");
+    Ok(())
 }
 
 fn listing_counts_faults_of_the_largest_entries() -> Result<()> {

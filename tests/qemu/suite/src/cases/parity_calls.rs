@@ -104,13 +104,18 @@ fn listing_does_not_wait_for_a_reset() -> Result<()> {
 /// Detaching takes the lock of that list, and drivers detach where reclaim waits for them.
 fn nothing_is_reclaimed_under_the_list_of_importers() -> Result<()> {
     let rig = Rig::new()?;
-    drop((rig.attached(UNMAPS_AT_ONCE)?, rig.attached(UNMAPS_AT_ONCE)?));
+    let importers = [rig.attached(UNMAPS_AT_ONCE)?, rig.attached(UNMAPS_AT_ONCE)?];
+    rig.device.renew_memory()?;
+    rig.revoke()?;
+    drop(importers);
     let Ok(text) = fs::read_to_string("/proc/lockdep") else {
         return Err(Skip("the kernel has no lockdep".into()).into());
     };
-    let head = text.lines().position(|line| line.ends_with("Importers::attached"));
-    let head = head.context("/proc/lockdep has no Importers::attached")?;
-    let under = text.lines().skip(head + 1).take_while(|line| line.starts_with(" ->"));
+    // It also stands below each lock under which it was taken.
+    let is_below = |line: &&str| line.starts_with(" ->");
+    let is_head = |line: &str| line.ends_with("Importers::attached") && !is_below(&line);
+    let head = text.lines().position(is_head).context("no Importers::attached")?;
+    let under = text.lines().skip(head + 1).take_while(is_below);
     let reclaim: Vec<&str> = under.filter(|line| line.ends_with("fs_reclaim")).collect();
     ensure!(reclaim.is_empty(), "taken under Importers::attached: {reclaim:?}");
     Ok(())

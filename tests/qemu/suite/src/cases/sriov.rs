@@ -3,8 +3,13 @@
 //! and what can be done with any function's BARs can be done with theirs.
 
 use guest::buffer::revoke;
+use guest::host::LinkError;
 use guest::ptes::Pte;
+use guest::uapi::{PCI_COMMAND, PCI_COMMAND_MEMORY, PCI_EXT_CAP_ID_SRIOV, PCI_SRIOV_CTRL};
+use guest::uapi::{PCI_SRIOV_CTRL_MSE, PCI_SRIOV_CTRL_VFE, PCI_SRIOV_NUM_VF};
+use guest::uapi::{VFIO_DMABUF_STATUS_LIVE, VFIO_DMABUF_STATUS_REVOKED_TEMP};
 
+use super::aer;
 use super::unload::{comes_to_an_end, start, still_waits};
 use crate::prelude::*;
 use crate::trace::Trace;
@@ -17,6 +22,7 @@ cases! {
             buffer_of_a_virtual_function_works_and_can_be_revoked,
             functions_mappings_stay_while_virtual_ones_come_and_go,
             memory_bit_of_a_virtual_function_changes_nothing,
+            virtual_function_is_in_reach_after_a_link_error,
             removal_of_a_function_waits_for_its_virtual_ones,
         ];
     Setup::Bound(&[IGB, EDU, EDU]) =>
@@ -56,6 +62,18 @@ impl Physical {
     /// Its first virtual function.
     fn first(&self) -> Result<Pci> {
         self.virtual_function(0)
+    }
+
+    /// Lets the one virtual function answer again that a reset of the link has taken away.
+    fn enable_again(&self) -> Result<()> {
+        let mut at = 0x100;
+        while u32::from(self.0.config16(at)?) != PCI_EXT_CAP_ID_SRIOV {
+            at = (self.0.config16(at + 2)? >> 4).into();
+            ensure!(at != 0, "{} has no SR-IOV capability", self.0);
+        }
+        self.0.set_config16(at + u64::from(PCI_SRIOV_NUM_VF), 1)?;
+        let enable = PCI_SRIOV_CTRL_VFE | PCI_SRIOV_CTRL_MSE;
+        self.0.set_config16(at + u64::from(PCI_SRIOV_CTRL), enable as u16)
     }
 
     pub(super) fn virtual_function(&self, nth: u32) -> Result<Pci> {
@@ -186,6 +204,26 @@ fn memory_bit_of_a_virtual_function_changes_nothing() -> Result<()> {
     slices.load().context("with the bit off")?;
     device.set_memory(true)?;
     slices.load().context("with the bit on")
+}
+
+/// It has no memory bit that the reset of the link could have cleared.
+fn virtual_function_is_in_reach_after_a_link_error() -> Result<()> {
+    let physical = Physical::with(1)?;
+    let owner = physical.open()?;
+    let function = physical.first()?;
+    let device = Device::open_with_token(&function, TOKEN)?;
+    let buffer = Buffer::export(&device, 0, 0, PAGE)?;
+    let [back, end] = [Pause::of_any(windows::LINK_BACK)?, Pause::of_any(windows::RECOVERY_ENDS)?];
+    aer::error(&function, LinkError::Fatal)?;
+    back.wait()?;
+    has_status(&device, &buffer, "amid the recovery", VFIO_DMABUF_STATUS_REVOKED_TEMP)?;
+    physical.enable_again()?;
+    check::equal("the bit", function.config16(PCI_COMMAND.into())? & PCI_COMMAND_MEMORY as u16, 0)?;
+    back.end()?;
+    end.pass()?;
+    has_status(&device, &buffer, "when the link is back", VFIO_DMABUF_STATUS_LIVE)?;
+    drop((buffer, device, owner));
+    Ok(())
 }
 
 /// Unbinding waits, too, but there Linux 7.3 misses a lock in whose absence lockdep complains.

@@ -133,7 +133,7 @@ fn use_once(device: &Device) -> Result<()> {
 }
 
 /// Runs `last`, in which the last reference to something has to go: its thread comes to `window`.
-fn comes_to(window: Window, last: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+pub(super) fn comes_to(window: Window, last: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let pause = Pause::at(window)?;
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
