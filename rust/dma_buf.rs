@@ -18,6 +18,7 @@ use crate::{
         MapRequest, //
     },
     dma_fence,
+    dma_resv::LockedReservation,
     fault::{
         Fault,
         Outcome, //
@@ -302,16 +303,17 @@ impl<T: Exporter> DmaBuf<T> {
     /// Tells all importers that their mappings are void. `dma_buf_invalidate_mappings()`
     ///
     /// Takes the reservation lock. Importers may still have to unmap when this returns.
-    pub fn invalidate(&self) {
+    ///
+    /// # Errors
+    ///
+    /// As [`LockedReservation::new`]: they were not told.
+    pub fn invalidate(&self, wait: Wait) -> Result {
         let dma_buf = self.ptr.as_ptr();
         // SAFETY: We hold a reference to the dma-buf, which has the reservation object.
-        let resv = unsafe { (*dma_buf).resv };
-        // SAFETY: As above. Without a context, locking cannot fail.
-        unsafe { bindings::dma_resv_lock(resv, core::ptr::null_mut()) };
+        let _locked = unsafe { LockedReservation::new((*dma_buf).resv, wait) }?;
         // SAFETY: The reservation is locked.
         unsafe { bindings::dma_buf_invalidate_mappings(dma_buf) };
-        // SAFETY: Locked above.
-        unsafe { bindings::dma_resv_unlock(resv) };
+        Ok(())
     }
 
     /// Waits for what devices are doing with the memory, less what they begin after this is called.

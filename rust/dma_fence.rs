@@ -7,6 +7,7 @@
 
 use crate::{
     bindings,
+    dma_resv::LockedReservation,
     errno::ETIME,
     wait::Wait, //
 };
@@ -31,35 +32,38 @@ impl Fences {
     /// Takes the reservation lock: without it, fences that are added meanwhile could keep the
     /// caller busy.
     ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, or as [`LockedReservation::new`].
+    ///
     /// # Safety
     ///
     /// `resv` is valid.
-    unsafe fn of(resv: *mut bindings::dma_resv) -> Result<Self> {
+    unsafe fn of(resv: *mut bindings::dma_resv, wait: Wait) -> Result<Self> {
         let mut array = ptr::null_mut();
         let mut count = 0;
-        // SAFETY: By the requirements of this function. Without a context, locking cannot fail.
-        unsafe { bindings::dma_resv_lock(resv, ptr::null_mut()) };
+        // SAFETY: By the requirements of this function.
+        let _locked = unsafe { LockedReservation::new(resv, wait) }?;
         // SAFETY: As above.
-        let result = unsafe {
+        to_result(unsafe {
             bindings::dma_resv_get_fences(
                 resv,
                 bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
                 &mut count,
                 &mut array,
             )
-        };
-        // SAFETY: Locked above.
-        unsafe { bindings::dma_resv_unlock(resv) };
-        to_result(result)?;
+        })?;
         // INVARIANT: What the function gives.
         Ok(Self { array, count })
     }
 
+    /// Waits for each. Their drivers have no say: one that ends a wait early would do so for an
+    /// uninterruptible wait, too.
     fn wait(&self, wait: Wait) -> Result {
         for number in 0..self.count as usize {
             // SAFETY: By the type invariants.
             let left = unsafe {
-                bindings::dma_fence_wait_timeout(
+                bindings::dma_fence_default_wait(
                     *self.array.add(number),
                     is_interruptible(wait),
                     wait.timeout() as c_long,
@@ -83,7 +87,8 @@ impl Drop for Fences {
 }
 
 /// Waits for the fences that a reservation object has now, not for any that are added later. If
-/// there is no memory to note which these are, those count, too.
+/// there is no memory to note which these are, those count, too, and a fence whose driver refuses
+/// the wait does not.
 ///
 /// Fences have no killable wait: [`Wait::Killable`] is as [`Wait::Uninterruptible`].
 ///
@@ -96,29 +101,33 @@ impl Drop for Fences {
 /// `resv` is valid.
 pub(crate) unsafe fn wait_for_all(resv: *mut bindings::dma_resv, wait: Wait) -> Result {
     // SAFETY: By the requirements of this function.
-    if let Ok(fences) = unsafe { Fences::of(resv) } {
-        return fences.wait(wait);
+    match unsafe { Fences::of(resv, wait) } {
+        Ok(fences) => fences.wait(wait),
+        // SAFETY: As above.
+        Err(ENOMEM) => check(unsafe {
+            bindings::dma_resv_wait_timeout(
+                resv,
+                bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
+                is_interruptible(wait),
+                wait.timeout(),
+            )
+        }),
+        Err(error) => Err(error),
     }
-    // SAFETY: As above.
-    check(unsafe {
-        bindings::dma_resv_wait_timeout(
-            resv,
-            bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
-            is_interruptible(wait),
-            wait.timeout(),
-        )
-    })
 }
 
 fn is_interruptible(wait: Wait) -> bool {
     matches!(wait, Wait::Interruptible)
 }
 
-/// What the waits return: the time that is left, or an error.
+/// What the waits return: the time that is left, 0, or an error.
 fn check(left: c_long) -> Result {
-    match left {
-        ..0 => Err(ERESTARTSYS),
-        0 => Err(ETIME),
-        _ => Ok(()),
+    // CAST: `c_long` is the larger type.
+    if left == 0 {
+        Err(ETIME)
+    } else if left == ERESTARTSYS.to_errno() as c_long {
+        Err(ERESTARTSYS)
+    } else {
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@
  */
 
 #include <linux/debugfs.h>
+#include <linux/dma-resv.h>
 #include <linux/mm.h>
 #include <linux/pgalloc.h>
 #include <linux/sched/signal.h>
@@ -37,6 +38,16 @@ void kernel_ext_debugfs_remove(struct dentry *dentry)
 void kernel_ext_dma_fence_put(struct dma_fence *fence)
 {
 	dma_fence_put(fence);
+}
+
+int kernel_ext_dma_resv_lock_interruptible(struct dma_resv *resv)
+{
+	return dma_resv_lock_interruptible(resv, NULL);
+}
+
+bool kernel_ext_dma_resv_trylock(struct dma_resv *resv)
+{
+	return dma_resv_trylock(resv);
 }
 
 bool kernel_ext_exceeds_file(const struct vm_area_struct *vma)

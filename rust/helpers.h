@@ -5,6 +5,7 @@
 #define KERNEL_EXT_HELPERS_H
 
 #include <linux/dma-fence.h>
+#include <linux/dma-resv.h>
 #include <linux/fs.h>
 #include <linux/mm_types.h>
 #include <linux/spinlock.h>
@@ -15,6 +16,8 @@ struct dentry *kernel_ext_debugfs_create_file(const char *name, umode_t mode,
 					      const struct file_operations *fops);
 void kernel_ext_debugfs_remove(struct dentry *dentry);
 void kernel_ext_dma_fence_put(struct dma_fence *fence);
+int kernel_ext_dma_resv_lock_interruptible(struct dma_resv *resv);
+bool kernel_ext_dma_resv_trylock(struct dma_resv *resv);
 bool kernel_ext_exceeds_file(const struct vm_area_struct *vma);
 bool kernel_ext_has_write_combining(void);
 bool kernel_ext_is_shared(const struct vm_area_struct *vma);

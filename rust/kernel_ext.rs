@@ -13,7 +13,8 @@
 //! | `debugfs.rs` | `linux/debugfs.h`: files that keep the module loaded |
 //! | `dma_buf.rs` | `linux/dma-buf.h` |
 //! | `dma_buf_mapping.rs` | `linux/dma-buf-mapping.h` |
-//! | `dma_fence.rs` | `linux/dma-resv.h`, `linux/dma-fence.h` |
+//! | `dma_fence.rs` | `linux/dma-fence.h` |
+//! | `dma_resv.rs` | `linux/dma-resv.h` |
 //! | `fault.rs` | `linux/mm.h`: faults on mappings of an exporter's memory |
 //! | `layout.rs` | none: where members of C structures are, for comparison |
 //! | `mm.rs` | `linux/mm.h`: mappings of an exporter's memory |
@@ -35,6 +36,7 @@ pub mod debugfs;
 pub mod dma_buf;
 pub mod dma_buf_mapping;
 mod dma_fence;
+mod dma_resv;
 pub mod fault;
 mod layout;
 pub mod mm;

@@ -87,7 +87,9 @@ impl<T: Exporter> VmOps<T> {
         ops.map_pages = Some(fault::map_pages);
         let keeps_mode =
             matches!(mode, CacheMode::Noncached) || bindings::KERNEL_EXT_TRACKS_CACHE_MODES == 0;
-        if keeps_mode && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
+        // Without blocks, `fork()` has no entries to remove: see `empty_original`.
+        let may_have_blocks = compat::BLOCKS_ARE_SAFE || matches!(followers, Followers::All);
+        if keeps_mode && may_have_blocks && cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) {
             ops.huge_fault = Some(fault::huge_fault::<T>);
         }
         Self {
@@ -230,8 +232,9 @@ impl BarMapping<'_> {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: the dma-buf has not the address space of the device fd, or see
-    /// [`NewMapping::place`]. The mapping is then to be refused.
+    /// `EINVAL`: the dma-buf has not the address space of the device fd, `ops` are not for
+    /// [`Followers::All`], as the core has set the mapping up, or see [`NewMapping::place`]. The
+    /// mapping is then to be refused.
     pub fn adopt_and_install<T: Exporter>(
         self,
         dma_buf: &DmaBuf<T>,
@@ -240,7 +243,8 @@ impl BarMapping<'_> {
         let vma = self.0.as_ptr();
         let file = dma_buf.file();
         // SAFETY: Both files are open, and their `f_mapping` does not change any more.
-        if unsafe { (*(*vma).vm_file).f_mapping != (*file).f_mapping } {
+        let has_same_space = unsafe { (*(*vma).vm_file).f_mapping == (*file).f_mapping };
+        if !has_same_space || ops.followers != Followers::All {
             return Err(EINVAL);
         }
         let mapping = NewMapping::<T> {

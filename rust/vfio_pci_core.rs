@@ -335,7 +335,7 @@ impl<'a> MemoryEnabled<'a> {
         self.0
     }
 
-    /// `count` page frames from `first` on; `None` unless all of them are in the BAR.
+    /// `count` page frames from `first` on, at least one; `None` unless all of them are in the BAR.
     #[inline(always)]
     pub fn pfns(&self, bar: Bar, first: usize, count: usize) -> Option<PfnRange<'a>> {
         let resource = self.0.resource(bar);
@@ -344,7 +344,7 @@ impl<'a> MemoryEnabled<'a> {
         // CAST: As above. The last page may be a partial one, without neighbours.
         let pages = resource.len.div_ceil(PAGE_SIZE as u64) as usize;
         let skipped = first.wrapping_sub(start);
-        let inside = skipped < pages && count <= pages - skipped;
+        let inside = skipped < pages && count != 0 && count <= pages - skipped;
         // INVARIANT: Checked.
         (inside && self.0.is_mappable(bar)).then_some(PfnRange {
             first,

@@ -195,7 +195,8 @@ impl Operations for DeviceData {
             MemoryChange::Reset => worked,
             MemoryChange::LowPower => false,
         };
-        if restored && gate.is_impaired() {
+        // The owner's view of memory being enabled outlives a reset of the link.
+        if restored && gate.is_impaired() && device.core().decodes_memory() {
             device.memory.link(Event::Restored);
         }
     }
@@ -206,7 +207,7 @@ impl Operations for DeviceData {
 
     fn low_power_ended(device: &Device) {
         device.memory.gate.look_asleep();
-        device.memory.importers.invalidate_all();
+        device.memory.importers.tell_all();
     }
 
     fn reset_prepare(device: &Device) {

@@ -44,6 +44,9 @@ use kernel_ext::{
     }, //
 };
 
+/// How long a reset that cannot be put off waits for importers, milliseconds.
+const PATIENCE_MS: u32 = 1000;
+
 /// The importers of a device's buffers.
 #[pin_data]
 pub(crate) struct Importers {
@@ -186,24 +189,25 @@ impl Importers {
     ///
     /// # Errors
     ///
-    /// `ERESTARTSYS`: a signal has ended the wait. Importers were invalidated, but may map again.
+    /// `ERESTARTSYS`: a signal has ended the wait. Some importers were invalidated, but may map
+    /// again.
     pub(crate) fn suspend(&self) -> Result<Suspension<'_>> {
         self.suspensions.fetch_add(1, Full);
         let suspension = Suspension(self);
         if self.count.load(Acquire) == 0 {
             return Ok(suspension);
         }
-        self.invalidate_all();
+        self.for_each_live(|dma_buf| invalidate(dma_buf, Wait::Interruptible))?;
         self.for_each_live(|dma_buf| self.wait(dma_buf, Wait::Interruptible))?;
         Ok(suspension)
     }
 
     /// As [`Importers::suspend`], for a reset that cannot be put off: importers that have not
-    /// unmapped after `msecs` milliseconds are not waited for. [`Importers::resume`] ends it.
-    pub(crate) fn suspend_for_reset(&self, msecs: u32) {
+    /// unmapped after [`PATIENCE_MS`] are not waited for. [`Importers::resume`] ends it.
+    pub(crate) fn suspend_for_reset(&self) {
         self.suspensions.fetch_add(1, Full);
-        let wait = Wait::milliseconds(msecs);
-        self.invalidate_all();
+        let wait = Wait::milliseconds(PATIENCE_MS);
+        self.invalidate_all(wait);
         let _ = self.for_each_live(|dma_buf| {
             let _ = self.wait(dma_buf, wait);
             Ok(())
@@ -213,14 +217,14 @@ impl Importers {
     /// Ends a suspension. After the last one, importers are invalidated, so that they map again.
     pub(crate) fn resume(&self) {
         if self.suspensions.fetch_sub(1, Full) == 1 {
-            self.invalidate_all();
+            self.tell_all();
         }
     }
 
     /// Drains all buffers, which must have been closed.
     pub(crate) fn drain_all(&self) {
         let _ = self.for_each(|dma_buf| {
-            invalidate(dma_buf);
+            let _ = invalidate(dma_buf, Wait::Uninterruptible);
             Ok(())
         });
         let _ = self.for_each(|dma_buf| self.drained(dma_buf, Wait::Uninterruptible));
@@ -231,15 +235,15 @@ impl Importers {
     ///
     /// # Errors
     ///
-    /// `EINTR`: a signal has ended the wait. The importers were invalidated. Not `ERESTARTSYS`:
-    /// what the caller was to do has happened, and only the wait would start again.
+    /// `EINTR`: a signal has ended the wait. Not `ERESTARTSYS`: what the caller was to do has
+    /// happened for CPUs, and only the wait would start again.
     pub(crate) fn drain(&self, dma_buf: &DmaBuf<Buffer>) -> Result {
         // A device that attaches later finds the buffer revoked.
         if self.count.load(Acquire) == 0 || self.attached.lock().get(&dma_buf.window).is_none() {
             return Ok(());
         }
-        invalidate(dma_buf);
-        self.drained(dma_buf, Wait::Interruptible)
+        invalidate(dma_buf, Wait::Interruptible)
+            .and_then(|()| self.drained(dma_buf, Wait::Interruptible))
             .map_err(|_| EINTR)
     }
 
@@ -250,10 +254,16 @@ impl Importers {
         Ok(())
     }
 
-    /// Tells the importers of all live buffers to look again.
-    pub(crate) fn invalidate_all(&self) {
+    /// Tells the importers of all live buffers to look again. Those of a buffer whose reservation
+    /// is locked for longer than [`PATIENCE_MS`] are not told.
+    pub(crate) fn tell_all(&self) {
+        self.invalidate_all(Wait::milliseconds(PATIENCE_MS));
+    }
+
+    /// Invalidates all live buffers, less those whose reservation is still locked at the deadline.
+    fn invalidate_all(&self, wait: Wait) {
         let _ = self.for_each_live(|dma_buf| {
-            invalidate(dma_buf);
+            let _ = invalidate(dma_buf, wait);
             Ok(())
         });
     }
@@ -305,7 +315,11 @@ impl Importers {
 }
 
 /// Tells the importers of a buffer to look whether they may have it mapped.
-fn invalidate(dma_buf: &DmaBuf<Buffer>) {
+///
+/// # Errors
+///
+/// `ERESTARTSYS`, `ETIME`: as for any wait. Any holder of an fd can keep the reservation locked.
+fn invalidate(dma_buf: &DmaBuf<Buffer>, wait: Wait) -> Result {
     trace::importer_invalidate(|| dma_buf.place());
-    dma_buf.invalidate();
+    dma_buf.invalidate(wait)
 }

@@ -33,9 +33,6 @@ use kernel_ext::{
     }, //
 };
 
-/// How long a reset that cannot be put off waits for importers to unmap, milliseconds.
-const RESET_WAIT_MS: u32 = 1000;
-
 /// What the buffers of a device share.
 #[pin_data]
 pub(crate) struct Memory {
@@ -131,6 +128,6 @@ impl Memory {
     /// Removes all mappings. The gate is closed.
     fn take_away(&self) {
         self.space.zap(0, BAR_SPACE);
-        self.importers.suspend_for_reset(RESET_WAIT_MS);
+        self.importers.suspend_for_reset();
     }
 }

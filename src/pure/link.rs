@@ -15,8 +15,8 @@
 //! whether accesses to the device's memory are decoded. A reset of the link leaves it
 //! without addresses and with memory disabled, until its owner restores both. *abandoned* says that
 //! the device is being unbound, so the kernel does not tell how its recovery ends. *restored* says
-//! that the device was opened anew, that its owner enabled its memory, or that a reset worked: none
-//! of these ends a recovery under way.
+//! that the device was opened anew, or that accesses are decoded after its owner enabled its memory
+//! or a reset worked: none of these ends a recovery under way.
 
 /// The state of the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

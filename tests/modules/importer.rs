@@ -169,7 +169,7 @@ impl Importer {
             uapi::USAGE_BOOKKEEP => Usage::Bookkeep,
             _ => return Err(EINVAL),
         };
-        self.with_lock(|locked| locked.add_fence(arg.sync_file, usage))
+        self.with_lock(|locked| locked.add_fence(arg.sync_file, usage, arg.refuses != 0))
     }
 
     /// Undoes [`Importer::attach`]; returns whether there was an attachment.

@@ -186,6 +186,9 @@ pub struct Fence {
     pub sync_file: i32,
     /// In: `USAGE_*`.
     pub usage: u32,
+    /// In: 1 for a fence that is signalled with that of the sync file, and whose driver ends every
+    /// wait with `EDEADLK`.
+    pub refuses: u32,
 }
 
 /// Argument of [`READ_PTE`].

@@ -90,6 +90,7 @@ extern "C" {
         resv: *mut bindings::dma_resv,
         sync_file: c_int,
         usage: bindings::dma_resv_usage,
+        refuses: bool,
     ) -> c_int;
 }
 
@@ -297,12 +298,13 @@ impl<T: Invalidate> Locked<'_, T> {
         true
     }
 
-    /// Adds the fence of a sync file to the dma-buf. `dma_resv_add_fence()`
-    pub(crate) fn add_fence(&self, sync_file: i32, usage: Usage) -> Result {
+    /// Adds the fence of a sync file to the dma-buf, or one that is signalled with it and refuses
+    /// waits. `dma_resv_add_fence()`
+    pub(crate) fn add_fence(&self, sync_file: i32, usage: Usage, refuses: bool) -> Result {
         // SAFETY: The attachment is valid.
         let resv = unsafe { (*(*self.attachment).dmabuf).resv };
         // SAFETY: By the type invariant the lock is held; any number may be asked for.
-        to_result(unsafe { dmabuf_test_add_fence(resv, sync_file, usage.as_raw()) })
+        to_result(unsafe { dmabuf_test_add_fence(resv, sync_file, usage.as_raw(), refuses) })
     }
 
     /// Calls `f` with DMA address and length, bytes, of each piece of the mapping.

@@ -93,7 +93,13 @@ impl Importer {
 
     /// Adds a fence to the dma-buf that it is attached to, with a usage: `uapi::USAGE_*`.
     pub fn add_fence(&self, fence: &Fence, usage: u32) -> Result<(), Errno> {
-        let mut arg = uapi::Fence { sync_file: fence.raw(), usage };
+        let mut arg = uapi::Fence { sync_file: fence.raw(), usage, refuses: 0 };
+        self.call(uapi::ADD_FENCE, &mut arg)
+    }
+
+    /// Adds a fence that is signalled with this one, and whose driver refuses every wait.
+    pub fn add_refusing_fence(&self, fence: &Fence, usage: u32) -> Result<(), Errno> {
+        let mut arg = uapi::Fence { sync_file: fence.raw(), usage, refuses: 1 };
         self.call(uapi::ADD_FENCE, &mut arg)
     }
 

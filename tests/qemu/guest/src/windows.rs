@@ -89,6 +89,8 @@ windows! {
     IMPORT_ENDS = Kernel(&["dma_buf_free_sgt"]);
     /// The importers of a buffer are about to be invalidated; its reservation lock is held.
     INVALIDATE = Kernel(&["dma_buf_invalidate_mappings"]);
+    /// After the start of `poll()` on a dma-buf, its reservation is locked.
+    POLL_LOCKED = Kernel(&["dma_resv_iter_first"]);
     /// The dma-buf core calls the driver's `release`: nothing is taken apart yet.
     RELEASE = Driver(&["dma_buf", "ops", "release"]);
     /// A function is about to be reset; the driver has taken everything away (`reset_prepare`).

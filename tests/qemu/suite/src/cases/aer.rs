@@ -23,6 +23,7 @@ cases! {
     Setup::Bound(&[IGB]) =>
         "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
             link_error_of_a_sleeping_device_is_over_in_d0,
+            lost_device_is_not_back_before_it_has_addresses,
         ];
     Setup::Bound(&[EDU, EDU]) =>
         "link error: as a reset until recovered; if recovery fails, SIGBUS until a reset": [
@@ -228,7 +229,8 @@ fn device_that_answers_no_more_is_lost_at_once() -> Result<()> {
     event.wait()?;
     drop(silence);
     invalidated("when the kernel has told", &scene.importer, 1)?;
-    let lost = Lost { scene, sibling, config };
+    let own = Config::of(&scene.rig.pci)?;
+    let lost = Lost { scene, sibling, config, own };
     lost.is_lost("when the kernel has told")?;
     event.end()?;
     lost.end()
@@ -254,26 +256,51 @@ fn reset_that_another_driver_asks_for_takes_everything_away() -> Result<()> {
     config.restore(&sibling)
 }
 
+/// igb's device status register.
+const STATUS: u64 = 0x8;
+
 /// The reset of the link does not wake the device, as far as the kernel knows. When its owner does,
 /// the core restores what the device had before it slept, addresses too.
 fn link_error_of_a_sleeping_device_is_over_in_d0() -> Result<()> {
-    /// igb's device status register.
-    const AT: u64 = 0x8;
     let pci = nth(IGB, 0)?;
     let device = Device::open(&pci, Via::Group)?;
     let buffer = Buffer::export(&device, 0, 0, PAGE)?;
     let mapping = buffer.map(0, PAGE)?;
-    let status = mapping.load(AT)?;
+    let status = mapping.load(STATUS)?;
     device.set_power_state(3)?;
-    check::bus_error("in D3hot", mapping.load(AT))?;
+    check::bus_error("in D3hot", mapping.load(STATUS))?;
     let end = Pause::of_any(windows::RECOVERY_ENDS)?;
     error(&pci, LinkError::Fatal)?;
     end.pass()?;
     has_status(&device, &buffer, "after the recovery", VFIO_DMABUF_STATUS_REVOKED_TEMP)?;
-    check::bus_error("after the recovery", mapping.load(AT))?;
+    check::bus_error("after the recovery", mapping.load(STATUS))?;
     device.set_power_state(0)?;
     has_status(&device, &buffer, "in D0", VFIO_DMABUF_STATUS_LIVE)?;
-    check::value("in D0", mapping.load(AT), status)
+    check::value("in D0", mapping.load(STATUS), status)
+}
+
+/// The owner still sees memory enabled, but the device has lost its configuration. What the core
+/// restores after a reset was read from the device before it, and is lost, too.
+fn lost_device_is_not_back_before_it_has_addresses() -> Result<()> {
+    let pci = nth(IGB, 0)?;
+    let device = Device::open(&pci, Via::Group)?;
+    let buffer = Buffer::export(&device, 0, 0, PAGE)?;
+    let mapping = buffer.map(0, PAGE)?;
+    let status = mapping.load(STATUS)?;
+    let end = Pause::of_any(windows::RECOVERY_ENDS)?;
+    error(&pci, LinkError::Fatal)?;
+    end.pass()?;
+    let is_lost = |when: &str| {
+        has_status(&device, &buffer, when, VFIO_DMABUF_STATUS_REVOKED_TEMP)?;
+        check::bus_error(when, mapping.load(STATUS))
+    };
+    is_lost("after the recovery")?;
+    device.set_power_state(0)?;
+    is_lost("after a write of D0")?;
+    check::works("reset", device.reset())?;
+    is_lost("after a reset")?;
+    device.renew_memory()?;
+    check::value("after memory off and on", mapping.load(STATUS), status)
 }
 
 /// The kernel resets the link for one of them, and its recovery goes on after the owner's reset.
@@ -302,12 +329,14 @@ struct Lost {
     sibling: Pci,
     /// Of the sibling, which has no driver.
     config: Config,
+    /// Of the lost device.
+    own: Config,
 }
 
 impl Lost {
     fn new() -> Result<Lost> {
         let [ours, sibling] = rig::pair()?;
-        let config = Config::of(&sibling)?;
+        let [own, config] = [Config::of(&ours)?, Config::of(&sibling)?];
         let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
         let [reset, gives_up] =
             [Pause::of_any(windows::LINK_RESET)?, Pause::of_any(windows::RECOVERY_FAILS)?];
@@ -321,7 +350,7 @@ impl Lost {
         gives_up.end()?;
         check::errno("the load that waited", load.finish()?, Errno::EIO)?;
         invalidated("link error", &scene.importer, 1)?;
-        let lost = Lost { scene, sibling, config };
+        let lost = Lost { scene, sibling, config, own };
         lost.is_lost("when the kernel has given up")?;
         Ok(lost)
     }
@@ -355,10 +384,15 @@ impl Lost {
     }
 }
 
+/// What the core restores after a reset it has read from the device before, so root gives the
+/// device its addresses.
 fn device_that_does_not_recover_is_out_of_reach_until_a_reset() -> Result<()> {
     let lost = Lost::new()?;
+    lost.own.restore(&lost.scene.rig.pci)?;
+    lost.is_lost("with its addresses")?;
     lost.hot_reset(false)?;
     lost.scene.rig.has_status("after HOT_RESET", VFIO_DMABUF_STATUS_LIVE)?;
+    check::value("after HOT_RESET", lost.scene.rig.buffer.map(0, PAGE)?.load(ID_AT), ID)?;
     lost.end()
 }
 
@@ -381,7 +415,7 @@ fn lost_device_is_back_when_its_owner_enables_memory() -> Result<()> {
 }
 
 fn lost_device_is_back_when_it_is_opened_anew() -> Result<()> {
-    let Lost { scene, sibling, config } = Lost::new()?;
+    let Lost { scene, sibling, config, .. } = Lost::new()?;
     let pci = scene.rig.pci.clone();
     drop(scene);
     let device = Device::open(&pci, Via::Group)?;

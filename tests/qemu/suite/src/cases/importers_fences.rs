@@ -25,13 +25,13 @@ use crate::rig::{add_fence, waiting_revoke, Heir, Rig, WHILE};
 cases! {
     Setup::Bound(&[EDU, EDU]) =>
         "REVOKE invalidates importers, and waits for them and for fences": [
-            revoke_waits_for_fences_of_every_usage, revoke_waits_for_each_of_several_fences,
+            revoke_waits_for_fences_of_every_kind, revoke_waits_for_each_of_several_fences,
         ],
         "temporary revocation waits; EINTR undoes it; a reset that cannot fail waits a second": [
-            resets_and_config_writes_wait_for_fences_of_every_usage,
+            resets_and_config_writes_wait_for_fences_of_every_kind,
         ],
         "last close, unbind: wait for importers": [
-            last_close_waits_for_fences_of_every_usage,
+            last_close_waits_for_fences_of_every_kind,
             last_close_waits_for_what_an_interrupted_revoke_has_left,
             close_of_a_killed_owner_waits_for_a_fence,
         ],
@@ -51,11 +51,25 @@ const USAGES: [(&str, u32); 4] = [
     ("bookkeep", USAGE_BOOKKEEP),
 ];
 
+/// All kinds of fences: of each usage, and of a driver that refuses to wait for its fences, as that
+/// of a GPU does after a lockup.
+fn kinds() -> impl Iterator<Item = (String, u32, bool)> {
+    let kind = |(name, usage)| {
+        [(format!("usage {name}"), usage, false), (format!("usage {name}, refuses"), usage, true)]
+    };
+    USAGES.into_iter().flat_map(kind)
+}
+
 /// An importer that has unmapped already, and whose device has not finished.
-fn unfinished(rig: &Rig, usage: u32) -> Result<(Importer, Fence)> {
+fn unfinished(rig: &Rig, usage: u32, refuses: bool) -> Result<(Importer, Fence)> {
     let importer = rig.attached(UNMAPS_AT_ONCE)?;
     let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
-    check::works("dma_resv_add_fence", importer.add_fence(&fence, usage))?;
+    let added = if refuses {
+        importer.add_refusing_fence(&fence, usage)
+    } else {
+        importer.add_fence(&fence, usage)
+    };
+    check::works("dma_resv_add_fence", added)?;
     Ok((importer, fence))
 }
 
@@ -67,24 +81,24 @@ fn waits_for(fence: &Fence, what: &str, call: impl FnOnce() -> Result<(), Errno>
     check::works(what, call.finish()?)
 }
 
-fn revoke_waits_for_fences_of_every_usage() -> Result<()> {
-    for (usage, number) in USAGES {
+fn revoke_waits_for_fences_of_every_kind() -> Result<()> {
+    for (kind, usage, refuses) in kinds() {
         let rig = Rig::new()?;
-        let (_importer, fence) = unfinished(&rig, number)?;
+        let (_importer, fence) = unfinished(&rig, usage, refuses)?;
         let revoke = || buffer::revoke(&rig.device, &rig.buffer);
-        waits_for(&fence, &format!("REVOKE, usage {usage}"), revoke)?;
+        waits_for(&fence, &format!("REVOKE, {kind}"), revoke)?;
     }
     Ok(())
 }
 
-fn resets_and_config_writes_wait_for_fences_of_every_usage() -> Result<()> {
+fn resets_and_config_writes_wait_for_fences_of_every_kind() -> Result<()> {
     let rig = Rig::new()?;
-    for (usage, number) in USAGES {
-        let (_importer, fence) = unfinished(&rig, number)?;
-        waits_for(&fence, &format!("VFIO_DEVICE_RESET, usage {usage}"), || rig.device.reset())?;
-        let (_importer, fence) = unfinished(&rig, number)?;
+    for (kind, usage, refuses) in kinds() {
+        let (_importer, fence) = unfinished(&rig, usage, refuses)?;
+        waits_for(&fence, &format!("VFIO_DEVICE_RESET, {kind}"), || rig.device.reset())?;
+        let (_importer, fence) = unfinished(&rig, usage, refuses)?;
         let off = || rig.device.set_memory(false).or(Err(Errno::EIO));
-        waits_for(&fence, &format!("memory off, usage {usage}"), off)?;
+        waits_for(&fence, &format!("memory off, {kind}"), off)?;
         rig.device.set_memory(true)?;
     }
     Ok(())
@@ -105,14 +119,14 @@ fn revoke_waits_for_each_of_several_fences() -> Result<()> {
     Ok(())
 }
 
-fn last_close_waits_for_fences_of_every_usage() -> Result<()> {
-    for (usage, number) in USAGES {
+fn last_close_waits_for_fences_of_every_kind() -> Result<()> {
+    for (kind, usage, refuses) in kinds() {
         let rig = Rig::new()?;
-        let (importer, fence) = unfinished(&rig, number)?;
+        let (importer, fence) = unfinished(&rig, usage, refuses)?;
         let heir = Heir::new()?;
         let Rig { device, buffer, .. } = rig;
         drop(device);
-        let close = heir.closes().with_context(|| format!("usage {usage}"))?;
+        let close = heir.closes().with_context(|| kind)?;
         check::works("signal", fence.signal())?;
         check::works("close", close.finish()?)?;
         drop((importer, buffer));

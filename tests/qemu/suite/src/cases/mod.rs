@@ -23,6 +23,7 @@ mod hostile;
 mod importers;
 mod importers_again;
 mod importers_fences;
+mod importers_lock;
 mod importers_race;
 mod importers_reset;
 mod independent;
@@ -73,10 +74,10 @@ fn rows() -> impl Iterator<Item = &'static Case> {
         open independent readme tools_crate tools_cli tools_broker bar_mmap export unclaimed
         feature borders denial denial_mappings denial_starved dmabuf_mmap names observe
         observe_events bytes entries info memory_types gup revoke memory power regions container
-        sriov iommufd core_dmabuf importers importers_fences importers_again importers_reset
-        importers_race signals aer p2p parity_calls parity_events windows race race_faults race_gate
-        race_holders race_clients race_waits race_orders fail_calls fail_devices lifetime limits
-        charges hostile soak unbound unload drop_in parity
+        sriov iommufd core_dmabuf importers importers_fences importers_lock importers_again
+        importers_reset importers_race signals aer p2p parity_calls parity_events windows race
+        race_faults race_gate race_holders race_clients race_waits race_orders fail_calls
+        fail_devices lifetime limits charges hostile soak unbound unload drop_in parity
     };
     files.into_iter().flatten()
 }
