@@ -57,18 +57,22 @@ impl Fences {
         Ok(Self { array, count })
     }
 
-    /// Waits for each. Their drivers have no say: one that ends a wait early would do so for an
-    /// uninterruptible wait, too.
+    /// Waits for each. A driver may end a wait for its fence early, even an uninterruptible one.
+    /// Then the wait goes on without it.
     fn wait(&self, wait: Wait) -> Result {
+        let interruptible = is_interruptible(wait);
         for number in 0..self.count as usize {
             // SAFETY: By the type invariants.
-            let left = unsafe {
-                bindings::dma_fence_default_wait(
-                    *self.array.add(number),
-                    is_interruptible(wait),
-                    wait.timeout() as c_long,
-                )
-            };
+            let fence = unsafe { *self.array.add(number) };
+            // CAST: `MAX_SCHEDULE_TIMEOUT` is the largest.
+            let timeout = wait.timeout() as c_long;
+            // SAFETY: As above. The function also enables signaling.
+            let mut left =
+                unsafe { bindings::dma_fence_wait_timeout(fence, interruptible, timeout) };
+            if is_refused(left) {
+                // SAFETY: As above.
+                left = unsafe { bindings::dma_fence_default_wait(fence, interruptible, timeout) };
+            }
             check(left)?;
         }
         Ok(())
@@ -87,8 +91,8 @@ impl Drop for Fences {
 }
 
 /// Waits for the fences that a reservation object has now, not for any that are added later. If
-/// there is no memory to note which these are, those count, too, and a fence whose driver refuses
-/// the wait does not.
+/// there is no memory to note which these are, those count, too, and a driver that refuses the wait
+/// for its fence ends all of it.
 ///
 /// Fences have no killable wait: [`Wait::Killable`] is as [`Wait::Uninterruptible`].
 ///
@@ -122,12 +126,15 @@ fn is_interruptible(wait: Wait) -> bool {
 
 /// What the waits return: the time that is left, 0, or an error.
 fn check(left: c_long) -> Result {
-    // CAST: `c_long` is the larger type.
-    if left == 0 {
-        Err(ETIME)
-    } else if left == ERESTARTSYS.to_errno() as c_long {
-        Err(ERESTARTSYS)
-    } else {
-        Ok(())
+    match left {
+        0 => Err(ETIME),
+        ..0 if !is_refused(left) => Err(ERESTARTSYS),
+        _ => Ok(()),
     }
+}
+
+/// Whether neither time nor a signal has ended the wait, nor that the fence was signalled.
+fn is_refused(left: c_long) -> bool {
+    // CAST: `c_long` is the larger type.
+    left < 0 && left != ERESTARTSYS.to_errno() as c_long
 }

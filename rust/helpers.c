@@ -55,6 +55,11 @@ bool kernel_ext_exceeds_file(const struct vm_area_struct *vma)
 	return (vma->vm_flags & VM_MAYWRITE) && !(vma->vm_file->f_mode & FMODE_WRITE);
 }
 
+bool kernel_ext_has_pfns(const struct vm_area_struct *vma)
+{
+	return vma->vm_flags & (VM_PFNMAP | VM_MIXEDMAP);
+}
+
 bool kernel_ext_has_write_combining(void)
 {
 	return pgprot_val(pgprot_writecombine(PAGE_SHARED)) !=

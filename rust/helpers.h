@@ -19,6 +19,7 @@ void kernel_ext_dma_fence_put(struct dma_fence *fence);
 int kernel_ext_dma_resv_lock_interruptible(struct dma_resv *resv);
 bool kernel_ext_dma_resv_trylock(struct dma_resv *resv);
 bool kernel_ext_exceeds_file(const struct vm_area_struct *vma);
+bool kernel_ext_has_pfns(const struct vm_area_struct *vma);
 bool kernel_ext_has_write_combining(void);
 bool kernel_ext_is_shared(const struct vm_area_struct *vma);
 bool kernel_ext_pmd_has_table(pmd_t pmd);

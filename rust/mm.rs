@@ -332,12 +332,17 @@ impl<'a, T: Exporter> NewMapping<'a, T> {
     ///
     /// # Errors
     ///
-    /// `EINVAL`: it is not `MAP_SHARED`, or does not end within the address space. `EACCES`: it may
+    /// `EINVAL`: it is not `MAP_SHARED`, does not end within the address space, or is one for page
+    /// frames already (`VM_PFNMAP` and `VM_MIXEDMAP` exclude each other). `EACCES`: it may
     /// become writable, and the dma-buf is not open for writing. The kernel sees to that for a
     /// mapping of the dma-buf's own fd, but not for one that an importer's driver hands on
     /// (`dma_buf_mmap()`).
     pub fn place(self, page_offset: usize) -> Result<PlacedMapping<'a, T>> {
         self.check(page_offset)?;
+        // SAFETY: The VMA is ours.
+        if unsafe { bindings::kernel_ext_has_pfns(self.vma()) } {
+            return Err(EINVAL);
+        }
         Ok(PlacedMapping(self, page_offset))
     }
 

@@ -182,7 +182,9 @@ impl Core {
         };
         // SAFETY: As above. Virtual functions have no such bit.
         let has_no_bit = unsafe { (*self.pdev()).no_command_memory() } != 0;
-        has_no_bit || failed == 0 && u32::from(command) & bindings::PCI_COMMAND_MEMORY != 0
+        // A device that does not answer reads as all ones.
+        let answers = failed == 0 && command != u16::MAX;
+        has_no_bit || answers && u32::from(command) & bindings::PCI_COMMAND_MEMORY != 0
     }
 
     /// Whether the owner lets the device sleep (`VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY`).

@@ -112,6 +112,9 @@ pub(crate) struct Buffer {
     pub(crate) history: Atomic<u64>,
     /// How many mappings importing devices have. Goes up with the reservation lock held.
     imports: Atomic<u32>,
+    /// Whether the last try to tell the importers failed. Concurrent tries may mix that up: then
+    /// importers are told once more.
+    untold: Atomic<u32>,
     /// What may follow the page frames of its mappings.
     followers: Followers,
     /// A [`Memattr`]. An mmap uses the one it finds.
@@ -156,6 +159,7 @@ impl Buffer {
             life: Atomic::new(Life::Live as u32),
             history: Atomic::new(0),
             imports: Atomic::new(0),
+            untold: Atomic::new(0),
             followers: spec.followers,
             memattr: Atomic::new(spec.memattr.as_raw()),
             counters: Counters::new(),
@@ -265,6 +269,16 @@ impl Buffer {
     pub(crate) fn close(&self) {
         // Closing is possible in every state.
         let _ = self.apply(Event::Close);
+    }
+
+    /// Notes whether the importers were told to look again.
+    pub(crate) fn set_told(&self, told: bool) {
+        self.untold.store((!told).into(), Relaxed);
+    }
+
+    /// What was noted last.
+    pub(crate) fn is_told(&self) -> bool {
+        self.untold.load(Relaxed) == 0
     }
 
     /// Whether an importing device has the buffer mapped.

@@ -262,8 +262,15 @@ impl Importers {
 
     /// Invalidates all live buffers, less those whose reservation is still locked at the deadline.
     fn invalidate_all(&self, wait: Wait) {
+        // One that is locked takes no time away from the others.
         let _ = self.for_each_live(|dma_buf| {
-            let _ = invalidate(dma_buf, wait);
+            dma_buf.set_told(invalidate(dma_buf, Wait::milliseconds(0)).is_ok());
+            Ok(())
+        });
+        let _ = self.for_each_live(|dma_buf| {
+            if !dma_buf.is_told() {
+                dma_buf.set_told(invalidate(dma_buf, wait).is_ok());
+            }
             Ok(())
         });
     }

@@ -169,7 +169,10 @@ impl Importer {
             uapi::USAGE_BOOKKEEP => Usage::Bookkeep,
             _ => return Err(EINVAL),
         };
-        self.with_lock(|locked| locked.add_fence(arg.sync_file, usage, arg.refuses != 0))
+        if arg.manners > uapi::FENCE_REFUSING {
+            return Err(EINVAL);
+        }
+        self.with_lock(|locked| locked.add_fence(arg.sync_file, usage, arg.manners))
     }
 
     /// Undoes [`Importer::attach`]; returns whether there was an attachment.

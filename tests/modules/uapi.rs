@@ -186,10 +186,16 @@ pub struct Fence {
     pub sync_file: i32,
     /// In: `USAGE_*`.
     pub usage: u32,
-    /// In: 1 for a fence that is signalled with that of the sync file, and whose driver ends every
-    /// wait with `EDEADLK`.
-    pub refuses: u32,
+    /// In: `FENCE_*`.
+    pub manners: u32,
 }
+
+/// [`Fence::manners`]: the fence of the sync file itself.
+pub const FENCE_PLAIN: u32 = 0;
+/// [`Fence::manners`]: one that is signalled with it, once somebody has enabled signaling.
+pub const FENCE_LAZY: u32 = 1;
+/// [`Fence::manners`]: as [`FENCE_LAZY`], and its driver ends every wait with `EDEADLK`.
+pub const FENCE_REFUSING: u32 = 2;
 
 /// Argument of [`READ_PTE`].
 #[derive(Clone, Copy, Debug, Default)]

@@ -90,7 +90,7 @@ extern "C" {
         resv: *mut bindings::dma_resv,
         sync_file: c_int,
         usage: bindings::dma_resv_usage,
-        refuses: bool,
+        manners: c_uint,
     ) -> c_int;
 }
 
@@ -298,13 +298,13 @@ impl<T: Invalidate> Locked<'_, T> {
         true
     }
 
-    /// Adds the fence of a sync file to the dma-buf, or one that is signalled with it and refuses
-    /// waits. `dma_resv_add_fence()`
-    pub(crate) fn add_fence(&self, sync_file: i32, usage: Usage, refuses: bool) -> Result {
+    /// Adds the fence of a sync file to the dma-buf, or one with other manners (`FENCE_*`) that is
+    /// signalled with it. `dma_resv_add_fence()`
+    pub(crate) fn add_fence(&self, sync_file: i32, usage: Usage, manners: u32) -> Result {
         // SAFETY: The attachment is valid.
         let resv = unsafe { (*(*self.attachment).dmabuf).resv };
         // SAFETY: By the type invariant the lock is held; any number may be asked for.
-        to_result(unsafe { dmabuf_test_add_fence(resv, sync_file, usage.as_raw(), refuses) })
+        to_result(unsafe { dmabuf_test_add_fence(resv, sync_file, usage.as_raw(), manners) })
     }
 
     /// Calls `f` with DMA address and length, bytes, of each piece of the mapping.

@@ -8,6 +8,7 @@ use nix::unistd::gettid;
 
 use crate::call::Call;
 use crate::prelude::*;
+use crate::scheduling;
 use crate::sys::{ioctl, ioctl_with};
 use crate::testmod::{self, uapi};
 use crate::windows::Window;
@@ -20,12 +21,19 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub struct Pause {
     file: File,
     function: String,
+    /// For threads that spin there.
+    cpu: Option<usize>,
 }
 
 impl Pause {
     /// A pause in this window, of no thread yet.
     pub fn at(window: Window) -> Result<Pause> {
-        Ok(Pause { file: testmod::open(uapi::PAUSE)?, function: window.function()? })
+        let file = testmod::open(uapi::PAUSE)?;
+        let cpu = match window.spins() {
+            Some(from_end) => Some(scheduling::reserve(from_end)?),
+            None => None,
+        };
+        Ok(Pause { file, function: window.function()?, cpu })
     }
 
     /// Stops `thread` when it next comes to the window.
@@ -54,6 +62,9 @@ impl Pause {
         };
         let room = arg.function.get_mut(..self.function.len()).ok_or(Errno::ENAMETOOLONG)?;
         room.copy_from_slice(self.function.as_bytes());
+        if let Some(cpu) = self.cpu.filter(|_| thread != 0) {
+            scheduling::stay_on(thread, cpu)?;
+        }
         ioctl_with(self.file.as_raw_fd(), uapi::ARM, &mut arg).map(drop)
     }
 
@@ -73,7 +84,8 @@ impl Pause {
 
     /// Another handle on it.
     pub fn share(&self) -> Result<Pause> {
-        Ok(Pause { file: self.file.try_clone()?, function: self.function.clone() })
+        let file = self.file.try_clone()?;
+        Ok(Pause { file, function: self.function.clone(), cpu: self.cpu })
     }
 
     /// Waits until the thread has stopped.

@@ -13,18 +13,29 @@ pub fn last_cpu() -> Result<usize> {
     cpus.last().context("no CPU")
 }
 
-/// This process runs on `cpu` only.
-pub fn stay_on(cpu: usize) -> Result<()> {
+/// `thread` runs on `cpu` only; 0 is the calling thread.
+pub fn stay_on(thread: i32, cpu: usize) -> Result<(), Errno> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+    sched_setaffinity(Pid::from_raw(thread), &set)
 }
 
-/// This process runs on all CPUs but `cpu`.
-pub fn stay_off(cpu: usize) -> Result<()> {
+/// This thread, and those that it starts from here on, do not run on `cpu`.
+pub fn stay_off(cpu: usize) -> Result<(), Errno> {
     let mut set = sched_getaffinity(Pid::from_raw(0))?;
     set.unset(cpu)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+/// This thread, and those that it starts from here on, leave the CPU to others that is so far from
+/// the last one, which is 1. Returns the CPU.
+pub fn reserve(from_end: usize) -> Result<usize> {
+    let cpus = fs::read_to_string("/sys/devices/system/cpu/present")?;
+    let last: usize = cpus.trim().rsplit('-').next().unwrap_or("0").parse()?;
+    let cpu = (last + 1).checked_sub(from_end).filter(|&cpu| cpu > 0);
+    let cpu = cpu.context("too few CPUs")?;
+    stay_off(cpu)?;
+    Ok(cpu)
 }
 
 /// This process runs when a CPU has next to nothing else to do. `SCHED_IDLE`

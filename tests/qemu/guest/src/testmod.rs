@@ -93,13 +93,12 @@ impl Importer {
 
     /// Adds a fence to the dma-buf that it is attached to, with a usage: `uapi::USAGE_*`.
     pub fn add_fence(&self, fence: &Fence, usage: u32) -> Result<(), Errno> {
-        let mut arg = uapi::Fence { sync_file: fence.raw(), usage, refuses: 0 };
-        self.call(uapi::ADD_FENCE, &mut arg)
+        self.add_fence_with(fence, usage, uapi::FENCE_PLAIN)
     }
 
-    /// Adds a fence that is signalled with this one, and whose driver refuses every wait.
-    pub fn add_refusing_fence(&self, fence: &Fence, usage: u32) -> Result<(), Errno> {
-        let mut arg = uapi::Fence { sync_file: fence.raw(), usage, refuses: 1 };
+    /// Adds a fence with other manners, `uapi::FENCE_*`, that is signalled with this one.
+    pub fn add_fence_with(&self, fence: &Fence, usage: u32, manners: u32) -> Result<(), Errno> {
+        let mut arg = uapi::Fence { sync_file: fence.raw(), usage, manners };
         self.call(uapi::ADD_FENCE, &mut arg)
     }
 

@@ -147,6 +147,22 @@ windows! {
 }
 
 impl Window {
+    /// Whether its threads spin, and then on which of the last CPUs, counted from 1. No other
+    /// thread of the case may run there: the scheduler does not move it away for long.
+    pub fn spins(self) -> Option<usize> {
+        const FAULTS: [Window; 5] = [
+            FAULT_CHECKED,
+            HUGE_FAULT_CHECKED,
+            FAULT_MADE_TABLE,
+            FAULT_SAW_TABLE,
+            FAULT_MAKES_TABLE,
+        ];
+        if self == GATE_IS_TAKEN {
+            return Some(2);
+        }
+        FAULTS.iter().any(|window| window.function == self.function).then_some(1)
+    }
+
     /// The name of its function. Looks it up only if it must: reading all symbols takes seconds.
     pub fn function(self) -> Result<String> {
         match self.function {

@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Takes its entry away and faults again, forever, on `cpu`, with what others leave of it.
 fn client(mapping: &Mapping, cpu: usize) -> Result<()> {
-    scheduling::stay_on(cpu)?;
+    scheduling::stay_on(0, cpu)?;
     scheduling::starve()?;
     loop {
         mm::advise(mapping.address(), PAGE, libc::MADV_DONTNEED)?;
@@ -34,7 +34,7 @@ fn client(mapping: &Mapping, cpu: usize) -> Result<()> {
 }
 
 fn hog(cpu: usize) -> Result<()> {
-    scheduling::stay_on(cpu)?;
+    scheduling::stay_on(0, cpu)?;
     loop {
         std::hint::spin_loop();
     }

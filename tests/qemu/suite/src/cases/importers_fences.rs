@@ -10,7 +10,9 @@ use guest::call::Call;
 use guest::device::{Device, Via};
 use guest::fence::Fence;
 use guest::pci::EDU;
-use guest::testmod::uapi::{USAGE_BOOKKEEP, USAGE_KERNEL, USAGE_READ, USAGE_WRITE};
+use guest::testmod::uapi::{
+    FENCE_LAZY, FENCE_PLAIN, FENCE_REFUSING, USAGE_BOOKKEEP, USAGE_KERNEL, USAGE_READ, USAGE_WRITE,
+};
 use guest::testmod::{Importer, NEVER_UNMAPS, UNMAPS_AT_ONCE};
 use guest::waiting::is_in_driver;
 use guest::Errno;
@@ -51,25 +53,23 @@ const USAGES: [(&str, u32); 4] = [
     ("bookkeep", USAGE_BOOKKEEP),
 ];
 
-/// All kinds of fences: of each usage, and of a driver that refuses to wait for its fences, as that
-/// of a GPU does after a lockup.
-fn kinds() -> impl Iterator<Item = (String, u32, bool)> {
-    let kind = |(name, usage)| {
-        [(format!("usage {name}"), usage, false), (format!("usage {name}, refuses"), usage, true)]
+/// How the drivers of fences behave.
+const MANNERS: [(&str, u32); 3] =
+    [("plain", FENCE_PLAIN), ("lazy", FENCE_LAZY), ("refusing", FENCE_REFUSING)];
+
+/// All kinds of fences: their names, usages and manners.
+fn kinds() -> impl Iterator<Item = (String, u32, u32)> {
+    let of_usage = |(name, usage)| {
+        MANNERS.map(|(how, manners)| (format!("a {how} fence, usage {name}"), usage, manners))
     };
-    USAGES.into_iter().flat_map(kind)
+    USAGES.into_iter().flat_map(of_usage)
 }
 
 /// An importer that has unmapped already, and whose device has not finished.
-fn unfinished(rig: &Rig, usage: u32, refuses: bool) -> Result<(Importer, Fence)> {
+fn unfinished(rig: &Rig, usage: u32, manners: u32) -> Result<(Importer, Fence)> {
     let importer = rig.attached(UNMAPS_AT_ONCE)?;
     let fence = Fence::new()?.ok_or_else(|| Skip("the kernel has no CONFIG_SW_SYNC".into()))?;
-    let added = if refuses {
-        importer.add_refusing_fence(&fence, usage)
-    } else {
-        importer.add_fence(&fence, usage)
-    };
-    check::works("dma_resv_add_fence", added)?;
+    check::works("dma_resv_add_fence", importer.add_fence_with(&fence, usage, manners))?;
     Ok((importer, fence))
 }
 
@@ -82,9 +82,9 @@ fn waits_for(fence: &Fence, what: &str, call: impl FnOnce() -> Result<(), Errno>
 }
 
 fn revoke_waits_for_fences_of_every_kind() -> Result<()> {
-    for (kind, usage, refuses) in kinds() {
+    for (kind, usage, manners) in kinds() {
         let rig = Rig::new()?;
-        let (_importer, fence) = unfinished(&rig, usage, refuses)?;
+        let (_importer, fence) = unfinished(&rig, usage, manners)?;
         let revoke = || buffer::revoke(&rig.device, &rig.buffer);
         waits_for(&fence, &format!("REVOKE, {kind}"), revoke)?;
     }
@@ -93,10 +93,10 @@ fn revoke_waits_for_fences_of_every_kind() -> Result<()> {
 
 fn resets_and_config_writes_wait_for_fences_of_every_kind() -> Result<()> {
     let rig = Rig::new()?;
-    for (kind, usage, refuses) in kinds() {
-        let (_importer, fence) = unfinished(&rig, usage, refuses)?;
+    for (kind, usage, manners) in kinds() {
+        let (_importer, fence) = unfinished(&rig, usage, manners)?;
         waits_for(&fence, &format!("VFIO_DEVICE_RESET, {kind}"), || rig.device.reset())?;
-        let (_importer, fence) = unfinished(&rig, usage, refuses)?;
+        let (_importer, fence) = unfinished(&rig, usage, manners)?;
         let off = || rig.device.set_memory(false).or(Err(Errno::EIO));
         waits_for(&fence, &format!("memory off, {kind}"), off)?;
         rig.device.set_memory(true)?;
@@ -120,9 +120,9 @@ fn revoke_waits_for_each_of_several_fences() -> Result<()> {
 }
 
 fn last_close_waits_for_fences_of_every_kind() -> Result<()> {
-    for (kind, usage, refuses) in kinds() {
+    for (kind, usage, manners) in kinds() {
         let rig = Rig::new()?;
-        let (importer, fence) = unfinished(&rig, usage, refuses)?;
+        let (importer, fence) = unfinished(&rig, usage, manners)?;
         let heir = Heir::new()?;
         let Rig { device, buffer, .. } = rig;
         drop(device);

@@ -15,6 +15,7 @@ cases! {
             holder_of_the_reservation_does_not_keep_a_config_write_from_signals,
             holder_of_the_reservation_holds_up_a_reset_for_a_second_or_two,
             holder_of_the_reservation_who_goes_in_time_is_waited_for,
+            holder_of_a_reservation_takes_no_time_from_other_buffers,
         ];
 }
 
@@ -74,6 +75,24 @@ fn holder_of_the_reservation_holds_up_a_reset_for_a_second_or_two() -> Result<()
     soon("reset through sysfs", || held.rig.pci.reset())?;
     held.pause.holds()?;
     check::value("CPU", held.rig.touched()?.load(ID_AT), ID)?;
+    held.end()
+}
+
+/// The importer of the other buffer is told at once, and has its second.
+fn holder_of_a_reservation_takes_no_time_from_other_buffers() -> Result<()> {
+    let held = Held::new()?;
+    let other = export_edu(&held.rig.device)?;
+    let importer = rig::attach(&other, &held.rig.importing, SLOW)?;
+    check::works("map", importer.map().map(drop))?;
+    let act = Pause::at(windows::RESET)?;
+    let reset = Call::start(|| {
+        act.arm_here()?;
+        held.rig.pci.reset()
+    })?;
+    act.wait()?;
+    invalidated("when the device is about to be reset", &importer, 1)?;
+    act.end()?;
+    check::works("reset through sysfs", reset.finish()?)?;
     held.end()
 }
 
