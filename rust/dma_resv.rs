@@ -2,8 +2,8 @@
 
 //! Reservation objects.
 //!
-//! Whoever has a fd of a dma-buf can lock its reservation (`poll()`), and can be preempted then. So
-//! waiting for the lock ends as any other wait does.
+//! Whoever has an fd of a dma-buf can lock its reservation (`poll()`), and can be preempted then.
+//! So waiting for the lock ends as any other wait does.
 //!
 //! C header: [`include/linux/dma-resv.h`](srctree/include/linux/dma-resv.h)
 

@@ -173,14 +173,21 @@ fn harmless_error_leaves_everything_as_it_is() -> Result<()> {
     end.end()
 }
 
-/// A function of the slot whose driver does not handle errors: the kernel gives up.
-fn harmless_error_without_recovery_leaves_everything_as_it_is() -> Result<()> {
-    let [ours, _sibling] = rig::pair()?;
+/// A device with an error that was not fatal, beside a function whose driver does not handle
+/// errors: the kernel gives up, and has stopped when it is about to tell. Nothing has happened
+/// until then.
+fn given_up() -> Result<(Scene, Pci, Pause)> {
+    let [ours, sibling] = rig::pair()?;
     let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
     let gives_up = Pause::of_any(windows::RECOVERY_FAILS)?;
     error(&scene.rig.pci, LinkError::NonFatal)?;
     gives_up.wait()?;
     is_untouched(&scene, "when the kernel is about to tell that it has given up")?;
+    Ok((scene, sibling, gives_up))
+}
+
+fn harmless_error_without_recovery_leaves_everything_as_it_is() -> Result<()> {
+    let (scene, _sibling, gives_up) = given_up()?;
     // The owner is notified after the driver has dealt with it.
     let event = Pause::of_any(windows::ERROR_EVENT)?;
     gives_up.end()?;
@@ -216,20 +223,14 @@ impl Drop for Silence {
 
 /// As above, but nothing answers when the kernel tells that it has given up. There is no reset.
 fn device_that_answers_no_more_is_lost_at_once() -> Result<()> {
-    let [ours, sibling] = rig::pair()?;
-    let config = Config::of(&sibling)?;
-    let scene = Scene::new(Rig::with(ours)?, UNMAPS_AT_ONCE)?;
-    let gives_up = Pause::of_any(windows::RECOVERY_FAILS)?;
-    error(&scene.rig.pci, LinkError::NonFatal)?;
-    gives_up.wait()?;
-    is_untouched(&scene, "when the kernel is about to tell that it has given up")?;
+    let (scene, sibling, gives_up) = given_up()?;
+    let [own, config] = [Config::of(&scene.rig.pci)?, Config::of(&sibling)?];
     let event = Pause::of_any(windows::ERROR_EVENT)?;
     let silence = Silence::around(&scene.rig.pci)?;
     gives_up.end()?;
     event.wait()?;
     drop(silence);
     invalidated("when the kernel has told", &scene.importer, 1)?;
-    let own = Config::of(&scene.rig.pci)?;
     let lost = Lost { scene, sibling, config, own };
     lost.is_lost("when the kernel has told")?;
     event.end()?;
